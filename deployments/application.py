@@ -1,0 +1,62 @@
+"""The application builder behind `serve run deployments.config`: settings in, the graph of deployments out.
+
+Only this module knows both the ingress and the replica. It runs in the driver and imports neither vLLM nor torch.
+"""
+
+from typing import Any
+
+import click
+from ray import serve
+from ray.serve import Application
+from ray.serve.config import HTTPOptions, RequestRouterConfig
+
+from deployments import settings as settings_module
+from deployments.errors import SettingsError
+from deployments.ingress import Ingress
+from deployments.replica import LLM
+from deployments.settings import Settings
+
+
+def config(arguments: dict[str, Any]) -> Application:
+    """Build the application from `key=value` arguments of `serve run`, or the `args` of a Serve config file.
+
+    Raises click.ClickException, which the `serve` command prints as one message, when a setting is wrong.
+    """
+    try:
+        settings = settings_module.load(arguments)
+    except SettingsError as error:
+        raise click.ClickException(f"wrong settings\n{error}") from error
+    _listen(settings)
+    return build(settings)
+
+
+def build(settings: Settings) -> Application:
+    """Return the graph: Ingress -> LLM. (The UI deployment joins it here, as a second argument of the ingress.)"""
+    llm = serve.deployment(
+        LLM,
+        name="LLM",
+        num_replicas=settings.llm.num_replicas,
+        max_ongoing_requests=settings.llm.max_ongoing_requests,
+        graceful_shutdown_timeout_s=settings.llm.graceful_shutdown_timeout_s,
+        ray_actor_options={"num_cpus": settings.llm.num_cpus, "num_gpus": settings.llm.num_gpus},
+        request_router_config=RequestRouterConfig(request_router_class="deployments.routing:LeastRequestsRouter"),
+    )
+    ingress = serve.deployment(
+        serve.ingress()(Ingress),
+        name="Ingress",
+        num_replicas=settings.ingress.num_replicas,
+        max_ongoing_requests=settings.ingress.max_ongoing_requests,
+        ray_actor_options={"num_cpus": settings.ingress.num_cpus},
+    )
+    return ingress.bind(settings, llm.bind(settings))
+
+
+def _listen(settings: Settings) -> None:
+    """Make `http.host` and `http.port` what `serve run` starts its proxy with.
+
+    `serve run` takes no HTTP options with an import path, and in HAProxy mode its default is every interface (Ray 2.60.0,
+    ray/serve/_private/constants.py). Goes when `serve run` has options for host and port.
+    """
+    HTTPOptions.model_fields["host"].default = settings.http.host
+    HTTPOptions.model_fields["port"].default = settings.http.port
+    HTTPOptions.model_rebuild(force=True)

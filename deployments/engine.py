@@ -1,0 +1,93 @@
+"""vLLM's configuration from our settings, for the two sides of the seam: the engine and the frontend before it.
+
+vLLM is imported inside the functions, and only after `prepare` has set the environment it reads at import.
+"""
+
+import json
+import os
+from argparse import Namespace
+from typing import TYPE_CHECKING, Any
+
+from deployments.settings import Settings
+
+if TYPE_CHECKING:
+    from vllm.config import VllmConfig
+
+TASKS = ("generate",)
+
+
+def prepare(environment: dict[str, str]) -> None:
+    """Set the environment that vLLM reads when it is imported. Call it before anything imports vLLM.
+
+    Usage reports are off: a server on somebody's rack calls nobody.
+    """
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+    os.environ.update(environment)
+
+
+def server_arguments(settings: Settings) -> Namespace:
+    """Return the arguments of vLLM's API server that `settings` stand for, as its own parser makes them."""
+    from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    arguments = make_arg_parser(FlexibleArgumentParser()).parse_args(server_words(settings))
+    validate_parsed_serve_args(arguments)
+    return arguments
+
+
+def server_words(settings: Settings) -> list[str]:
+    """Return the command-line words of vLLM's API server that `settings` stand for."""
+    words = ["--model", settings.model, "--served-model-name", settings.served_model_name]
+    for name, value in (settings.engine | settings.api).items():
+        words += _words("--" + name.replace("_", "-"), value)
+    return words
+
+
+def _words(flag: str, value: Any) -> list[str]:
+    if value is None:
+        return []
+    if isinstance(value, bool):
+        return [flag if value else flag.replace("--", "--no-", 1)]
+    if isinstance(value, dict):
+        return [flag, json.dumps(value)]
+    if isinstance(value, list):
+        return [flag, *(item if isinstance(item, str) else json.dumps(item) for item in value)]
+    return [flag, str(value)]
+
+
+def engine_config(arguments: Namespace) -> "VllmConfig":
+    """Return the configuration of an engine on this host's device."""
+    from vllm.engine.arg_utils import AsyncEngineArgs
+    from vllm.usage.usage_lib import UsageContext
+
+    return AsyncEngineArgs.from_cli_args(arguments).create_engine_config(UsageContext.OPENAI_API_SERVER)
+
+
+def frontend_config(arguments: Namespace) -> "VllmConfig":
+    """Return the configuration of a frontend (tokenizer, templates, parsers) on a host that may have no GPU.
+
+    Only what a frontend reads is built, as in vLLM's own GPU-less render server (launchers/render/entry.py, 0.32.0): the CUDA build
+    cannot make a whole engine configuration without a device.
+    """
+    from vllm.config import SchedulerConfig, VllmConfig
+    from vllm.engine.arg_utils import AsyncEngineArgs
+
+    wanted = AsyncEngineArgs.from_cli_args(arguments)
+    model = wanted.create_model_config()
+    model.quantization = None  # no kernels here, so nothing to check against a device
+    scheduler = SchedulerConfig(
+        runner_type=model.runner_type,
+        max_model_len=model.max_model_len,
+        is_encoder_decoder=model.is_encoder_decoder,
+        stream_interval=wanted.stream_interval,
+        max_num_queued_reqs=wanted.max_num_queued_reqs,
+        max_num_queued_tokens=wanted.max_num_queued_tokens,
+    )
+    return VllmConfig(
+        model_config=model,
+        scheduler_config=scheduler,
+        logging_config=wanted.create_logging_config(),
+        observability_config=wanted.create_observability_config(),
+        structured_outputs_config=wanted.create_structured_outputs_config(),
+    )

@@ -1,0 +1,31 @@
+"""Errors of the platform: one base class, each with an HTTP status, a stable code and whether a retry may help."""
+
+from typing import ClassVar
+
+
+class SatoriError(Exception):
+    """Base of all errors that satori-serve raises on purpose."""
+
+    status: ClassVar[int] = 500
+    code: ClassVar[str] = "internal_error"
+    retryable: ClassVar[bool] = False
+
+
+class SettingsError(SatoriError):
+    """A setting is unknown or has a value that is not allowed. The message names key, value and what is allowed."""
+
+    code = "invalid_settings"
+
+
+class PortInUseError(SatoriError):
+    """A port that the application must listen on is taken. The message names the port and its owner."""
+
+    code = "port_in_use"
+
+
+class EngineUnavailableError(SatoriError):
+    """No LLM replica can answer now."""
+
+    status = 503
+    code = "engine_unavailable"
+    retryable = True

@@ -1,0 +1,81 @@
+"""The Ingress deployment: vLLM's own OpenAI server, on an AsyncLLM whose engine is the set of LLM replicas."""
+
+import asyncio
+import types
+from typing import TYPE_CHECKING, Any
+
+import ray
+from fastapi import FastAPI
+from fastapi.responses import JSONResponse
+from ray.serve.handle import DeploymentHandle
+
+from deployments.phases import Phases
+from deployments.settings import Settings
+
+if TYPE_CHECKING:
+    from deployments.channel import Address
+
+READY_S = 2.0
+
+
+class Ingress:
+    """The application's front door. It is up before any LLM replica is, and keeps requests until one can take them."""
+
+    def __init__(self, settings: Settings, llm: DeploymentHandle) -> None:
+        self._settings = settings
+        self._llm = llm
+
+    async def __serve_build_asgi_app__(self) -> FastAPI:
+        from deployments.engine import prepare
+
+        phases = Phases("ingress")
+        prepare({})
+        with phases("import vllm"):
+            await asyncio.to_thread(_import_vllm)
+        with phases("API server"):
+            return await self._build()
+
+    async def _build(self) -> FastAPI:
+        from vllm.entrypoints.launchers.api_server.app_state import init_app_state
+        from vllm.entrypoints.launchers.app import build_app
+        from vllm.v1.engine.async_llm import AsyncLLM
+        from vllm.v1.executor import Executor
+
+        from deployments.channel import Receiver
+        from deployments.client import ServeEngineClient, used_by_async_llm
+        from deployments.engine import TASKS, frontend_config, server_arguments
+
+        arguments = await asyncio.to_thread(server_arguments, self._settings)
+        config = await asyncio.to_thread(frontend_config, arguments)
+        self._client = ServeEngineClient(self._generate, Receiver(ray.util.get_node_ip_address()))
+        with used_by_async_llm(self._client):
+            engine = AsyncLLM(
+                config, Executor, log_stats=not arguments.disable_log_stats, log_requests=arguments.enable_log_requests
+            )
+        app = build_app(arguments, TASKS, config.model_config)
+        await init_app_state(engine, app.state, arguments, TASKS)
+        app.state.server = types.SimpleNamespace()  # vLLM's own launcher puts its uvicorn server here
+        app.get("/ready")(self.ready)
+        return app
+
+    async def _generate(self, group: str, request_id: str, address: "Address", encoded: list[bytes]) -> None:
+        await self._llm.generate.remote(group, request_id, address, encoded)
+
+    async def ready(self) -> JSONResponse:
+        """Whether a request would be answered now: 200 and the state of a replica, or 503."""
+        try:
+            state = await asyncio.wait_for(self._llm.state.remote(), READY_S)
+        except TimeoutError:
+            return JSONResponse({"ready": False, "reason": "no LLM replica is up"}, 503)
+        return JSONResponse({"ready": True, "replica": state})
+
+    async def state(self) -> dict[str, Any]:
+        """Return what this ingress holds of requests: open handle calls, and request states in vLLM's frontend."""
+        app: Any = self.app  # type: ignore[attr-defined]  # set by serve.ingress
+        engine = app.state.engine_client
+        return {"open": len(self._client.open_requests), "states": engine.get_num_unfinished_requests()}
+
+
+def _import_vllm() -> None:
+    import vllm.entrypoints.launchers.api_server.app_state
+    import vllm.v1.engine.async_llm  # noqa: F401

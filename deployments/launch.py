@@ -1,0 +1,240 @@
+"""`make serve`: run `serve run deployments.config` with a fast environment, say what happens, and leave nothing behind.
+
+    python -m deployments.launch [key=value ...]
+
+Checks settings, ports and model first; then starts `serve run` in a session of its own, shows the start-up phases with their seconds, and
+the addresses when the first answer has come through the whole path. Ctrl-C, SIGTERM or `serve shutdown` stop it. Everything it
+started carries the environment variable SATORI_RUN, by which it finds and ends what would have stayed (Ray 2.60 can leave `haproxy` and
+`VLLM::*` processes behind). All output of Ray and vLLM is in `.run/serve.log`.
+"""
+
+import contextlib
+import json
+import os
+import queue
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+import uuid
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from deployments import settings as settings_module
+from deployments.errors import PortInUseError, SatoriError
+from deployments.phases import MARK
+from deployments.settings import ROOT, Settings, is_path
+
+LOG = ROOT / ".run" / "serve.log"
+RUN = "SATORI_RUN"
+# Seconds for a clean stop, before what is left is killed; the whole stop stays under 15 s.
+STOP_S = 9.0
+GONE_S = 5.0
+HAPROXY_PORTS = {"RAY_SERVE_HAPROXY_METRICS_PORT": 9101, "RAY_SERVE_HAPROXY_STATS_PORT": 8404}
+
+
+def environment() -> dict[str, str]:
+    """Return the environment for Ray's processes: ours, over defaults that the caller's own environment wins over."""
+    scratch = LOG.parent / "haproxy"
+    defaults = {
+        "RAY_SERVE_ENABLE_HA_PROXY": "1",
+        "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+        "RAY_SERVE_HAPROXY_NBTHREAD": "1",
+        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(scratch / "haproxy.cfg"),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(scratch),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(scratch / "server-state"),
+        # The replica's own drain is bounded by its settings; this minimum is for load balancers that poll slowly.
+        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
+        "RAY_SERVE_MAX_DEPLOYMENT_CONSTRUCTOR_RETRY_COUNT": "2",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_process_group_cleanup_enabled": "1",
+        "PYTHONUNBUFFERED": "1",
+    }
+    return defaults | os.environ | {RUN: uuid.uuid4().hex}
+
+
+def say(part: str, what: str, seconds: float | None = None) -> None:
+    """Print one progress line."""
+    print(f"  {part:<9} {what:<52}" + ("" if seconds is None else f"{seconds:6.1f} s"), flush=True)
+
+
+def check_ports(settings: Settings, variables: dict[str, str]) -> None:
+    """Raise PortInUseError, naming the owner, when a port that the proxy needs is taken."""
+    ports = [settings.http.port, *(int(variables.get(name, port)) for name, port in HAPROXY_PORTS.items())]
+    for connection in psutil.net_connections("tcp"):
+        if connection.status == psutil.CONN_LISTEN and connection.laddr.port in ports:
+            raise PortInUseError(
+                f"port {connection.laddr.port} is taken by {_owner(connection.pid)}; stop it, or choose another: make serve"
+                " ARGS=http.port=8001"
+            )
+
+
+def _owner(pid: int | None) -> str:
+    with contextlib.suppress(psutil.Error):
+        if pid is not None:
+            return f"process {pid} ({' '.join(psutil.Process(pid).cmdline())[:100]})"
+    return "a process of another user"
+
+
+def fetch_model(model: str) -> None:
+    """Download a model's files from the Hugging Face hub to its cache, with progress bars; what is there is kept.
+
+    Raises SatoriError when the hub cannot be reached or has no such model.
+    """
+    if is_path(model):
+        say("model", os.path.relpath(model, ROOT))
+        return
+    from huggingface_hub import snapshot_download
+
+    say("model", f"{model}, from the hub or its cache")
+    began = time.monotonic()
+    try:
+        snapshot_download(model, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.jinja", "*.model"])
+    except Exception as error:  # the hub's client raises many kinds, of several libraries
+        raise SatoriError(f"model={model!r}: could not be downloaded: {error}") from error
+    say("model", "complete", time.monotonic() - began)
+
+
+class Application:
+    """A running `serve run`, and all processes that descend from it."""
+
+    def __init__(self, arguments: list[str], settings: Settings) -> None:
+        self._url = f"http://{settings.http.host.replace('0.0.0.0', '127.0.0.1')}:{settings.http.port}"
+        self._settings = settings
+        self._variables = environment()
+        check_ports(settings, self._variables)
+        self._lines: queue.Queue[str] = queue.Queue()
+        LOG.parent.mkdir(exist_ok=True)
+        command = [str(Path(sys.executable).with_name("serve")), "run", "deployments.config", *arguments]
+        self._process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env=self._variables,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            text=True,
+        )
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        with LOG.open("w") as log:
+            for line in self._process.stdout or ():
+                log.write(line)
+                log.flush()
+                self._lines.put(line)
+
+    def wait_ready(self) -> None:
+        """Show the phases until a first answer has come. Raises SatoriError when the application ends before."""
+        began = time.monotonic()
+        while not self._get("/ready"):
+            self._show_phases()
+            if self._process.poll() is not None:
+                self._reader.join(5)
+                raise SatoriError("the application did not start; the end of its log:\n" + _tail(LOG, 40))
+            time.sleep(0.2)
+        self._show_phases()
+        first = time.monotonic()
+        body = {"model": self._settings.served_model_name, "prompt": "1", "max_tokens": 1}
+        if not self._get("/v1/completions", body):
+            raise SatoriError("the application is up but gave no answer; the end of its log:\n" + _tail(LOG, 40))
+        say("warm-up", "first answer through the whole path", time.monotonic() - first)
+        say("ready", "", time.monotonic() - began)
+        print(f"\n  API   {self._url}/v1   (docs: {self._url}/docs)\n  log   {LOG}\n  Ctrl-C stops it.\n", flush=True)
+
+    def wait_gone(self) -> None:
+        """Return when the application has been shut down from elsewhere (`serve shutdown`), or its process has ended."""
+        gone_since: float | None = None
+        while self._process.poll() is None:
+            alive = self._get("/-/healthz") or any("ServeController" in name for name in map(_name, self._descendants()))
+            gone_since = None if alive else gone_since or time.monotonic()
+            if gone_since and time.monotonic() - gone_since > GONE_S:
+                return
+            time.sleep(1)
+
+    def stop(self) -> None:
+        """End all processes of the application: asked first, then killed. Returns when none is left."""
+        began = time.monotonic()
+        say("stopping", "requests may finish; a second Ctrl-C kills")
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGINT)
+        with contextlib.suppress(KeyboardInterrupt):
+            while self._descendants() and time.monotonic() - began < STOP_S:
+                time.sleep(0.1)
+        left = self._descendants()
+        for process in left:
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+        psutil.wait_procs(left, timeout=5)
+        say("stopped", f"{len(left)} processes had to be killed" if left else "", time.monotonic() - began)
+
+    def _descendants(self) -> list[psutil.Process]:
+        """Return the live processes that carry our mark, `serve run` itself among them."""
+        found = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                if process.status() != psutil.STATUS_ZOMBIE and process.environ().get(RUN) == self._variables[RUN]:
+                    found.append(process)
+        return found
+
+    def _show_phases(self) -> None:
+        with contextlib.suppress(queue.Empty):
+            while True:
+                if found := re.search(rf"{MARK} (\w+): (.+) ([\d.]+) s$", self._lines.get_nowait().rstrip()):
+                    say(found[1], found[2], float(found[3]))
+
+    def _get(self, path: str, body: Any = None) -> bool:
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(self._url + path, data, {"content-type": "application/json"})
+        try:
+            with urllib.request.urlopen(request, timeout=30):
+                return True
+        except (urllib.error.URLError, OSError):
+            return False
+
+
+def _name(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
+
+
+def _tail(path: Path, lines: int) -> str:
+    return "".join(path.read_text().splitlines(keepends=True)[-lines:])
+
+
+def main(arguments: list[str]) -> int:
+    """Serve until stopped; return the exit status."""
+    try:
+        words = dict(word.split("=", 1) if "=" in word else (word, "") for word in arguments)
+        settings = settings_module.load(words)
+        print(f"satori-serve: {settings.served_model_name}, preset {settings.preset}", flush=True)
+        fetch_model(settings.model)
+        application = Application(arguments, settings)
+    except SatoriError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    status = 0
+    try:
+        application.wait_ready()
+        application.wait_gone()
+    except KeyboardInterrupt:
+        print()
+    except SatoriError as error:
+        print(f"error: {error}", file=sys.stderr)
+        status = 1
+    application.stop()
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,31 @@
+"""Start-up phases, timed and printed where they happen; `python -m deployments.launch` shows them to the user."""
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+MARK = "satori-phase"
+
+
+class Phases:
+    """The phases of one part's start-up (`ingress`, `engine`), each printed with its seconds when it is done."""
+
+    def __init__(self, part: str) -> None:
+        self._part = part
+        self._began = time.monotonic()
+
+    @contextmanager
+    def __call__(self, phase: str) -> Iterator[None]:
+        """Time the phase inside the `with` block."""
+        began = time.monotonic()
+        yield
+        self._print(phase, time.monotonic() - began)
+
+    def done(self, phase: str) -> None:
+        """Print the time since these phases began under the name `phase`."""
+        self._print(phase, time.monotonic() - self._began)
+
+    def _print(self, phase: str, seconds: float) -> None:
+        # Not print: Serve replaces it, and sys.stdout, in replicas by a logger that may hold lines back.
+        os.write(1, f"{MARK} {self._part}: {phase} {seconds:.1f} s\n".encode())

@@ -1,0 +1,125 @@
+"""The LLM deployment: each replica holds one vLLM EngineCore and nothing else. No tokenizer, no template, no HTTP."""
+
+import asyncio
+import logging
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from deployments.channel import Address, Sender
+from deployments.errors import EngineUnavailableError
+from deployments.phases import Phases
+from deployments.settings import Settings
+
+if TYPE_CHECKING:
+    from vllm.v1.engine import EngineCoreOutputs
+    from vllm.v1.engine.core_client import EngineCoreClient
+
+logger = logging.getLogger("satori.replica")
+
+
+@dataclass
+class Running:
+    """A request in the engine: where its tokens go, and the end of its call."""
+
+    address: Address
+    finished: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+
+
+class LLM:
+    """One engine core. A request is one handle call, open until its last token has been sent."""
+
+    async def __init__(self, settings: Settings) -> None:
+        self._phases = Phases("engine")
+        self._core = await asyncio.to_thread(self._start, settings)
+        self._phases.done("start")
+        self._serve()
+
+    def _start(self, settings: Settings) -> "EngineCoreClient":
+        from deployments.engine import engine_config, prepare, server_arguments
+
+        prepare(settings.llm.env)
+        with self._phases("import vllm"):
+            from vllm.v1.engine.core_client import EngineCoreClient
+            from vllm.v1.executor import Executor
+        with self._phases("configure"):
+            config = engine_config(server_arguments(settings))
+        with self._phases("load model"):
+            return EngineCoreClient.make_async_mp_client(config, Executor.get_class(config), log_stats=True)
+
+    def _serve(self) -> None:
+        from vllm.v1.engine import EngineCoreRequest
+        from vllm.v1.serial_utils import MsgpackDecoder, MsgpackEncoder
+
+        self._decoder = MsgpackDecoder(EngineCoreRequest)
+        self._encoder = MsgpackEncoder()
+        self._sender = Sender()
+        self._running: dict[str, Running] = {}
+        self._by_address: Counter[Address] = Counter()
+        self._served = 0
+        self._scheduler = {"running": 0, "waiting": 0}
+        self._error: Exception | None = None
+        self._forwarder = asyncio.create_task(self._forward())
+
+    async def generate(self, group: str, request_id: str, address: Address, encoded: list[bytes]) -> None:
+        """Run an encoded `EngineCoreRequest` to its end; cancelling the call frees its place in the engine.
+
+        `group` is for the router (see `deployments.routing`). Raises EngineUnavailableError when the engine is dead.
+        """
+        if self._error is not None:
+            raise EngineUnavailableError(str(self._error))
+        running = self._running[request_id] = Running(address)
+        self._by_address[address] += 1
+        self._sender.in_use(address, True)
+        try:
+            await self._core.add_request_async(self._decoder.decode(encoded))
+            await running.finished
+        finally:
+            del self._running[request_id]
+            self._served += 1
+            self._by_address[address] -= 1
+            self._sender.in_use(address, self._by_address[address] > 0)
+            if not running.finished.done() or running.finished.cancelled():
+                await self._core.abort_requests_async([request_id])
+
+    async def state(self) -> dict[str, Any]:
+        """Return the requests here (`open`), in the engine (`running`, `waiting`), and ended so far (`served`)."""
+        return {"open": len(self._running), "served": self._served, **self._scheduler}
+
+    async def check_health(self) -> None:
+        """Raise when the engine is dead; Serve then replaces this replica."""
+        if self._error is not None:
+            raise EngineUnavailableError(str(self._error))
+
+    async def _forward(self) -> None:
+        """Send each engine step's outputs to the ingresses they belong to; fail all requests when the engine dies."""
+        try:
+            while True:
+                self._send(await self._core.get_output_async())
+        except Exception as error:
+            logger.error("the engine is dead: %s", error)
+            self._error = error
+            for running in self._running.values():
+                if not running.finished.done():
+                    running.finished.set_exception(EngineUnavailableError(str(error)))
+
+    def _send(self, step: "EngineCoreOutputs") -> None:
+        from vllm.v1.engine import EngineCoreOutputs
+
+        if (stats := step.scheduler_stats) is not None:
+            self._scheduler = {"running": stats.num_running_reqs, "waiting": stats.num_waiting_reqs}
+        parts: dict[Address, list[Any]] = {}
+        for output in step.outputs:
+            if (running := self._running.get(output.request_id)) is None:
+                continue
+            parts.setdefault(running.address, []).append(output)
+            if output.finish_reason is not None and not running.finished.done():
+                running.finished.set_result(None)
+        for address, outputs in parts.items():
+            part = EngineCoreOutputs(outputs=outputs, timestamp=step.timestamp, scheduler_stats=stats)
+            stats = None  # its counters are deltas: they count in one place only
+            self._sender.send(address, self._encoder.encode(part))
+
+    def __del__(self) -> None:
+        if (core := getattr(self, "_core", None)) is not None:
+            core.shutdown()

@@ -1,0 +1,211 @@
+"""Typed settings of the application: from `key=value` words or YAML, over a preset, to one frozen object.
+
+A setting is named by its path (`llm.num_replicas`, `engine.max_model_len`). `engine.*` are vLLM's engine arguments and
+`api.*` its API server's, under their own names; `engine_arguments.json` lists them. Nothing here imports Ray or vLLM.
+"""
+
+import difflib
+import json
+import re
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from deployments.errors import SettingsError
+
+ROOT = Path(__file__).parent.parent
+PRESETS = Path(__file__).parent / "presets"
+ARGUMENTS = Path(__file__).parent / "engine_arguments.json"
+
+
+class Section(BaseModel):
+    """Base of the settings' sections: frozen, and unknown keys are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class HttpSettings(Section):
+    """Where the application listens."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(8000, ge=1, le=65535)
+
+
+class IngressSettings(Section):
+    """The ingress deployment: vLLM's API server, without an engine."""
+
+    num_replicas: int = Field(1, ge=1)
+    num_cpus: float = Field(1, ge=0)
+    max_ongoing_requests: int = Field(10_000, ge=1)
+
+
+class LLMSettings(Section):
+    """The LLM deployment: one vLLM EngineCore a replica.
+
+    `num_gpus` is the GPUs of one replica. `env` is set in the replica's process, and so in its engine's, before vLLM is
+    imported. A replica that leaves gets `graceful_shutdown_timeout_s` for the requests it holds.
+    """
+
+    num_replicas: int = Field(1, ge=1)
+    num_cpus: float = Field(1, ge=0)
+    num_gpus: float = Field(0, ge=0)
+    max_ongoing_requests: int = Field(10_000, ge=1)
+    graceful_shutdown_timeout_s: float = Field(600, ge=0)
+    env: dict[str, str] = {}
+
+
+class Settings(Section):
+    """All settings of one application. `model` is a local directory (made absolute) or a Hugging Face model id."""
+
+    preset: str
+    model: str
+    served_model_name: str
+    http: HttpSettings = HttpSettings()
+    ingress: IngressSettings = IngressSettings()
+    llm: LLMSettings = LLMSettings()
+    engine: dict[str, Any] = {}
+    api: dict[str, Any] = {}
+
+    @field_validator("model")
+    @classmethod
+    def _model_exists(cls, model: str) -> str:
+        if not is_path(model):
+            return model
+        path = (ROOT / Path(model).expanduser()).resolve()
+        if not (path / "config.json").is_file():
+            raise ValueError(
+                f"no model there ({path} has no config.json); allowed: a directory with config.json and weights, or a"
+                " Hugging Face id such as Satori-reasoning/Satori-7B-Round2"
+            )
+        return str(path)
+
+
+def is_path(model: str) -> bool:
+    """Whether `model` names a local directory; otherwise it is a Hugging Face id (`owner/name`)."""
+    if model.startswith((".", "/", "~")) or model.count("/") != 1 or model.endswith("/"):
+        return True
+    return (ROOT / model).parent.is_dir()
+
+
+def presets() -> list[str]:
+    """Return the names of the presets, sorted."""
+    return sorted(path.stem for path in PRESETS.glob("*.yaml"))
+
+
+def default_preset() -> str:
+    """Return the preset for this machine: Satori-7B-Round2 with an NVIDIA GPU, the nano model without."""
+    return "satori-7b-4090" if any(Path("/dev").glob("nvidia[0-9]*")) else "nano-cpu"
+
+
+def load(arguments: Mapping[str, Any]) -> Settings:
+    """Return the settings that `arguments` (flat dotted names, nested mappings, or both) make over their preset.
+
+    Raises SettingsError, naming every wrong key with its value and what is allowed.
+    """
+    given = _nest(arguments)
+    preset = given.get("preset", default_preset())
+    if preset not in presets():
+        raise SettingsError(f"preset={preset!r}: no such preset; allowed: {', '.join(presets())}")
+    values = _merge(yaml.safe_load((PRESETS / f"{preset}.yaml").read_text()), given) | {"preset": preset}
+    if "model" in given and "served_model_name" not in given:
+        values["served_model_name"] = Path(str(given["model"])).name
+    problems = []
+    for section in ("engine", "api"):
+        checked, wrong = _check_arguments(section, values.get(section) or {})
+        values[section] = checked
+        problems += wrong
+    try:
+        settings = Settings.model_validate(values)
+    except ValidationError as error:
+        problems += [_describe(detail) for detail in error.errors()]
+    if problems:
+        raise SettingsError("\n".join(problems))
+    return settings
+
+
+def _nest(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Turn {"llm.num_cpus": 1} into {"llm": {"num_cpus": 1}}, at any depth."""
+    nested: dict[str, Any] = {}
+    for key, value in arguments.items():
+        value = _nest(value) if isinstance(value, Mapping) else value
+        for name in reversed(key.split(".")):
+            value = {name: value}
+        nested = _merge(nested, value)
+    return nested
+
+
+def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in over.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = _merge(merged[key], value) if both else value
+    return merged
+
+
+@cache
+def _catalogue() -> dict[str, dict[str, dict[str, Any]]]:
+    loaded: dict[str, dict[str, dict[str, Any]]] = json.loads(ARGUMENTS.read_text())
+    return loaded
+
+
+def _check_arguments(section: str, given: Any) -> tuple[dict[str, Any], list[str]]:
+    """Return vLLM's arguments with typed values, and a line for each that is unknown or has a wrong value."""
+    if not isinstance(given, Mapping):
+        return {}, [f"{section}={given!r}: not a mapping; allowed: {section}.NAME=VALUE"]
+    known, checked, problems = _catalogue()[section], {}, []
+    for name, value in given.items():
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=3)
+            hint = f"near: {', '.join(near)}; " if near else ""
+            problems.append(f"{section}.{name}={value!r}: unknown key; {hint}allowed: vLLM's {section} arguments")
+            continue
+        try:
+            checked[name] = _convert(value, **known[name])
+        except ValueError as error:
+            problems.append(f"{section}.{name}={value!r}: {error}")
+    return checked, problems
+
+
+def _convert(value: Any, type: str, choices: list[str] | None = None) -> Any:
+    """Return `value` as vLLM's argument type; a word from the command line is read as one. Raises ValueError."""
+    if value is None or value == "None":
+        return None
+    word = str(value)
+    if choices and word not in choices:
+        raise ValueError(f"allowed: {', '.join(choices)}")
+    if type == "bool":
+        if word.lower() not in ("true", "false"):
+            raise ValueError("allowed: true or false")
+        return word.lower() == "true"
+    if type == "int" and not re.fullmatch(r"[+-]?\d+", word):
+        raise ValueError("allowed: a whole number")
+    if type == "float":
+        try:
+            return float(word)
+        except ValueError:
+            raise ValueError("allowed: a number") from None
+    if type == "size_or_auto" and word in ("auto", "-1"):
+        return value
+    if type.startswith("size") and not re.fullmatch(r"\d+|\d+(\.\d+)?[kKmMgGtT]", word):
+        raise ValueError("allowed: a whole number, or one with a unit such as 32k" + (", or auto" * (type != "size")))
+    if type == "any" and isinstance(value, str) and value[:1] in "[{":
+        try:
+            return json.loads(value)
+        except ValueError as error:
+            raise ValueError(f"not valid JSON ({error}); allowed: JSON") from None
+    return int(word) if type != "any" and re.fullmatch(r"[+-]?\d+", word) else value
+
+
+def _describe(detail: Any) -> str:
+    """Return one line for one of pydantic's errors: key, value, what is allowed."""
+    key = ".".join(str(part) for part in detail["loc"])
+    if detail["type"] == "extra_forbidden":
+        section: type[BaseModel] = Settings
+        for part in detail["loc"][:-1]:
+            section = section.model_fields[str(part)].annotation  # type: ignore[assignment]
+        return f"{key}={detail['input']!r}: unknown key; allowed: {', '.join(section.model_fields)}"
+    return f"{key}={detail['input']!r}: {detail['msg'].removeprefix('Value error, ')}"

@@ -10,6 +10,7 @@ import random
 import re
 import time
 from dataclasses import dataclass, field
+from typing import cast
 
 USAGE = re.compile(rb'"completion_tokens":\s*(\d+)')
 
@@ -37,8 +38,7 @@ class Stream(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the transport."""
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass
 
     async def request(self, message: bytes) -> None:
         """Send a whole HTTP request and return when its stream has ended. Raises ConnectionError when it did not end well."""

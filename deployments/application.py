@@ -9,6 +9,7 @@ import click
 from ray import serve
 from ray.serve import Application
 from ray.serve.config import HTTPOptions, RequestRouterConfig
+from ray.serve.schema import LoggingConfig
 
 from deployments import settings as settings_module
 from deployments.errors import SettingsError
@@ -32,9 +33,11 @@ def config(arguments: dict[str, Any]) -> Application:
 
 def build(settings: Settings) -> Application:
     """Return the graph: Ingress -> LLM. (The UI deployment joins it here, as a second argument of the ingress.)"""
+    quiet = LoggingConfig(enable_access_log=False)
     llm = serve.deployment(
         LLM,
         name="LLM",
+        logging_config=quiet,
         num_replicas=settings.llm.num_replicas,
         max_ongoing_requests=settings.llm.max_ongoing_requests,
         graceful_shutdown_timeout_s=settings.llm.graceful_shutdown_timeout_s,
@@ -44,6 +47,7 @@ def build(settings: Settings) -> Application:
     ingress = serve.deployment(
         serve.ingress()(Ingress),
         name="Ingress",
+        logging_config=quiet,
         num_replicas=settings.ingress.num_replicas,
         max_ongoing_requests=settings.ingress.max_ongoing_requests,
         ray_actor_options={"num_cpus": settings.ingress.num_cpus},

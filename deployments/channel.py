@@ -6,12 +6,11 @@ own encoder makes them. The receiver drops what does not open with its secret.
 
 import asyncio
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import zmq
-import zmq.asyncio
 
 VERSION = b"\x01"
 IDLE_CLOSE_S = 60.0
@@ -26,62 +25,91 @@ class Address:
 
 
 class Receiver:
-    """The ingress's end. Binds a free TCP port of `host`."""
+    """The ingress's end: binds a free TCP port of `host`, and hands each message's frames, without header, to `deliver`.
 
-    def __init__(self, host: str) -> None:
-        self._context = zmq.asyncio.Context()
+    It reads the socket from the event loop directly: `zmq.asyncio` makes a future and several callbacks a message.
+    """
+
+    def __init__(self, host: str, deliver: Callable[[list[zmq.Frame]], None]) -> None:
+        self._deliver = deliver
+        self._context = zmq.Context()
         self._socket = self._context.socket(zmq.PULL)
         self._socket.setsockopt(zmq.RCVHWM, 0)
         port = self._socket.bind_to_random_port(f"tcp://{host}")
         self.address = Address(f"tcp://{host}:{port}", VERSION + secrets.token_bytes(16))
         self.strangers = 0
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(self._socket.fileno(), self._read)
 
-    async def receive(self) -> list[zmq.Frame]:
-        """Return the frames of the next message that opens with our header, without it."""
-        while True:
-            header, *frames = await self._socket.recv_multipart(copy=False)
+    def _read(self) -> None:
+        """Deliver all messages that are there: ZMQ's file descriptor tells only of new ones (it is edge-triggered)."""
+        while self._socket.getsockopt(zmq.EVENTS) & zmq.POLLIN:
+            header, *frames = self._socket.recv_multipart(zmq.NOBLOCK, copy=False)
             if frames and secrets.compare_digest(header.bytes, self.address.header):
-                return frames
-            self.strangers += 1
+                self._deliver(frames)
+            else:
+                self.strangers += 1
 
     def close(self) -> None:
         """Close the port; what was not received is lost."""
-        self._context.destroy(linger=0)
+        if not self._socket.closed:
+            self._loop.remove_reader(self._socket.fileno())
+            self._context.destroy(linger=0)
 
 
-class Sender:
-    """A replica's end: one socket an ingress, opened on first use and closed when long unused.
+class Lane:
+    """The way to one ingress from a replica: a socket, and how many requests use it.
 
     Sending never waits: ZMQ queues without limit, and what can be queued is bounded by the requests that run.
     """
 
-    def __init__(self) -> None:
-        self._context = zmq.Context()
-        self._sockets: dict[Address, zmq.Socket[bytes]] = {}
-        self._closing: dict[Address, asyncio.TimerHandle] = {}
+    def __init__(self, context: zmq.Context[Any], address: Address) -> None:
+        self._header = address.header
+        self._socket = context.socket(zmq.PUSH)
+        self._socket.setsockopt(zmq.SNDHWM, 0)
+        self._socket.connect(address.endpoint)
+        self.requests = 0
+        self.closing: asyncio.TimerHandle | None = None
 
-    def send(self, address: Address, frames: Sequence[Any]) -> None:
+    def send(self, frames: Sequence[Any]) -> None:
         """Queue one message, its frames as the encoder made them."""
-        if (socket := self._sockets.get(address)) is None:
-            socket = self._sockets[address] = self._context.socket(zmq.PUSH)
-            socket.setsockopt(zmq.SNDHWM, 0)
-            socket.connect(address.endpoint)
-        socket.send_multipart((address.header, *frames), copy=False)
-
-    def in_use(self, address: Address, used: bool) -> None:
-        """Tell whether requests of this ingress run; without any, its socket closes after a minute."""
-        if (timer := self._closing.pop(address, None)) is not None:
-            timer.cancel()
-        if not used:
-            self._closing[address] = asyncio.get_running_loop().call_later(IDLE_CLOSE_S, self._close, address)
-
-    def _close(self, address: Address) -> None:
-        self._closing.pop(address, None)
-        if (socket := self._sockets.pop(address, None)) is not None:
-            socket.close(linger=0)
+        self._socket.send_multipart((self._header, *frames))
 
     def close(self) -> None:
-        """Close all sockets; give what was just sent a second to leave."""
-        for timer in self._closing.values():
-            timer.cancel()
+        """Close the socket; what is still queued is lost."""
+        self._socket.close(linger=0)
+
+
+class Sender:
+    """A replica's end: a lane an ingress, opened on first use and closed when unused for a minute."""
+
+    def __init__(self) -> None:
+        self._context = zmq.Context()
+        self._lanes: dict[Address, Lane] = {}
+
+    def open(self, address: Address) -> Lane:
+        """Return the lane to this ingress, for one request; give it back with `release`."""
+        if (lane := self._lanes.get(address)) is None:
+            lane = self._lanes[address] = Lane(self._context, address)
+        if lane.closing is not None:
+            lane.closing.cancel()
+            lane.closing = None
+        lane.requests += 1
+        return lane
+
+    def release(self, address: Address) -> None:
+        """Take back one request's use of a lane."""
+        lane = self._lanes[address]
+        lane.requests -= 1
+        if not lane.requests:
+            lane.closing = asyncio.get_running_loop().call_later(IDLE_CLOSE_S, self._close, address)
+
+    def _close(self, address: Address) -> None:
+        self._lanes.pop(address).close()
+
+    def close(self) -> None:
+        """Close all lanes; give what was just sent a second to leave."""
+        for lane in self._lanes.values():
+            if lane.closing is not None:
+                lane.closing.cancel()
         self._context.destroy(linger=1000)

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 from unittest import mock
 
+import zmq
 from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs, EngineCoreRequest, FinishReason
 from vllm.v1.engine.core_client import EngineCoreClient
 from vllm.v1.serial_utils import MsgpackDecoder, MsgpackEncoder
@@ -29,19 +30,18 @@ LAST_TOKENS_S = 30.0
 
 
 class ServeEngineClient(EngineCoreClient):
-    """The engine side of an AsyncLLM whose engine is a set of LLM replicas."""
+    """The engine side of an AsyncLLM whose engine is a set of LLM replicas. `host` is where the replicas send tokens to."""
 
     engine_ranks_managed = (0,)
 
-    def __init__(self, generate: Generate, receiver: Receiver) -> None:
+    def __init__(self, generate: Generate, host: str) -> None:
         self.resources = types.SimpleNamespace(engine_dead=False)
         self._generate = generate
-        self._receiver = receiver
+        self._receiver = Receiver(host, self._deliver)
         self._encoder = MsgpackEncoder()
         self._decoder = MsgpackDecoder(EngineCoreOutputs)
         self._outputs: asyncio.Queue[EngineCoreOutputs] = asyncio.Queue()
         self._calls: dict[str, asyncio.Task[None]] = {}
-        self._reader = asyncio.create_task(self._read())
 
     @property
     def open_requests(self) -> list[str]:
@@ -73,16 +73,14 @@ class ServeEngineClient(EngineCoreClient):
         for call in self._calls.values():
             call.cancel()
         self._calls.clear()
-        self._reader.cancel()
         self._receiver.close()
 
-    async def _read(self) -> None:
-        while True:
-            step: EngineCoreOutputs = self._decoder.decode(await self._receiver.receive())
-            for output in step.outputs:
-                if output.finish_reason is not None:
-                    self._calls.pop(output.request_id, None)
-            self._outputs.put_nowait(step)
+    def _deliver(self, frames: list[zmq.Frame]) -> None:
+        step: EngineCoreOutputs = self._decoder.decode(frames)
+        for output in step.outputs:
+            if output.finish_reason is not None:
+                self._calls.pop(output.request_id, None)
+        self._outputs.put_nowait(step)
 
     async def _call(self, group: str, request_id: str, encoded: list[bytes]) -> None:
         try:

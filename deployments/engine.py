@@ -3,6 +3,7 @@
 vLLM is imported inside the functions, and only after `prepare` has set the environment it reads at import.
 """
 
+import gc
 import json
 import os
 from argparse import Namespace
@@ -91,3 +92,17 @@ def frontend_config(arguments: Namespace) -> "VllmConfig":
         observability_config=wanted.create_observability_config(),
         structured_outputs_config=wanted.create_structured_outputs_config(),
     )
+
+
+def tune_process() -> None:
+    """Spend less CPU in a process that serves: read vLLM's environment once, and collect garbage less often.
+
+    A token makes dozens of short-lived objects; at Python's default threshold of 700, collections that find nothing run all the time.
+    Call it when start-up is done.
+    """
+    import vllm.envs
+
+    vllm.envs.enable_envs_cache()
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 50)

@@ -41,13 +41,12 @@ class Ingress:
         from vllm.v1.engine.async_llm import AsyncLLM
         from vllm.v1.executor import Executor
 
-        from deployments.channel import Receiver
         from deployments.client import ServeEngineClient, used_by_async_llm
-        from deployments.engine import TASKS, frontend_config, server_arguments
+        from deployments.engine import TASKS, frontend_config, server_arguments, tune_process
 
         arguments = await asyncio.to_thread(server_arguments, self._settings)
         config = await asyncio.to_thread(frontend_config, arguments)
-        self._client = ServeEngineClient(self._generate, Receiver(ray.util.get_node_ip_address()))
+        self._client = ServeEngineClient(self._generate, ray.util.get_node_ip_address())
         with used_by_async_llm(self._client):
             engine = AsyncLLM(
                 config, Executor, log_stats=not arguments.disable_log_stats, log_requests=arguments.enable_log_requests
@@ -56,6 +55,7 @@ class Ingress:
         await init_app_state(engine, app.state, arguments, TASKS)
         app.state.server = types.SimpleNamespace()  # vLLM's own launcher puts its uvicorn server here
         app.get("/ready")(self.ready)
+        tune_process()
         return app
 
     async def _generate(self, group: str, request_id: str, address: "Address", encoded: list[bytes]) -> None:

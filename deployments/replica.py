@@ -2,17 +2,16 @@
 
 import asyncio
 import logging
-from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from deployments.channel import Address, Sender
+from deployments.channel import Address, Lane, Sender
 from deployments.errors import EngineUnavailableError
 from deployments.phases import Phases
 from deployments.settings import Settings
 
 if TYPE_CHECKING:
-    from vllm.v1.engine import EngineCoreOutputs
+    from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs
     from vllm.v1.engine.core_client import EngineCoreClient
 
 logger = logging.getLogger("satori.replica")
@@ -22,7 +21,7 @@ logger = logging.getLogger("satori.replica")
 class Running:
     """A request in the engine: where its tokens go, and the end of its call."""
 
-    address: Address
+    lane: Lane
     finished: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
 
@@ -30,10 +29,13 @@ class LLM:
     """One engine core. A request is one handle call, open until its last token has been sent."""
 
     async def __init__(self, settings: Settings) -> None:
+        from deployments.engine import tune_process
+
         self._phases = Phases("engine")
         self._core = await asyncio.to_thread(self._start, settings)
         self._phases.done("start")
         self._serve()
+        tune_process()
 
     def _start(self, settings: Settings) -> "EngineCoreClient":
         from deployments.engine import engine_config, prepare, server_arguments
@@ -55,7 +57,6 @@ class LLM:
         self._encoder = MsgpackEncoder()
         self._sender = Sender()
         self._running: dict[str, Running] = {}
-        self._by_address: Counter[Address] = Counter()
         self._served = 0
         self._scheduler = {"running": 0, "waiting": 0}
         self._error: Exception | None = None
@@ -68,17 +69,14 @@ class LLM:
         """
         if self._error is not None:
             raise EngineUnavailableError(str(self._error))
-        running = self._running[request_id] = Running(address)
-        self._by_address[address] += 1
-        self._sender.in_use(address, True)
+        running = self._running[request_id] = Running(self._sender.open(address))
         try:
             await self._core.add_request_async(self._decoder.decode(encoded))
             await running.finished
         finally:
             del self._running[request_id]
             self._served += 1
-            self._by_address[address] -= 1
-            self._sender.in_use(address, self._by_address[address] > 0)
+            self._sender.release(address)
             if not running.finished.done() or running.finished.cancelled():
                 await self._core.abort_requests_async([request_id])
 
@@ -104,21 +102,21 @@ class LLM:
                     running.finished.set_exception(EngineUnavailableError(str(error)))
 
     def _send(self, step: "EngineCoreOutputs") -> None:
-        from vllm.v1.engine import EngineCoreOutputs
-
         if (stats := step.scheduler_stats) is not None:
             self._scheduler = {"running": stats.num_running_reqs, "waiting": stats.num_waiting_reqs}
-        parts: dict[Address, list[Any]] = {}
+        parts: dict[Lane, list[EngineCoreOutput]] = {}
         for output in step.outputs:
             if (running := self._running.get(output.request_id)) is None:
                 continue
-            parts.setdefault(running.address, []).append(output)
+            if (part := parts.get(running.lane)) is None:
+                part = parts[running.lane] = []
+            part.append(output)
             if output.finish_reason is not None and not running.finished.done():
                 running.finished.set_result(None)
-        for address, outputs in parts.items():
-            part = EngineCoreOutputs(outputs=outputs, timestamp=step.timestamp, scheduler_stats=stats)
-            stats = None  # its counters are deltas: they count in one place only
-            self._sender.send(address, self._encoder.encode(part))
+        for lane, outputs in parts.items():
+            step.outputs = outputs
+            lane.send(self._encoder.encode(step))
+            step.scheduler_stats = None  # its counters are deltas: they count in one place only
 
     def __del__(self) -> None:
         if (core := getattr(self, "_core", None)) is not None:

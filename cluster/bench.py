@@ -1,14 +1,13 @@
 """Throughput and latency of the whole application beside bare vLLM, in one run on one machine: `make bench`.
 
-Bare vLLM is its own API server with the same model, engine arguments and environment. The two run in turn (never together), several
-rounds, in alternating order; each level of concurrency streams chats of a fixed length. The table shows medians over the rounds and the
-ratio to bare. CPU is of the serving processes, in seconds per 1,000 tokens.
+Bare vLLM is its own API server with the same model, engine arguments and environment. The two run in turn (never together),
+several rounds, in alternating order; each level of concurrency streams chats of a fixed length. The table shows medians over
+the rounds and the ratio to bare. CPU is of the serving processes, in seconds per 1,000 tokens.
 
     python -m cluster.bench [--rounds 3] [--clients 1 8 32 64] [--only ours] [key=value ...]
 """
 
 import argparse
-import asyncio
 import contextlib
 import json
 import os
@@ -20,7 +19,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 
@@ -33,8 +32,8 @@ from deployments.engine import server_words
 from deployments.launch import RUN
 from deployments.settings import ROOT, Settings
 
-REQUESTS = {1: 24, 8: 96, 32: 256, 64: 512}
-COLUMNS = {
+REQUESTS = {1: 48, 8: 192, 32: 512, 64: 768}
+COLUMNS: dict[str, Callable[[load.Sample, float], float]] = {
     "tokens/s": lambda s, cpu: s.tokens / s.seconds,
     "chunks/s": lambda s, cpu: s.chunks / s.seconds,
     "TTFT p50 ms": lambda s, cpu: percentile(s.ttft, 50) * 1e3,
@@ -78,7 +77,7 @@ def server(kind: str, settings: Settings, arguments: list[str]) -> Iterator[psut
             time.sleep(0.5)
         yield psutil.Process(process.pid)
     finally:
-        process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGTERM)
         process.wait(60)
 
 
@@ -101,6 +100,16 @@ def serving(root: psutil.Process) -> list[psutil.Process]:
     return list(found.values())
 
 
+def settle(root: psutil.Process) -> None:
+    """Wait until the server, just started, idles: below a tenth of a core for 3 s. After a minute, go on all the same."""
+    for _ in range(20):
+        processes = serving(root)
+        before = cpu_seconds(processes)
+        time.sleep(3)
+        if cpu_seconds(processes) - before < 0.3:
+            return
+
+
 def cpu_seconds(processes: list[psutil.Process]) -> float:
     """Return the CPU seconds, user and system, that the processes have used."""
     total = 0.0
@@ -114,10 +123,10 @@ def cpu_seconds(processes: list[psutil.Process]) -> float:
 def measure(settings: Settings, root: psutil.Process, clients: int, tokens: int, seed: int) -> dict[str, float]:
     """Run one level against the server and return its row."""
     host, port, model = "127.0.0.1", settings.http.port, settings.served_model_name
-    uvloop.run(load.run(host, port, model, clients, 2 * clients, 16, seed + 1))  # warm
+    uvloop.run(load.run(host, port, model, clients, 4 * clients, tokens, seed + 1))  # warm
     processes, own = serving(root), psutil.Process()
     before, own_before = cpu_seconds(processes), cpu_seconds([own])
-    sample = uvloop.run(load.run(host, port, model, clients, REQUESTS.get(clients, 8 * clients), tokens, seed))
+    sample: load.Sample = uvloop.run(load.run(host, port, model, clients, REQUESTS.get(clients, 8 * clients), tokens, seed))
     cpu = cpu_seconds(processes) - before
     sample.cpu = cpu_seconds([own]) - own_before
     return {name: column(sample, cpu) for name, column in COLUMNS.items()}
@@ -127,9 +136,7 @@ def table(rows: dict[tuple[str, int], list[dict[str, float]]], kinds: list[str])
     """Return the medians and ratios as a Markdown table."""
     lines = ["| clients | server | " + " | ".join(COLUMNS) + " |", "|" + "---|" * (len(COLUMNS) + 2)]
     for clients in sorted({clients for _, clients in rows}):
-        medians = {
-            kind: {name: statistics.median(row[name] for row in rows[kind, clients]) for name in COLUMNS} for kind in kinds
-        }
+        medians = {kind: {name: statistics.median(row[name] for row in rows[kind, clients]) for name in COLUMNS} for kind in kinds}
         for kind in kinds:
             cells = []
             for name, value in medians[kind].items():
@@ -154,6 +161,7 @@ def main() -> None:
     for number in range(options.rounds):
         for kind in kinds if number % 2 == 0 else kinds[::-1]:
             with server(kind, settings, options.arguments) as root:
+                settle(root)
                 for clients in options.clients:
                     row = measure(settings, root, clients, options.tokens, seed=number * 1000 + clients)
                     rows.setdefault((kind, clients), []).append(row)

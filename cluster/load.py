@@ -1,7 +1,7 @@
 """A streaming load client that costs little CPU: raw HTTP/1.1 on keep-alive connections, events counted, JSON not parsed.
 
-It measures what a client sees. TTFT is from the request's last byte out to its first event in; ITL is the gap between two events of one
-stream (events that arrive together have gaps of zero). Tokens are the server's own usage.
+It measures what a client sees. TTFT is from the request's last byte out to its first event in; ITL is the gap between two
+events of one stream (events that arrive together have gaps of zero). Tokens are the server's own usage.
 """
 
 import asyncio
@@ -98,9 +98,7 @@ def message(host: str, port: int, model: str, prompt: str, tokens: int) -> bytes
 async def run(host: str, port: int, model: str, clients: int, requests: int, tokens: int, seed: int) -> Sample:
     """Run `requests` streams of `tokens` tokens over `clients` connections; return what was seen."""
     rng = random.Random(seed)
-    messages = [
-        message(host, port, model, f"{rng.randrange(10**9)} + {rng.randrange(10**9)} = ?", tokens) for _ in range(requests)
-    ]
+    messages = [message(host, port, model, f"{rng.randrange(10**9)} + {rng.randrange(10**9)} = ?", tokens) for _ in range(requests)]
     sample = Sample(clients)
     loop = asyncio.get_running_loop()
 

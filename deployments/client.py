@@ -17,6 +17,7 @@ from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs, EngineCoreReques
 from vllm.v1.engine.core_client import EngineCoreClient
 from vllm.v1.serial_utils import MsgpackDecoder, MsgpackEncoder
 
+from deployments import intake
 from deployments.channel import Address, Receiver
 from deployments.engine import TASKS
 
@@ -54,6 +55,7 @@ class ServeEngineClient(EngineCoreClient):
 
     async def add_request_async(self, request: EngineCoreRequest) -> None:
         """Start the request on a replica. Returns at once; its outputs come from `get_output_async`."""
+        intake.prepared()
         encoded = [bytes(part) for part in self._encoder.encode(request)]
         group = request.external_req_id or request.request_id
         self._calls[request.request_id] = asyncio.create_task(self._call(group, request.request_id, encoded))
@@ -105,5 +107,5 @@ def used_by_async_llm(client: EngineCoreClient) -> Iterator[None]:
 
     vLLM 0.32.0 has no parameter for it: AsyncLLM's constructor makes its own. Goes when it takes one.
     """
-    with mock.patch.object(EngineCoreClient, "make_async_mp_client", lambda **_: client):
+    with mock.patch.object(EngineCoreClient, "make_async_mp_client", return_value=client):
         yield

@@ -68,8 +68,8 @@ def engine_config(arguments: Namespace) -> "VllmConfig":
 def frontend_config(arguments: Namespace) -> "VllmConfig":
     """Return the configuration of a frontend (tokenizer, templates, parsers) on a host that may have no GPU.
 
-    Only what a frontend reads is built, as in vLLM's own GPU-less render server (launchers/render/entry.py, 0.32.0): the CUDA build
-    cannot make a whole engine configuration without a device.
+    Only what a frontend reads is built, as in vLLM's own GPU-less render server (launchers/render/entry.py, 0.32.0): the CUDA
+    build cannot make a whole engine configuration without a device.
     """
     from vllm.config import SchedulerConfig, VllmConfig
     from vllm.engine.arg_utils import AsyncEngineArgs
@@ -97,8 +97,8 @@ def frontend_config(arguments: Namespace) -> "VllmConfig":
 def tune_process() -> None:
     """Spend less CPU in a process that serves: read vLLM's environment once, and collect garbage less often.
 
-    A token makes dozens of short-lived objects; at Python's default threshold of 700, collections that find nothing run all the time.
-    Call it when start-up is done.
+    A token makes dozens of short-lived objects; at Python's default threshold of 700, collections that find nothing run all
+    the time. Call it when start-up is done.
     """
     import vllm.envs
 

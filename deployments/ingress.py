@@ -30,10 +30,11 @@ class Ingress:
 
         phases = Phases("ingress")
         prepare({})
-        with phases("import vllm"):
-            await asyncio.to_thread(_import_vllm)
-        with phases("API server"):
-            return await self._build()
+        with phases.reported():
+            with phases("import vllm"):
+                await asyncio.to_thread(_import_vllm)
+            with phases("API server"):
+                return await self._build()
 
     async def _build(self) -> FastAPI:
         from vllm.entrypoints.launchers.api_server.app_state import init_app_state
@@ -51,6 +52,7 @@ class Ingress:
             engine = AsyncLLM(
                 config, Executor, log_stats=not arguments.disable_log_stats, log_requests=arguments.enable_log_requests
             )
+        arguments.middleware.append("deployments.intake.Intake")
         app = build_app(arguments, TASKS, config.model_config)
         await init_app_state(engine, app.state, arguments, TASKS)
         app.state.server = types.SimpleNamespace()  # vLLM's own launcher puts its uvicorn server here

@@ -2,10 +2,10 @@
 
     python -m deployments.launch [key=value ...]
 
-Checks settings, ports and model first; then starts `serve run` in a session of its own, shows the start-up phases with their seconds, and
-the addresses when the first answer has come through the whole path. Ctrl-C, SIGTERM or `serve shutdown` stop it. Everything it
-started carries the environment variable SATORI_RUN, by which it finds and ends what would have stayed (Ray 2.60 can leave `haproxy` and
-`VLLM::*` processes behind). All output of Ray and vLLM is in `.run/serve.log`.
+Checks settings, ports and model first; then starts `serve run` in a session of its own, shows the start-up phases with their
+seconds, and the addresses when the first answer has come through the whole path. Ctrl-C, SIGTERM or `serve shutdown` stop it.
+Everything it started carries the environment variable SATORI_RUN, by which it finds and ends what would have stayed (Ray 2.60
+can leave `haproxy` and `VLLM::*` processes behind). All output of Ray and vLLM is in `.run/serve.log`.
 """
 
 import contextlib
@@ -41,14 +41,10 @@ HAPROXY_PORTS = {"RAY_SERVE_HAPROXY_METRICS_PORT": 9101, "RAY_SERVE_HAPROXY_STAT
 
 def environment() -> dict[str, str]:
     """Return the environment for Ray's processes: ours, over defaults that the caller's own environment wins over."""
-    scratch = LOG.parent / "haproxy"
     defaults = {
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
         "RAY_SERVE_HAPROXY_NBTHREAD": "1",
-        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(scratch / "haproxy.cfg"),
-        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(scratch),
-        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(scratch / "server-state"),
         # The replica's own drain is bounded by its settings; this minimum is for load balancers that poll slowly.
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
         # Less work in the background: with the defaults, Serve's loops took 5 % of a 2-core machine under load.
@@ -72,7 +68,7 @@ def check_ports(settings: Settings, variables: dict[str, str]) -> None:
     """Raise PortInUseError, naming the owner, when a port that the proxy needs is taken."""
     ports = [settings.http.port, *(int(variables.get(name, port)) for name, port in HAPROXY_PORTS.items())]
     for connection in psutil.net_connections("tcp"):
-        if connection.status == psutil.CONN_LISTEN and connection.laddr.port in ports:
+        if connection.status == psutil.CONN_LISTEN and connection.laddr and connection.laddr.port in ports:
             raise PortInUseError(
                 f"port {connection.laddr.port} is taken by {_owner(connection.pid)}; stop it, or choose another: make serve"
                 " ARGS=http.port=8001"
@@ -114,6 +110,7 @@ class Application:
         self._variables = environment()
         check_ports(settings, self._variables)
         self._lines: queue.Queue[str] = queue.Queue()
+        self._known: set[psutil.Process] = set()
         LOG.parent.mkdir(exist_ok=True)
         # Fewer preemptions: a process that a token has just woken does not push aside the one that sent it. Inherited by
         # all that is started below, and worth 6 % of the CPU time a token costs under load.
@@ -160,11 +157,12 @@ class Application:
         """Return when the application has been shut down from elsewhere (`serve shutdown`), or its process has ended."""
         gone_since: float | None = None
         while self._process.poll() is None:
-            alive = self._get("/-/healthz") or any("ServeController" in name for name in map(_name, self._descendants()))
+            controllers = ["ServeController" in name for name in map(_name, self._descendants())]
+            alive = any(controllers) or self._get("/-/healthz")
             gone_since = None if alive else gone_since or time.monotonic()
             if gone_since and time.monotonic() - gone_since > GONE_S:
                 return
-            time.sleep(1)
+            time.sleep(2)
 
     def stop(self) -> None:
         """End all processes of the application: asked first, then killed. Returns when none is left."""
@@ -176,20 +174,27 @@ class Application:
             while self._descendants() and time.monotonic() - began < STOP_S:
                 time.sleep(0.1)
         left = self._descendants()
+        killed = ", ".join(sorted({_name(process).split(" ")[0].rpartition("/")[2] for process in left}))
         for process in left:
             with contextlib.suppress(psutil.Error):
                 process.kill()
         psutil.wait_procs(left, timeout=5)
-        say("stopped", f"{len(left)} processes had to be killed" if left else "", time.monotonic() - began)
+        say("stopped", f"killed: {killed}"[:52] if left else "", time.monotonic() - began)
 
     def _descendants(self) -> list[psutil.Process]:
-        """Return the live processes that carry our mark, `serve run` itself among them."""
-        found = []
+        """Return the live processes that carry our mark or descend from one seen before, `serve run` itself among them.
+
+        A process that renames itself, as vLLM's do, can overwrite the environment that others read; so both are looked at.
+        """
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
-                if process.status() != psutil.STATUS_ZOMBIE and process.environ().get(RUN) == self._variables[RUN]:
-                    found.append(process)
-        return found
+                if process.environ().get(RUN) == self._variables[RUN]:
+                    self._known.add(process)
+        for process in list(self._known):
+            with contextlib.suppress(psutil.Error):
+                self._known |= set(process.children(recursive=True))
+        self._known = {process for process in self._known if _alive(process)}
+        return list(self._known)
 
     def _show_phases(self) -> None:
         with contextlib.suppress(queue.Empty):
@@ -207,6 +212,13 @@ class Application:
             return False
 
 
+def _alive(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
+
+
 def _name(process: psutil.Process) -> str:
     try:
         return " ".join(process.cmdline())
@@ -220,8 +232,10 @@ def _tail(path: Path, lines: int) -> str:
 
 def main(arguments: list[str]) -> int:
     """Serve until stopped; return the exit status."""
+    for number in (signal.SIGINT, signal.SIGTERM):  # also where SIGINT was ignored, as in a shell's background job
+        signal.signal(number, signal.default_int_handler)
     try:
-        words = dict(word.split("=", 1) if "=" in word else (word, "") for word in arguments)
+        words = {key: value for key, _, value in (word.partition("=") for word in arguments)}
         settings = settings_module.load(words)
         print(f"satori-serve: {settings.served_model_name}, preset {settings.preset}", flush=True)
         fetch_model(settings.model)
@@ -229,7 +243,6 @@ def main(arguments: list[str]) -> int:
     except SatoriError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     status = 0
     try:
         application.wait_ready()

@@ -2,6 +2,7 @@
 
 import os
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -21,6 +22,15 @@ class Phases:
         began = time.monotonic()
         yield
         self._print(phase, time.monotonic() - began)
+
+    @contextmanager
+    def reported(self) -> Iterator[None]:
+        """Print an exception that ends the block, and let it pass: Serve keeps a failed replica's in a log of its own."""
+        try:
+            yield
+        except Exception:
+            os.write(1, traceback.format_exc().encode())
+            raise
 
     def done(self, phase: str) -> None:
         """Print the time since these phases began under the name `phase`."""

@@ -28,11 +28,12 @@ class Running:
 class LLM:
     """One engine core. A request is one handle call, open until its last token has been sent."""
 
-    async def __init__(self, settings: Settings) -> None:
+    async def __init__(self, settings: Settings) -> None:  # type: ignore[misc]  # Serve awaits it
         from deployments.engine import tune_process
 
         self._phases = Phases("engine")
-        self._core = await asyncio.to_thread(self._start, settings)
+        with self._phases.reported():
+            self._core = await asyncio.to_thread(self._start, settings)
         self._phases.done("start")
         self._serve()
         tune_process()

@@ -2,9 +2,9 @@
 
     python -m models.seeded models/nano
 
-Qwen2 architecture, 0.86 M parameters in float32, the same bytes on every run. Its tokenizer has one token a byte and Satori's special
-tokens. Only printable ASCII, `<|continue|>`, `<|reflect|>`, `<|explore|>` and the end of the turn can be generated: the rows of all
-other tokens in the output layer are zero, and never the largest.
+Qwen2 architecture, 0.86 M parameters in float32, the same bytes on every run. Its tokenizer has one token a byte and Satori's
+special tokens. Only printable ASCII, `<|continue|>`, `<|reflect|>`, `<|explore|>` and the end of the turn can be generated: the
+rows of all other tokens in the output layer are zero, and never the largest.
 """
 
 import json

@@ -1,0 +1,72 @@
+"""First come, first served into the engine: only a few requests at a time are parsed, rendered and tokenized.
+
+An event loop gives every request a turn in each round, so of 64 that come together the first reaches the engine when nearly all are
+ready, and the engine idles until then. With a few at a time the first ones decode while the others are prepared.
+"""
+
+import asyncio
+from contextvars import ContextVar
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+AT_ONCE = 4
+
+
+class Permit:
+    """One of the places; taken when the request's body is complete, given back when the engine has the request."""
+
+    def __init__(self, places: asyncio.Semaphore) -> None:
+        self._places = places
+        self._held = False
+
+    async def take(self) -> None:
+        """Wait for a place."""
+        if not self._held:
+            await self._places.acquire()
+            self._held = True
+
+    def give_back(self) -> None:
+        """Free the place, if held."""
+        if self._held:
+            self._held = False
+            self._places.release()
+
+
+_permit: ContextVar[Permit | None] = ContextVar("permit", default=None)
+
+
+def prepared() -> None:
+    """Tell that the request of the current task has been handed to the engine."""
+    if (permit := _permit.get()) is not None:
+        permit.give_back()
+
+
+class Intake:
+    """ASGI middleware that lets `AT_ONCE` requests with a body be prepared at a time, in order of arrival.
+
+    A place is taken only when the whole body is there, so a slow upload holds up nobody.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+        self._places = asyncio.Semaphore(AT_ONCE)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http" or scope["method"] != "POST":
+            await self._app(scope, receive, send)
+            return
+        permit = Permit(self._places)
+
+        async def receive_in_turn() -> Message:
+            message = await receive()
+            if message["type"] == "http.request" and not message.get("more_body"):
+                await permit.take()
+            return message
+
+        token = _permit.set(permit)
+        try:
+            await self._app(scope, receive_in_turn, send)
+        finally:
+            permit.give_back()
+            _permit.reset(token)

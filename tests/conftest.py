@@ -1,0 +1,63 @@
+"""What the end-to-end tests share: a running application a module, started as a user starts it."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+class Served:
+    """A running `python -m deployments.launch`, up to its first answer."""
+
+    def __init__(self, *arguments: str) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "deployments.launch", *arguments],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        self.output = ""
+        while "Ctrl-C stops it." not in self.output:
+            line = self.process.stdout.readline()  # type: ignore[union-attr]
+            if not line:
+                raise RuntimeError(f"the application did not start:\n{self.output}")
+            self.output += line
+        self.url = re.search(r"(http://\S+)/v1", self.output)[1]  # type: ignore[index]
+
+    def processes(self) -> list[psutil.Process]:
+        """Return all live processes of this application but the launcher itself."""
+        return [process for process in psutil.Process(self.process.pid).children(recursive=True) if process.is_running()]
+
+    def stop(self, number: int = signal.SIGINT) -> None:
+        """Send a signal and wait for the end."""
+        if self.process.poll() is None:
+            os.kill(self.process.pid, number)
+        self.process.wait(60)
+
+
+@pytest.fixture(scope="module")
+def served(request: pytest.FixtureRequest) -> Iterator[Served]:
+    """A running application with the settings of the module's `ARGUMENTS`, and the default preset."""
+    application = Served(*getattr(request.module, "ARGUMENTS", ()))
+    yield application
+    application.stop()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nano() -> Path:
+    """The embedded model's directory, made if it is not there."""
+    directory = ROOT / "models" / "nano"
+    if not (directory / "config.json").exists():
+        from models.seeded import write
+
+        write(directory)
+    return directory

@@ -1,0 +1,137 @@
+"""The LLM deployment over an engine core with scripted tokens."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from vllm.sampling_params import SamplingParams
+from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs, EngineCoreRequest, FinishReason
+from vllm.v1.metrics.stats import SchedulerStats
+from vllm.v1.serial_utils import MsgpackDecoder, MsgpackEncoder
+
+from deployments.channel import Receiver
+from deployments.errors import EngineUnavailableError
+from deployments.replica import LLM
+from deployments.settings import load
+
+
+class Core:
+    """An engine core whose steps are put into `steps` by the test."""
+
+    def __init__(self) -> None:
+        self.steps: asyncio.Queue[EngineCoreOutputs | Exception] = asyncio.Queue()
+        self.added: list[str] = []
+        self.aborted: list[str] = []
+
+    async def get_output_async(self) -> EngineCoreOutputs:
+        step = await self.steps.get()
+        if isinstance(step, Exception):
+            raise step
+        return step
+
+    async def add_request_async(self, request: EngineCoreRequest) -> None:
+        self.added.append(request.request_id)
+
+    async def abort_requests_async(self, request_ids: list[str]) -> None:
+        self.aborted += request_ids
+
+    def shutdown(self) -> None: ...
+
+
+class Ingress:
+    """The receiving end: token ids by request."""
+
+    def __init__(self) -> None:
+        self.tokens: dict[str, list[int]] = {}
+        self.stats = 0
+        self._decoder = MsgpackDecoder(EngineCoreOutputs)
+        self.receiver = Receiver("127.0.0.1", self._deliver)
+
+    def _deliver(self, frames: list[Any]) -> None:
+        step = self._decoder.decode(frames)
+        self.stats += step.scheduler_stats is not None
+        for output in step.outputs:
+            self.tokens.setdefault(output.request_id, []).extend(output.new_token_ids)
+
+
+def encoded(request_id: str) -> list[bytes]:
+    request = EngineCoreRequest(request_id, [1], None, SamplingParams(), None, 0.0, None, None, None)
+    return [bytes(part) for part in MsgpackEncoder().encode(request)]
+
+
+def step(*outputs: tuple[str, int, bool], running: int = 0) -> EngineCoreOutputs:
+    return EngineCoreOutputs(
+        outputs=[EngineCoreOutput(i, [token], finish_reason=FinishReason.STOP if last else None) for i, token, last in outputs],
+        scheduler_stats=SchedulerStats(num_running_reqs=running),
+    )
+
+
+@pytest.fixture
+async def llm(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[LLM]:
+    monkeypatch.setattr(LLM, "_start", lambda self, settings: Core())
+    made = LLM.__new__(LLM)
+    await made.__init__(load({"preset": "nano-cpu"}))  # type: ignore[misc]
+    yield made
+    made._forwarder.cancel()
+    made._sender.close()
+
+
+@pytest.fixture
+async def ingress() -> AsyncIterator[Ingress]:
+    made = Ingress()
+    yield made
+    made.receiver.close()
+
+
+async def started(llm: LLM, ingress: Ingress, *request_ids: str) -> list[asyncio.Task[None]]:
+    """Start calls and return them when the core has their requests."""
+    address = ingress.receiver.address
+    calls = [asyncio.create_task(llm.generate("group", name, address, encoded(name))) for name in request_ids]
+    while len(llm._core.added) < len(llm._running) or len(llm._running) < len(request_ids):
+        await asyncio.sleep(0)
+    return calls
+
+
+async def test_each_ingress_gets_its_own_tokens_and_calls_end(llm: LLM, ingress: Ingress) -> None:
+    one, two = ingress, Ingress()
+    calls = await started(llm, one, "a", "b")
+    calls += [asyncio.create_task(llm.generate("group", "c", two.receiver.address, encoded("c")))]
+    while "c" not in llm._core.added:
+        await asyncio.sleep(0)
+    llm._core.steps.put_nowait(step(("a", 1, False), ("b", 1, False), ("c", 1, False), running=3))
+    llm._core.steps.put_nowait(step(("a", 2, True), ("b", 2, True), ("c", 2, True), ("stranger", 9, True), running=0))
+    await asyncio.gather(*calls)
+    while one.tokens.keys() | two.tokens.keys() != {"a", "b", "c"} or two.tokens["c"] != [1, 2] or one.tokens["b"] != [1, 2]:
+        await asyncio.sleep(0.001)
+    assert one.tokens == {"a": [1, 2], "b": [1, 2]}
+    assert two.tokens == {"c": [1, 2]}
+    assert one.stats + two.stats == 2, "a step's counters go to one ingress only"
+    assert await llm.state() == {"open": 0, "served": 3, "running": 0, "waiting": 0}
+    assert llm._core.aborted == []
+    two.receiver.close()
+
+
+async def test_a_cancelled_call_frees_its_place(llm: LLM, ingress: Ingress) -> None:
+    [one, two] = await started(llm, ingress, "a", "b")
+    one.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await one
+    assert llm._core.aborted == ["a"]
+    assert (await llm.state())["open"] == 1
+    llm._core.steps.put_nowait(step(("b", 1, True)))
+    await two
+
+
+async def test_a_dead_engine_fails_its_calls_and_its_health_check(llm: LLM, ingress: Ingress) -> None:
+    await llm.check_health()
+    calls = await started(llm, ingress, "a", "b")
+    llm._core.steps.put_nowait(RuntimeError("engine died"))
+    for call in calls:
+        with pytest.raises(EngineUnavailableError, match="engine died"):
+            await call
+    with pytest.raises(EngineUnavailableError, match="engine died"):
+        await llm.check_health()
+    with pytest.raises(EngineUnavailableError, match="engine died"):
+        await llm.generate("group", "c", ingress.receiver.address, encoded("c"))
+    assert (await llm.state())["open"] == 0

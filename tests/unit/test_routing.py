@@ -1,0 +1,75 @@
+"""The router: even spread of a burst, groups kept together, counts that come back to zero."""
+
+import asyncio
+from collections import Counter
+from types import SimpleNamespace
+
+from deployments.routing import LeastRequestsRouter
+
+
+def router() -> LeastRequestsRouter:
+    made = LeastRequestsRouter.__new__(LeastRequestsRouter)  # without Serve's own state, which the policy does not use
+    made.initialize_state()
+    return made
+
+
+def replicas(count: int) -> list[SimpleNamespace]:
+    return [SimpleNamespace(replica_id=f"replica-{number}") for number in range(count)]
+
+
+def pending(number: int, group: str | None = None) -> SimpleNamespace:
+    return SimpleNamespace(
+        metadata=SimpleNamespace(internal_request_id=f"id-{number}", call_method="generate"),
+        args=[group or f"group-{number}"],
+        future=asyncio.get_running_loop().create_future(),
+    )
+
+
+async def choose(made: LeastRequestsRouter, candidates: list[SimpleNamespace], request: SimpleNamespace) -> str:
+    [[chosen]] = await made.choose_replicas(candidates, request)  # type: ignore[arg-type]
+    return str(chosen.replica_id)
+
+
+async def test_a_burst_is_spread_evenly() -> None:
+    made, candidates = router(), replicas(2)
+    for count in (32, 64, 96):
+        burst = [pending(number) for number in range(count - 32, count)]
+        chosen = Counter([await choose(made, candidates, request) for request in burst])
+        assert set(chosen.values()) == {16}
+
+
+async def test_requests_go_where_others_ended() -> None:
+    made, candidates = router(), replicas(2)
+    chosen = {f"id-{number}": await choose(made, candidates, pending(number)) for number in range(10)}
+    for request_id, replica in chosen.items():
+        if replica == "replica-0":
+            made.on_request_completed("replica-0", request_id)  # type: ignore[arg-type]
+    assert [await choose(made, candidates, pending(number)) for number in range(10, 15)] == ["replica-0"] * 5
+
+
+async def test_a_group_stays_together() -> None:
+    made, candidates = router(), replicas(4)
+    assert len({await choose(made, candidates, pending(number, "samples")) for number in range(8)}) == 1
+
+
+async def test_a_group_moves_when_its_replica_is_gone() -> None:
+    made, candidates = router(), replicas(2)
+    first = await choose(made, candidates, pending(0, "samples"))
+    left = [replica for replica in candidates if replica.replica_id != first]
+    assert await choose(made, left, pending(1, "samples")) == left[0].replica_id
+
+
+async def test_asked_again_or_cancelled_counts_once() -> None:
+    made, candidates = router(), replicas(2)
+    request = pending(0)
+    for _ in range(5):
+        await choose(made, candidates, request)
+    assert made._count.total() == 1
+    request.future.cancel()
+    await asyncio.sleep(0)
+    assert made._count.total() == 0
+    assert not made._assigned
+
+
+async def test_no_candidates_no_choice() -> None:
+    assert await router().choose_replicas([], pending(0)) == []  # type: ignore[arg-type]

@@ -27,15 +27,18 @@ def config(arguments: dict[str, Any]) -> Application:
         settings = settings_module.load(arguments)
     except SettingsError as error:
         raise click.ClickException(f"wrong settings\n{error}") from error
-    _listen(settings)
     return build(settings)
 
 
-def build(settings: Settings) -> Application:
-    """Return the graph: Ingress -> LLM. (The UI deployment joins it here, as a second argument of the ingress.)"""
+def build(settings: Settings, replica: type[LLM] = LLM) -> Application:
+    """Return the graph: Ingress -> LLM. (The UI deployment joins it here, as a second argument of the ingress.)
+
+    `replica` is the class to deploy as LLM; tests pass one with scripted tokens.
+    """
+    _listen(settings)
     quiet = LoggingConfig(enable_access_log=False)
     llm = serve.deployment(
-        LLM,
+        replica,
         name="LLM",
         logging_config=quiet,
         num_replicas=settings.llm.num_replicas,

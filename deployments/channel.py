@@ -43,7 +43,7 @@ class Receiver:
 
     def _read(self) -> None:
         """Deliver all messages that are there: ZMQ's file descriptor tells only of new ones (it is edge-triggered)."""
-        while self._socket.poll(0, zmq.POLLIN):
+        while int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
             header, *frames = self._socket.recv_multipart(zmq.NOBLOCK, copy=False)
             if frames and secrets.compare_digest(header.bytes, self.address.header):
                 self._deliver(frames)

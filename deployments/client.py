@@ -5,6 +5,7 @@ channel. An abort cancels the call.
 """
 
 import asyncio
+import contextvars
 import logging
 import types
 from collections.abc import Awaitable, Callable, Iterator
@@ -58,7 +59,10 @@ class ServeEngineClient(EngineCoreClient):
         intake.prepared()
         encoded = [bytes(part) for part in self._encoder.encode(request)]
         group = request.external_req_id or request.request_id
-        self._calls[request.request_id] = asyncio.create_task(self._call(group, request.request_id, encoded))
+        call = self._call(group, request.request_id, encoded)
+        # In a context of its own: in the HTTP request's, Serve gives all handle calls one id, and its router mixes up calls that
+        # share an id (the samples of one request then wait for ever; Ray 2.60.0).
+        self._calls[request.request_id] = asyncio.create_task(call, context=contextvars.Context())
 
     async def get_output_async(self) -> EngineCoreOutputs:
         """Return the outputs of the next engine step of any replica."""

@@ -2,11 +2,12 @@
 
 import asyncio
 import types
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import ray
 from fastapi import FastAPI
 from fastapi.responses import JSONResponse
+from ray import serve
 from ray.serve.handle import DeploymentHandle
 
 from deployments.phases import Phases
@@ -49,12 +50,12 @@ class Ingress:
         config = await asyncio.to_thread(frontend_config, arguments)
         self._client = ServeEngineClient(self._generate, ray.util.get_node_ip_address())
         with used_by_async_llm(self._client):
-            engine = AsyncLLM(
+            self._engine = AsyncLLM(
                 config, Executor, log_stats=not arguments.disable_log_stats, log_requests=arguments.enable_log_requests
             )
         arguments.middleware.append("deployments.intake.Intake")
         app = build_app(arguments, TASKS, config.model_config)
-        await init_app_state(engine, app.state, arguments, TASKS)
+        await init_app_state(self._engine, app.state, arguments, TASKS)
         app.state.server = types.SimpleNamespace()  # vLLM's own launcher puts its uvicorn server here
         app.get("/ready")(self.ready)
         tune_process()
@@ -64,18 +65,17 @@ class Ingress:
         await self._llm.generate.remote(group, request_id, address, encoded)
 
     async def ready(self) -> JSONResponse:
-        """Whether a request would be answered now: 200 and the state of a replica, or 503."""
+        """Whether a request would be answered now: 200 with the state of an LLM replica, or 503. Both with this ingress's."""
+        mine = {
+            "id": serve.get_replica_context().replica_id.unique_id,
+            "open": len(self._client.open_requests),
+            "states": self._engine.get_num_unfinished_requests(),
+        }
         try:
-            state = await asyncio.wait_for(self._llm.state.remote(), READY_S)
+            replica = await asyncio.wait_for(self._llm.state.remote(), READY_S)
         except TimeoutError:
-            return JSONResponse({"ready": False, "reason": "no LLM replica is up"}, 503)
-        return JSONResponse({"ready": True, "replica": state})
-
-    async def state(self) -> dict[str, Any]:
-        """Return what this ingress holds of requests: open handle calls, and request states in vLLM's frontend."""
-        app: Any = self.app  # type: ignore[attr-defined]  # set by serve.ingress
-        engine = app.state.engine_client
-        return {"open": len(self._client.open_requests), "states": engine.get_num_unfinished_requests()}
+            return JSONResponse({"ready": False, "reason": "no LLM replica is up", "ingress": mine}, 503)
+        return JSONResponse({"ready": True, "replica": replica, "ingress": mine})
 
 
 def _import_vllm() -> None:

@@ -5,6 +5,8 @@ import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from ray import serve
+
 from deployments.channel import Address, Lane, Sender
 from deployments.errors import EngineUnavailableError
 from deployments.phases import Phases
@@ -58,6 +60,7 @@ class LLM:
         self._encoder = MsgpackEncoder()
         self._sender = Sender()
         self._running: dict[str, Running] = {}
+        self._id = serve.get_replica_context().replica_id.unique_id
         self._served = 0
         self._scheduler = {"running": 0, "waiting": 0}
         self._error: Exception | None = None
@@ -82,8 +85,8 @@ class LLM:
                 await self._core.abort_requests_async([request_id])
 
     async def state(self) -> dict[str, Any]:
-        """Return the requests here (`open`), in the engine (`running`, `waiting`), and ended so far (`served`)."""
-        return {"open": len(self._running), "served": self._served, **self._scheduler}
+        """Return this replica's id and its requests: here (`open`), in the engine (`running`, `waiting`), ended (`served`)."""
+        return {"id": self._id, "open": len(self._running), "served": self._served, **self._scheduler}
 
     async def check_health(self) -> None:
         """Raise when the engine is dead; Serve then replaces this replica."""

@@ -2,9 +2,11 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from ray import serve
 from vllm.sampling_params import SamplingParams
 from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs, EngineCoreRequest, FinishReason
 from vllm.v1.metrics.stats import SchedulerStats
@@ -69,6 +71,8 @@ def step(*outputs: tuple[str, int, bool], running: int = 0) -> EngineCoreOutputs
 
 @pytest.fixture
 async def llm(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[LLM]:
+    context = SimpleNamespace(replica_id=SimpleNamespace(unique_id="r1"))
+    monkeypatch.setattr(serve, "get_replica_context", lambda: context)
     monkeypatch.setattr(LLM, "_start", lambda self, settings: Core())
     made = LLM.__new__(LLM)
     await made.__init__(load({"preset": "nano-cpu"}))  # type: ignore[misc]
@@ -107,7 +111,7 @@ async def test_each_ingress_gets_its_own_tokens_and_calls_end(llm: LLM, ingress:
     assert one.tokens == {"a": [1, 2], "b": [1, 2]}
     assert two.tokens == {"c": [1, 2]}
     assert one.stats + two.stats == 2, "a step's counters go to one ingress only"
-    assert await llm.state() == {"open": 0, "served": 3, "running": 0, "waiting": 0}
+    assert await llm.state() == {"id": "r1", "open": 0, "served": 3, "running": 0, "waiting": 0}
     assert llm._core.aborted == []
     two.receiver.close()
 

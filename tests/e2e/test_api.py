@@ -1,0 +1,179 @@
+"""The API with the official clients, against the real engine. What answers is vLLM's own server; here it is shown to be whole."""
+
+import json
+import subprocess
+from typing import Any
+
+import anthropic
+import httpx
+import openai
+import pytest
+from conftest import Served
+
+ASK: list[Any] = [{"role": "user", "content": "What is 12 + 30?"}]
+
+
+@pytest.fixture
+def client(served: Served) -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"{served.url}/v1", api_key="none", max_retries=0)
+
+
+@pytest.fixture
+def async_client(served: Served) -> openai.AsyncOpenAI:
+    return openai.AsyncOpenAI(base_url=f"{served.url}/v1", api_key="none", max_retries=0)
+
+
+def text(client: openai.OpenAI, **options: Any) -> str:
+    done = client.chat.completions.create(model="nano", messages=ASK, **({"max_tokens": 24, "temperature": 0} | options))
+    return done.choices[0].message.content or ""
+
+
+def test_start_up_told_its_phases_and_addresses(served: Served) -> None:
+    for part in ("model     models/nano", "engine    import vllm", "engine    load model", "ingress   API server", "warm-up"):
+        assert part in served.output
+    assert f"{served.url}/v1" in served.output
+
+
+def test_chat(client: openai.OpenAI) -> None:
+    done = client.chat.completions.create(model="nano", messages=ASK, max_tokens=24, temperature=0)
+    assert done.choices[0].message.content
+    assert done.choices[0].finish_reason == "length"
+    assert done.usage
+    assert done.usage.completion_tokens == 24
+    assert done.usage.total_tokens == done.usage.prompt_tokens + 24
+
+
+def test_streamed_chat_is_the_same_text_in_many_chunks_with_usage(client: openai.OpenAI) -> None:
+    stream = client.chat.completions.create(
+        model="nano", messages=ASK, max_tokens=24, temperature=0, stream=True, stream_options={"include_usage": True}
+    )
+    chunks = list(stream)
+    deltas = [chunk.choices[0].delta.content for chunk in chunks if chunk.choices and chunk.choices[0].delta.content]
+    assert len(deltas) > 10
+    assert "".join(deltas) == text(client)
+    assert chunks[-1].usage
+    assert chunks[-1].usage.completion_tokens == 24
+
+
+async def test_async_client_streams_too(async_client: openai.AsyncOpenAI, client: openai.OpenAI) -> None:
+    stream = await async_client.chat.completions.create(model="nano", messages=ASK, max_tokens=24, temperature=0, stream=True)
+    assert "".join([chunk.choices[0].delta.content or "" async for chunk in stream]) == text(client)
+    await async_client.close()
+
+
+def test_completions_with_n_and_logprobs(client: openai.OpenAI) -> None:
+    done = client.completions.create(model="nano", prompt="1 + 1", n=3, max_tokens=8, temperature=1, seed=1, logprobs=2)
+    assert [choice.index for choice in done.choices] == [0, 1, 2]
+    assert len({choice.text for choice in done.choices}) == 3
+    for choice in done.choices:
+        assert choice.logprobs
+        assert choice.logprobs.token_logprobs
+        assert all(value is not None and value <= 0 for value in choice.logprobs.token_logprobs)
+        assert all(len(top) >= 2 for top in choice.logprobs.top_logprobs or [])
+
+
+def test_chat_logprobs(client: openai.OpenAI) -> None:
+    done = client.chat.completions.create(model="nano", messages=ASK, max_tokens=5, temperature=0, logprobs=True, top_logprobs=3)
+    assert done.choices[0].logprobs
+    content = done.choices[0].logprobs.content
+    assert content
+    assert len(content) == 5
+    assert all(token.logprob == max(top.logprob for top in token.top_logprobs) for token in content)
+
+
+def test_n_streamed(client: openai.OpenAI) -> None:
+    texts = {0: "", 1: ""}
+    for chunk in client.chat.completions.create(model="nano", messages=ASK, max_tokens=8, n=2, temperature=1, seed=3, stream=True):
+        for choice in chunk.choices:
+            texts[choice.index] += choice.delta.content or ""
+    assert all(texts.values())
+    assert texts[0] != texts[1]
+
+
+def test_prompt_list(client: openai.OpenAI) -> None:
+    done = client.completions.create(model="nano", prompt=["one", "two", "three"], max_tokens=4, temperature=0)
+    assert [choice.index for choice in done.choices] == [0, 1, 2]
+
+
+def test_stop_string_ends_the_text_before_it(client: openai.OpenAI) -> None:
+    whole = text(client)
+    stop = whole[8:11]
+    done = client.chat.completions.create(model="nano", messages=ASK, max_tokens=24, temperature=0, stop=[stop])
+    assert done.choices[0].message.content == whole[: whole.index(stop)]
+    assert done.choices[0].finish_reason == "stop"
+
+
+def test_seed_repeats_and_another_differs(client: openai.OpenAI) -> None:
+    first, again, other = (text(client, temperature=1, seed=seed) for seed in (7, 7, 8))
+    assert first == again != other
+
+
+def test_structured_output_follows_its_schema(client: openai.OpenAI) -> None:
+    schema = {
+        "type": "object",
+        "properties": {"larger": {"enum": ["9.9", "9.11"]}, "sure": {"type": "boolean"}},
+        "required": ["larger", "sure"],
+        "additionalProperties": False,
+    }
+    done = client.chat.completions.create(
+        model="nano",
+        messages=ASK,
+        max_tokens=200,
+        response_format={"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}},
+        extra_body={"structured_outputs": {"json": schema, "disable_any_whitespace": True}},
+    )
+    answer = json.loads(done.choices[0].message.content or "")
+    assert answer["larger"] in ("9.9", "9.11")
+    assert isinstance(answer["sure"], bool)
+
+
+def test_responses(client: openai.OpenAI) -> None:
+    done = client.responses.create(model="nano", input="What is 12 + 30?", max_output_tokens=16, temperature=0)
+    assert done.output_text
+    events = list(client.responses.create(model="nano", input="2 + 2", max_output_tokens=16, temperature=0, stream=True))
+    kinds = [event.type for event in events]
+    assert kinds[0] == "response.created"
+    assert kinds.count("response.output_text.delta") > 5
+
+
+def test_models_and_tokenize(client: openai.OpenAI, served: Served) -> None:
+    [model] = client.models.list()
+    assert model.id == "nano"
+    made = httpx.post(f"{served.url}/tokenize", json={"model": "nano", "prompt": "a b"}).json()
+    assert made["count"] == 3
+    back = httpx.post(f"{served.url}/detokenize", json={"model": "nano", "tokens": made["tokens"]}).json()
+    assert back["prompt"] == "a b"
+
+
+def test_anthropic_messages(served: Served) -> None:
+    client = anthropic.Anthropic(base_url=served.url, api_key="none", max_retries=0)
+    done = client.messages.create(model="nano", max_tokens=16, messages=[{"role": "user", "content": "2 + 2"}])
+    assert done.content[0].type == "text"
+    assert done.usage.output_tokens > 0
+    with client.messages.stream(model="nano", max_tokens=16, messages=[{"role": "user", "content": "2 + 2"}]) as stream:
+        assert "".join(stream.text_stream)
+
+
+def test_curl(served: Served) -> None:
+    body = json.dumps({"model": "nano", "messages": ASK, "max_tokens": 4})
+    command = ["curl", "-sS", f"{served.url}/v1/chat/completions", "-H", "Content-Type: application/json", "-d", body]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout)["choices"][0]["message"]["content"]
+
+
+def test_errors_are_openai_shaped(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.NotFoundError, match="none-such"):
+        client.chat.completions.create(model="none-such", messages=ASK)
+    with pytest.raises(openai.BadRequestError, match="temperature"):
+        text(client, temperature=-1)
+    with pytest.raises(openai.BadRequestError, match="4096"):
+        client.completions.create(model="nano", prompt="x" * 5000, max_tokens=1)
+
+
+def test_health_ready_metrics_docs(served: Served) -> None:
+    assert httpx.get(f"{served.url}/health").status_code == 200
+    ready = httpx.get(f"{served.url}/ready").json()
+    assert ready["ready"] is True
+    assert "vllm:" in httpx.get(f"{served.url}/metrics").text
+    assert "/v1/chat/completions" in httpx.get(f"{served.url}/openapi.json").json()["paths"]
+    assert httpx.get(f"{served.url}/docs").status_code == 200

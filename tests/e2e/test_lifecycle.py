@@ -1,0 +1,103 @@
+"""Start and stop as a user does: nothing is left, ports are free, and a taken port or a wrong setting is told at once."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+from conftest import ROOT, Served
+
+SERVE = str(Path(sys.executable).with_name("serve"))
+PORTS = (8000, 9101, 8404)
+STOPPED_S = 15
+
+
+def listening() -> set[int]:
+    """Return the ports of ours that somebody listens on."""
+    connections = psutil.net_connections("tcp")
+    found = {connection.laddr.port for connection in connections if connection.status == psutil.CONN_LISTEN and connection.laddr}
+    return found & set(PORTS)
+
+
+def assert_nothing_left(processes: list[psutil.Process]) -> None:
+    assert [process for process in processes if process.is_running() and process.status() != psutil.STATUS_ZOMBIE] == []
+    assert not listening()
+
+
+def by_signal(number: int) -> object:
+    return lambda application: os.kill(application.process.pid, number)
+
+
+def by_serve_shutdown(application: Served) -> None:
+    subprocess.run([SERVE, "shutdown", "-y"], cwd=ROOT, check=True, capture_output=True)
+
+
+@pytest.mark.parametrize("stop", [by_signal(signal.SIGINT), by_signal(signal.SIGTERM), by_serve_shutdown])
+def test_a_stop_leaves_nothing_and_the_next_start_works(stop) -> None:  # type: ignore[no-untyped-def]
+    application = Served()
+    processes = application.processes()
+    names = " ".join(" ".join(process.cmdline()) for process in processes)
+    for name in ("haproxy", "VLLM::EngineCore", "raylet", "ServeReplica:default:LLM", "ServeReplica:default:Ingress"):
+        assert name in names
+    assert set(PORTS) == listening()
+    stop(application)
+    assert application.process.wait(STOPPED_S) == 0
+    assert_nothing_left(processes)
+
+
+def launch(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "deployments.launch", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+
+
+def test_a_taken_port_is_told_with_its_owner() -> None:
+    with socket.socket() as taken:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        taken.bind(("127.0.0.1", 8000))
+        taken.listen()
+        done = launch()
+    assert done.returncode == 1
+    assert f"error: port 8000 is taken by process {os.getpid()}" in done.stderr
+
+
+def test_wrong_settings_end_make_serve_at_once() -> None:
+    done = launch("preset=nano-cpu", "engine.max_model_len=long")
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: engine.max_model_len='long'")
+
+
+def test_a_model_that_cannot_be_downloaded_is_told() -> None:
+    environment = os.environ | {"HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-m", "deployments.launch", "preset=satori-7b-4090", "model=nobody/no-such-model"]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert "nobody/no-such-model, from the hub or its cache" in done.stdout
+    assert "error: model='nobody/no-such-model': could not be downloaded" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["preset=none-such"], "preset='none-such': no such preset; allowed: nano-cpu"),
+        (["engin.max_model_len=1"], "unknown key; allowed: preset, model"),
+        (["engine.max_model_len=long"], "engine.max_model_len='long'"),
+        (["model=models/none-such"], "model='models/none-such'"),
+    ],
+)
+def test_wrong_settings_end_serve_run_with_one_message(arguments: list[str], words: str) -> None:
+    done = subprocess.run([SERVE, "run", "deployments.config", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_serve_build_writes_a_config_that_names_the_application(tmp_path: Path) -> None:
+    built = tmp_path / "serve.yaml"
+    subprocess.run([SERVE, "build", "deployments:config", "-o", str(built)], cwd=ROOT, check=True, capture_output=True, timeout=60)
+    assert "import_path: deployments:config" in built.read_text()
+    assert "name: LLM" in built.read_text()
+    assert "name: Ingress" in built.read_text()

@@ -1,0 +1,92 @@
+"""Whatever ends a request, its place in the engine is free at once and no state of it remains anywhere."""
+
+import asyncio
+import random
+from typing import Any
+
+import httpx
+import pytest
+from conftest import Served
+
+LONG = {"model": "nano", "prompt": "count", "max_tokens": 4000, "ignore_eos": True, "stream": True}
+
+
+async def state(http: httpx.AsyncClient) -> dict[str, Any]:
+    ready: dict[str, Any] = (await http.get("/ready")).json()
+    return ready
+
+
+async def until_idle(http: httpx.AsyncClient) -> None:
+    """Wait until nothing is left of any request, in ingress, replica and engine. The test's own time limit bounds it."""
+    while True:
+        now = await state(http)
+        left = {key: now["replica"][key] for key in ("open", "running", "waiting")} | now["ingress"]
+        if not any(left.values()):
+            return
+        await asyncio.sleep(0.01)
+
+
+async def until_running(http: httpx.AsyncClient, count: int) -> None:
+    while (await state(http))["replica"]["running"] != count:
+        await asyncio.sleep(0.01)
+
+
+@pytest.fixture
+async def http(served: Served) -> Any:
+    async with httpx.AsyncClient(base_url=served.url, timeout=60) as client:
+        await until_idle(client)
+        yield client
+
+
+async def test_a_client_that_leaves_frees_its_place(http: httpx.AsyncClient) -> None:
+    async def leaves() -> None:
+        async with http.stream("POST", "/v1/completions", json=LONG) as response:
+            await anext(response.aiter_lines())
+            await until_running(http, 8)
+
+    await asyncio.gather(*(leaves() for _ in range(8)))
+    await until_idle(http)
+
+
+async def test_a_client_that_leaves_before_the_answer_frees_its_place(http: httpx.AsyncClient) -> None:
+    call = asyncio.create_task(http.post("/v1/completions", json=LONG | {"stream": False}))
+    await until_running(http, 1)
+    call.cancel()
+    await until_idle(http)
+
+
+async def test_one_of_several_samples_that_stops_frees_its_place(http: httpx.AsyncClient) -> None:
+    body = {"model": "nano", "prompt": "x", "n": 4, "max_tokens": 200, "temperature": 1, "seed": 5, "stop": ["a"]}
+    done = (await http.post("/v1/completions", json=body)).json()
+    assert {choice["finish_reason"] for choice in done["choices"]} >= {"stop"}
+    await until_idle(http)
+
+
+async def test_nothing_remains_after_200_mixed_requests(http: httpx.AsyncClient) -> None:
+    rng = random.Random(11)
+    served_before = (await state(http))["replica"]["served"]
+
+    async def stops(number: int) -> int:
+        body = {"model": "nano", "prompt": f"p{number}", "max_tokens": 200, "ignore_eos": True, "stop": ["k", "7"]}
+        return (await http.post("/v1/completions", json=body)).status_code
+
+    async def reaches_max_tokens(number: int) -> int:
+        body = {"model": "nano", "prompt": f"p{number}", "max_tokens": rng.randrange(1, 30), "n": rng.randrange(1, 4)}
+        return (await http.post("/v1/completions", json=body)).status_code
+
+    async def leaves(number: int) -> int:
+        async with http.stream("POST", "/v1/completions", json=LONG | {"prompt": f"p{number}"}) as response:
+            await anext(response.aiter_lines())
+            return response.status_code
+
+    async def is_wrong(number: int) -> int:
+        wrong = rng.choice([{"max_tokens": -1}, {"temperature": 9}, {"n": 0}, {"prompt": "x" * 9000}])
+        return (await http.post("/v1/completions", json={"model": "nano", "prompt": f"p{number}"} | wrong)).status_code
+
+    kinds = [stops, reaches_max_tokens, leaves, is_wrong]
+    codes = await asyncio.gather(*(kinds[number % 4](number) for number in range(200)))
+    assert {number % 4: code for number, code in enumerate(codes)} == {0: 200, 1: 200, 2: 200, 3: 400}
+    assert set(codes[3::4]) == {400}
+    assert {code for number, code in enumerate(codes) if number % 4 != 3} == {200}
+    await until_idle(http)
+    assert (await state(http))["replica"]["served"] >= served_before + 150

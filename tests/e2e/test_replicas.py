@@ -1,0 +1,52 @@
+"""Two ingress and two LLM replicas: each request on one replica, bursts spread over both."""
+
+import asyncio
+from typing import Any
+
+import httpx
+from conftest import Served
+
+ARGUMENTS = ("llm.num_replicas=2", "ingress.num_replicas=2", "llm.num_cpus=0.4", "ingress.num_cpus=0.4")
+BURST = 32
+
+
+async def served_by_replica(http: httpx.AsyncClient, others: set[str] = frozenset()) -> dict[str, int]:  # type: ignore[assignment]
+    """Replica id -> requests served so far, asked until both replicas have answered and are idle."""
+    found: dict[str, int] = {}
+    while len(found) < 2:
+        replica: dict[str, Any] = (await http.get("/ready")).json()["replica"]
+        if not replica["open"] and not replica["running"]:
+            found[replica["id"]] = replica["served"]
+    return found
+
+
+async def test_bursts_are_spread_evenly(served: Served) -> None:
+    limits = httpx.Limits(max_connections=BURST)
+    async with httpx.AsyncClient(base_url=served.url, timeout=60, limits=limits) as http:
+        before = await served_by_replica(http)
+        for burst in range(10):
+            body = {"model": "nano", "max_tokens": 8, "ignore_eos": True}
+            calls = [http.post("/v1/completions", json=body | {"prompt": f"{burst} {number}"}) for number in range(BURST)]
+            assert {response.status_code for response in await asyncio.gather(*calls)} == {200}
+            now = await served_by_replica(http)
+            shares = [now[replica] - before[replica] for replica in now]
+            assert sum(shares) == BURST, "each request was served by one replica, once"
+            assert max(shares) <= 1.25 * BURST / 2, shares
+            before = now
+
+
+async def test_both_ingresses_take_requests(served: Served) -> None:
+    seen = set()
+    async with httpx.AsyncClient(base_url=served.url, timeout=60) as http:
+        while len(seen) < 2:
+            replies = await asyncio.gather(*(http.get("/ready") for _ in range(8)))
+            seen |= {reply.json()["ingress"]["id"] for reply in replies}
+
+
+async def test_samples_of_a_request_stay_on_one_replica(served: Served) -> None:
+    async with httpx.AsyncClient(base_url=served.url, timeout=60) as http:
+        before = await served_by_replica(http)
+        body = {"model": "nano", "prompt": "x", "n": 6, "max_tokens": 8, "temperature": 1}
+        assert (await http.post("/v1/completions", json=body)).status_code == 200
+        now = await served_by_replica(http)
+        assert sorted(now[replica] - before[replica] for replica in now) == [0, 6]

@@ -41,7 +41,7 @@ class Served:
         """Send a signal and wait for the end."""
         if self.process.poll() is None:
             os.kill(self.process.pid, number)
-        self.process.wait(60)
+        self.process.communicate(timeout=60)
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+from contextlib import AsyncExitStack
 from typing import Any
 
 import httpx
@@ -20,8 +21,8 @@ async def until_idle(http: httpx.AsyncClient) -> None:
     """Wait until nothing is left of any request, in ingress, replica and engine. The test's own time limit bounds it."""
     while True:
         now = await state(http)
-        left = {key: now["replica"][key] for key in ("open", "running", "waiting")} | now["ingress"]
-        if not any(left.values()):
+        replica, ingress = now["replica"], now["ingress"]
+        if not (replica["open"] or replica["running"] or replica["waiting"] or ingress["open"] or ingress["states"]):
             return
         await asyncio.sleep(0.01)
 
@@ -39,12 +40,13 @@ async def http(served: Served) -> Any:
 
 
 async def test_a_client_that_leaves_frees_its_place(http: httpx.AsyncClient) -> None:
-    async def leaves() -> None:
-        async with http.stream("POST", "/v1/completions", json=LONG) as response:
-            await anext(response.aiter_lines())
-            await until_running(http, 8)
-
-    await asyncio.gather(*(leaves() for _ in range(8)))
+    async with AsyncExitStack() as streams:
+        lines = []  # kept: httpx closes a response whose iterator is collected
+        for _ in range(8):
+            response = await streams.enter_async_context(http.stream("POST", "/v1/completions", json=LONG))
+            lines.append(response.aiter_lines())
+            await anext(lines[-1])
+        await until_running(http, 8)
     await until_idle(http)
 
 
@@ -76,7 +78,8 @@ async def test_nothing_remains_after_200_mixed_requests(http: httpx.AsyncClient)
 
     async def leaves(number: int) -> int:
         async with http.stream("POST", "/v1/completions", json=LONG | {"prompt": f"p{number}"}) as response:
-            await anext(response.aiter_lines())
+            lines = response.aiter_lines()
+            await anext(lines)
             return response.status_code
 
     async def is_wrong(number: int) -> int:

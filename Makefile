@@ -5,10 +5,14 @@ EXTRA ?= $(if $(wildcard /dev/nvidia[0-9]*),gpu,cpu)
 RUN = .venv/bin/python
 READY = .venv/ready-$(EXTRA)
 
-.PHONY: serve test unit e2e lint bench lock clean
+.PHONY: serve stop test unit e2e lint bench lock clean
 
 serve: $(READY) models/nano/config.json
 	@exec $(RUN) -m deployments.launch $(ARGS)
+
+# Stop the application from another terminal. Ray guards its cluster with a token, which the command must be told to use.
+stop: $(READY)
+	RAY_AUTH_MODE=token .venv/bin/serve shutdown -y
 
 test: lint unit e2e
 

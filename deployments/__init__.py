@@ -1,12 +1,13 @@
 """The Serve application: `serve run deployments.config`.
 
-`deployments.config` is the application builder. It is resolved on first use, so that the leaves of this package
-(`settings`, `errors`, `routing`'s policy) can be imported without Ray.
+`deployments.config` is the application builder, and `deployments.default` the application it builds of this machine's default
+preset (`serve build` takes no builder). Both are resolved on first use, so that the leaves of this package (`settings`,
+`errors`, `phases`) can be imported without Ray.
 """
 
 from typing import Any
 
-__all__ = ["config"]
+__all__ = ["config", "default"]
 
 
 def __getattr__(name: str) -> Any:
@@ -14,4 +15,8 @@ def __getattr__(name: str) -> Any:
         from deployments.application import config
 
         return config
+    if name == "default":
+        from deployments.application import config
+
+        return config({})
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -56,12 +56,14 @@ def environment() -> dict[str, str]:
         "RAY_process_group_cleanup_enabled": "1",
         "PYTHONUNBUFFERED": "1",
     }
-    return defaults | os.environ | {RUN: uuid.uuid4().hex}
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    return defaults | os.environ | {RUN: uuid.uuid4().hex, "PYTHONPATH": path}
 
 
 def say(part: str, what: str, seconds: float | None = None) -> None:
     """Print one progress line."""
-    print(f"  {part:<9} {what:<52}" + ("" if seconds is None else f"{seconds:6.1f} s"), flush=True)
+    with contextlib.suppress(BrokenPipeError):  # nobody reads any more; what is to be stopped is still to be stopped
+        print(f"  {part:<9} {what:<52}" + ("" if seconds is None else f"{seconds:6.1f} s"), flush=True)
 
 
 def check_ports(settings: Settings, variables: dict[str, str]) -> None:

@@ -19,12 +19,12 @@ def run(*command: str) -> tuple[int, str]:
     lines, packages, shown = [], 0, 0.0
     for line in process.stdout or ():
         lines.append(line)
-        packages += line.startswith("Collecting ")
-        if time.monotonic() - shown > 5 and packages:
+        packages += line.startswith(("Collecting ", "Processing "))
+        if time.monotonic() - shown > 5 and packages > 1 and not line.startswith("Installing"):
             shown = time.monotonic()
             print(f"  install   {packages} packages so far", flush=True)
         if line.startswith("Installing collected packages"):
-            print(f"  install   unpacking {packages} packages", flush=True)
+            print("  install   unpacking", flush=True)
     return process.wait(), "".join(lines[-20:])
 
 
@@ -57,6 +57,7 @@ def main(name: str) -> None:
         if requirement.startswith("torch==") and requirement.endswith("+cpu"):
             install_cpu_torch(requirement)
     install("-r", str(lock))
+    install("--no-build-isolation", "--editable", str(LOCKS.parent.parent))
     print(f"  install   done in {time.monotonic() - began:.0f} s", flush=True)
 
 

@@ -29,7 +29,7 @@ class ScriptedCore:
 
         from models.seeded import tokenizer
 
-        ids = tokenizer().encode(ANSWER).ids
+        ids = tokenizer().encode(ANSWER + "<|im_end|>").ids  # the token that stops is not part of the text
         for position, token in enumerate(ids):
             finish = FinishReason.STOP if position == len(ids) - 1 else None
             output = EngineCoreOutput(request.request_id, [token], finish_reason=finish)

@@ -33,7 +33,8 @@ def by_signal(number: int) -> object:
 
 
 def by_serve_shutdown(application: Served) -> None:
-    subprocess.run([SERVE, "shutdown", "-y"], cwd=ROOT, check=True, capture_output=True)
+    environment = os.environ | {"RAY_AUTH_MODE": "token"}
+    subprocess.run([SERVE, "shutdown", "-y"], cwd=ROOT, env=environment, check=True, capture_output=True)
 
 
 @pytest.mark.parametrize("stop", [by_signal(signal.SIGINT), by_signal(signal.SIGTERM), by_serve_shutdown])
@@ -45,7 +46,8 @@ def test_a_stop_leaves_nothing_and_the_next_start_works(stop) -> None:  # type: 
         assert name in names
     assert set(PORTS) == listening()
     stop(application)
-    assert application.process.wait(STOPPED_S) == 0
+    application.process.communicate(timeout=STOPPED_S)
+    assert application.process.returncode == 0
     assert_nothing_left(processes)
 
 
@@ -95,9 +97,9 @@ def test_wrong_settings_end_serve_run_with_one_message(arguments: list[str], wor
     assert "Traceback" not in done.stderr
 
 
-def test_serve_build_writes_a_config_that_names_the_application(tmp_path: Path) -> None:
+def test_serve_build_writes_a_config_of_the_default_application(tmp_path: Path) -> None:
     built = tmp_path / "serve.yaml"
-    subprocess.run([SERVE, "build", "deployments:config", "-o", str(built)], cwd=ROOT, check=True, capture_output=True, timeout=60)
-    assert "import_path: deployments:config" in built.read_text()
+    subprocess.run([SERVE, "build", "deployments:default", "-o", str(built)], cwd=ROOT, check=True, capture_output=True, timeout=60)
+    assert "import_path: deployments:default" in built.read_text()
     assert "name: LLM" in built.read_text()
     assert "name: Ingress" in built.read_text()

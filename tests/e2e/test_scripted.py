@@ -3,6 +3,7 @@
 `SATORI_SERVE` may name the `serve` command of another environment, such as one with vLLM's CUDA build on a host without a GPU.
 """
 
+import json
 import os
 import signal
 import subprocess
@@ -52,8 +53,8 @@ def test_a_request_is_answered_by_scripted_tokens(url: str) -> None:
 def test_streaming_too(url: str) -> None:
     body = {"model": "nano", "prompt": "x", "stream": True}
     with httpx.stream("POST", f"{url}/v1/completions", json=body) as response:
-        lines = [line for line in response.iter_lines() if line.startswith("data: {")]
-    assert len(lines) >= len("scripted answer")
+        events = [json.loads(line[6:]) for line in response.iter_lines() if line.startswith("data: {")]
+    assert "".join(event["choices"][0]["text"] for event in events) == "scripted answer"
 
 
 def test_only_this_host_is_listened_to(url: str) -> None:

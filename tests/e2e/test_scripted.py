@@ -33,6 +33,7 @@ def url(request: pytest.FixtureRequest) -> Iterator[str]:
         if "is ready at" in line:
             break
     else:
+        process.communicate()
         pytest.fail(f"the application did not start:\n{output}")
     processes += processes[0].children(recursive=True)
     yield "http://127.0.0.1:8123"
@@ -40,6 +41,7 @@ def url(request: pytest.FixtureRequest) -> Iterator[str]:
     _, alive = psutil.wait_procs(processes, timeout=60)
     for left in alive:
         left.kill()
+    process.communicate()
 
 
 def test_a_request_is_answered_by_scripted_tokens(url: str) -> None:

@@ -75,8 +75,9 @@ def frontend_config(arguments: Namespace) -> "VllmConfig":
     from vllm.engine.arg_utils import AsyncEngineArgs
 
     wanted = AsyncEngineArgs.from_cli_args(arguments)
+    wanted.quantization = None  # no kernels here, so nothing to check against a device
     model = wanted.create_model_config()
-    model.quantization = None  # no kernels here, so nothing to check against a device
+    model.quantization = None  # which a model's own configuration may have set again
     scheduler = SchedulerConfig(
         runner_type=model.runner_type,
         max_model_len=model.max_model_len,

@@ -30,7 +30,7 @@ class Ingress:
         from deployments.engine import prepare
 
         phases = Phases("ingress")
-        prepare({})
+        prepare({"VLLM_TARGET_DEVICE": "cpu"})  # whatever vLLM's build and this host's devices, nothing here runs on one
         with phases.reported():
             with phases("import vllm"):
                 await asyncio.to_thread(_import_vllm)

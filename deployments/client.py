@@ -32,13 +32,17 @@ LAST_TOKENS_S = 30.0
 
 
 class ServeEngineClient(EngineCoreClient):
-    """The engine side of an AsyncLLM whose engine is a set of LLM replicas. `host` is where the replicas send tokens to."""
+    """The engine side of an AsyncLLM whose engine is a set of LLM replicas.
+
+    `host` is where the replicas send tokens to; `ended` is told each request's id as soon as its last token is here.
+    """
 
     engine_ranks_managed = (0,)
 
-    def __init__(self, generate: Generate, host: str) -> None:
+    def __init__(self, generate: Generate, host: str, ended: Callable[[str], None]) -> None:
         self.resources = types.SimpleNamespace(engine_dead=False)
         self._generate = generate
+        self._ended = ended
         self._receiver = Receiver(host, self._deliver)
         self._encoder = MsgpackEncoder()
         self._decoder = MsgpackDecoder(EngineCoreOutputs)
@@ -86,6 +90,7 @@ class ServeEngineClient(EngineCoreClient):
         for output in step.outputs:
             if output.finish_reason is not None:
                 self._calls.pop(output.request_id, None)
+                self._ended(output.request_id)
         self._outputs.put_nowait(step)
 
     async def _call(self, group: str, request_id: str, encoded: list[bytes]) -> None:

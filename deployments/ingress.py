@@ -45,10 +45,11 @@ class Ingress:
 
         from deployments.client import ServeEngineClient, used_by_async_llm
         from deployments.engine import TASKS, frontend_config, server_arguments, tune_process
+        from deployments.routing import LOAD
 
         arguments = await asyncio.to_thread(server_arguments, self._settings)
         config = await asyncio.to_thread(frontend_config, arguments)
-        self._client = ServeEngineClient(self._generate, ray.util.get_node_ip_address())
+        self._client = ServeEngineClient(self._generate, ray.util.get_node_ip_address(), LOAD.ended)
         with used_by_async_llm(self._client):
             self._engine = AsyncLLM(
                 config, Executor, log_stats=not arguments.disable_log_stats, log_requests=arguments.enable_log_requests

@@ -1,7 +1,8 @@
 """Which LLM replica gets a request: the one with the fewest requests of ours.
 
 Serve's own router compares queue lengths that are updated when a request is *sent*, so a burst that is routed in one go
-lands on one replica (seen on Ray 2.60.0). This one counts a request when it is *assigned*.
+lands on one replica (seen on Ray 2.60.0). Here a request counts from when it is *assigned* until its last token is here, which is
+some milliseconds before its handle call returns.
 """
 
 import random
@@ -12,6 +13,34 @@ from ray.serve.request_router import PendingRequest, ReplicaID, RequestRouter, R
 GROUPS_KEPT = 4096
 
 
+class Load:
+    """The requests of this process that are assigned to replicas and have not ended."""
+
+    def __init__(self) -> None:
+        self._replica: dict[str, ReplicaID] = {}
+        self._count: Counter[ReplicaID] = Counter()
+
+    def of(self, replica_id: ReplicaID) -> int:
+        """Return the number of requests on a replica."""
+        return self._count[replica_id]
+
+    def assign(self, request_id: str, replica_id: ReplicaID) -> None:
+        """Count a request on a replica, and no more on the one it was assigned to before."""
+        self.ended(request_id)
+        self._replica[request_id] = replica_id
+        self._count[replica_id] += 1
+
+    def ended(self, request_id: str) -> None:
+        """Count a request out; one that is not assigned is no error."""
+        if (replica_id := self._replica.pop(request_id, None)) is not None:
+            self._count[replica_id] -= 1
+            if not self._count[replica_id]:
+                del self._count[replica_id]
+
+
+LOAD = Load()
+
+
 class LeastRequestsRouter(RequestRouter):
     """Chooses the replica with the fewest assigned requests; equals are chosen among at random.
 
@@ -19,9 +48,8 @@ class LeastRequestsRouter(RequestRouter):
     """
 
     def initialize_state(self, **kwargs: object) -> None:
-        """Set up the counts; called by Serve."""
-        self._assigned: dict[str, ReplicaID] = {}  # internal request id -> replica
-        self._count: Counter[ReplicaID] = Counter()
+        """Set up; called by Serve."""
+        self._requests: dict[str, str] = {}  # Serve's id of a handle call -> our id of its request
         self._groups: OrderedDict[str, ReplicaID] = OrderedDict()
 
     async def choose_replicas(
@@ -32,36 +60,33 @@ class LeastRequestsRouter(RequestRouter):
             return []
         if pending_request is None:
             return [[random.choice(candidate_replicas)]]
-        request_id = pending_request.metadata.internal_request_id
-        self.on_request_completed(None, request_id)  # asked again: the last choice did not take it
-        chosen = self._of_group(candidate_replicas, pending_request) or min(
-            candidate_replicas, key=lambda replica: (self._count[replica.replica_id], random.random())
+        group, request_id = _identify(pending_request)
+        chosen = next(
+            (replica for replica in candidate_replicas if replica.replica_id == self._groups.get(group)),
+            min(candidate_replicas, key=lambda replica: (LOAD.of(replica.replica_id), random.random())),
         )
-        self._assigned[request_id] = chosen.replica_id
-        self._count[chosen.replica_id] += 1
-        self._groups[_group(pending_request)] = chosen.replica_id
+        LOAD.assign(request_id, chosen.replica_id)
+        self._groups[group] = chosen.replica_id
         if len(self._groups) > GROUPS_KEPT:
             self._groups.popitem(last=False)
+        self._requests[pending_request.metadata.internal_request_id] = request_id
         pending_request.future.add_done_callback(
-            lambda future: self.on_request_completed(None, request_id) if future.cancelled() else None
+            lambda future: self._ended(pending_request.metadata.internal_request_id) if future.cancelled() else None
         )
         return [[chosen]]
 
-    def on_request_completed(self, replica_id: ReplicaID | None, internal_request_id: str) -> None:
-        """Count a request out; called by Serve for every request that was sent, however it ended."""
-        if (replica := self._assigned.pop(internal_request_id, None)) is not None:
-            self._count[replica] -= 1
-            if not self._count[replica]:
-                del self._count[replica]
+    def on_request_completed(self, replica_id: ReplicaID, internal_request_id: str) -> None:
+        """Count a request out, if it has not ended before; called by Serve for every call that was sent, however it ended."""
+        self._ended(internal_request_id)
 
-    def _of_group(self, candidates: list[RunningReplica], request: PendingRequest) -> RunningReplica | None:
-        """Return the candidate that has the request's group, or None."""
-        replica_id = self._groups.get(_group(request))
-        return next((replica for replica in candidates if replica.replica_id == replica_id), None)
+    def _ended(self, internal_request_id: str) -> None:
+        if (request_id := self._requests.pop(internal_request_id, None)) is not None:
+            LOAD.ended(request_id)
 
 
-def _group(request: PendingRequest) -> str:
-    """Return the group of a `generate` call: its first argument. Other calls are groups of one."""
+def _identify(request: PendingRequest) -> tuple[str, str]:
+    """Return group and id of a `generate` call, its first two arguments. Other calls are requests of their own."""
     if request.metadata.call_method == "generate":
-        return str(request.args[0])
-    return request.metadata.internal_request_id
+        group, request_id, *_ = request.args
+        return group, request_id
+    return request.metadata.internal_request_id, request.metadata.internal_request_id

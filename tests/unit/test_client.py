@@ -24,6 +24,7 @@ class Replica:
         self.calls: dict[str, EngineCoreRequest] = {}
         self.groups: list[str] = []
         self.cancelled: list[str] = []
+        self.ended: list[str] = []
 
     async def generate(self, group: str, request_id: str, address: Address, encoded: list[bytes]) -> None:
         self.groups.append(group)
@@ -70,7 +71,7 @@ async def made() -> AsyncIterator[Callable[[Script], tuple[Replica, ServeEngineC
 
     def make(script: Script) -> tuple[Replica, ServeEngineClient]:
         replica = Replica(script)
-        made.append((replica, ServeEngineClient(replica.generate, "127.0.0.1")))
+        made.append((replica, ServeEngineClient(replica.generate, "127.0.0.1", replica.ended.append)))
         return made[-1]
 
     yield make
@@ -86,6 +87,7 @@ async def test_outputs_arrive_and_nothing_is_kept(made: Callable) -> None:  # ty
     assert [output.new_token_ids for output in outputs] == [[1], [2], [3]]
     assert outputs[-1].finish_reason is FinishReason.STOP
     assert client.open_requests == []
+    assert replica.ended == ["a"]
     assert replica.calls["a"].prompt_token_ids == [1, 2, 3]
     assert replica.calls["a"].sampling_params.max_tokens == 5
     assert replica.groups == ["group-a"]

@@ -4,7 +4,16 @@ import asyncio
 from collections import Counter
 from types import SimpleNamespace
 
-from deployments.routing import LeastRequestsRouter
+import pytest
+
+from deployments import routing
+from deployments.routing import LeastRequestsRouter, Load
+
+
+@pytest.fixture(autouse=True)
+def load(monkeypatch: pytest.MonkeyPatch) -> Load:
+    monkeypatch.setattr(routing, "LOAD", Load())
+    return routing.LOAD
 
 
 def router() -> LeastRequestsRouter:
@@ -20,7 +29,7 @@ def replicas(count: int) -> list[SimpleNamespace]:
 def pending(number: int, group: str | None = None) -> SimpleNamespace:
     return SimpleNamespace(
         metadata=SimpleNamespace(internal_request_id=f"id-{number}", call_method="generate"),
-        args=[group or f"group-{number}"],
+        args=[group or f"group-{number}", f"request-{number}"],
         future=asyncio.get_running_loop().create_future(),
     )
 
@@ -59,16 +68,28 @@ async def test_a_group_moves_when_its_replica_is_gone() -> None:
     assert await choose(made, left, pending(1, "samples")) == left[0].replica_id
 
 
-async def test_asked_again_or_cancelled_counts_once() -> None:
+async def test_asked_again_or_cancelled_counts_once(load: Load) -> None:
     made, candidates = router(), replicas(2)
     request = pending(0)
     for _ in range(5):
         await choose(made, candidates, request)
-    assert made._count.total() == 1
+    assert sum(load.of(replica.replica_id) for replica in candidates) == 1
     request.future.cancel()
     await asyncio.sleep(0)
-    assert made._count.total() == 0
-    assert not made._assigned
+    assert sum(load.of(replica.replica_id) for replica in candidates) == 0
+    assert not made._requests
+
+
+async def test_a_request_ends_with_its_last_token_and_once(load: Load) -> None:
+    made, [only] = router(), replicas(1)
+    await choose(made, [only], pending(0))
+    await choose(made, [only], pending(1))
+    load.ended("request-0")
+    assert load.of(only.replica_id) == 1
+    made.on_request_completed(only.replica_id, "id-0")
+    assert load.of(only.replica_id) == 1, "its call returned later"
+    made.on_request_completed(only.replica_id, "id-1")
+    assert load.of(only.replica_id) == 0
 
 
 async def test_no_candidates_no_choice() -> None:

@@ -1,6 +1,7 @@
 """The Ingress deployment: vLLM's own OpenAI server, on an AsyncLLM whose engine is the set of LLM replicas."""
 
 import asyncio
+import os
 import types
 from typing import TYPE_CHECKING
 
@@ -60,6 +61,9 @@ class Ingress:
         app.state.server = types.SimpleNamespace()  # vLLM's own launcher puts its uvicorn server here
         app.get("/ready")(self.ready)
         tune_process()
+        # What `make serve` starts is under SCHED_BATCH (see deployments.launch). The ingress is what clients wait for: it may
+        # push others aside.
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
         return app
 
     async def _generate(self, group: str, request_id: str, address: "Address", encoded: list[bytes]) -> None:

@@ -75,6 +75,14 @@ class LeastRequestsRouter(RequestRouter):
         )
         return [[chosen]]
 
+    async def _select_from_candidate_replicas(self, candidates: list[RunningReplica], backoff_index: int) -> RunningReplica | None:
+        """Return the one candidate, unless it has gone meanwhile.
+
+        Serve's own asks replicas for their queue lengths and drops one that is slower than 100 ms, so that under load a burst
+        goes to the other (Ray 2.60.0). A replica that is full or leaving refuses the call itself.
+        """
+        return self._replicas.get(candidates[0].replica_id)
+
     def on_request_completed(self, replica_id: ReplicaID, internal_request_id: str) -> None:
         """Count a request out, if it has not ended before; called by Serve for every call that was sent, however it ended."""
         self._ended(internal_request_id)

@@ -1,0 +1,216 @@
+r"""Chain of Action-Thought, read as it comes: which action each piece of a reply belongs to, and where the answer begins.
+
+Satori opens each segment of its reasoning with a special token: `<|continue|>` (next step), `<|reflect|>` (check what came before),
+`<|explore|>` (try another way); it ends with a statement that holds the answer in `\boxed{}` (arXiv 2502.02508). Everything here is
+incremental and gives the same result however the text is cut into chunks.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+ACTIONS = {"<|continue|>": "continue", "<|reflect|>": "reflect", "<|explore|>": "explore"}
+_ACTION = re.compile("|".join(map(re.escape, ACTIONS)))
+
+# A line that begins so is the closing statement. Lower case; what follows on the line does not matter.
+OPENINGS = (
+    *(
+        f"{start}{end}"
+        for start in ("", "so ", "so, ", "thus, ", "hence, ", "therefore, ")
+        for end in ("the final answer", "the answer is")
+    ),
+    "final answer",
+    "**final answer",
+    "# final answer",
+    "## final answer",
+    "### final answer",
+    "最终答案",
+    "答案是",
+    "所以答案",
+    "因此,最终答案",
+    "因此，最终答案",
+)
+_BOX = re.compile(r"(?:\$\$?|\\[(\[])?\s*\\boxed\{")
+_BOX_BEGUN = re.compile(r"(?:\$\$?|\\[(\[]|\\)\s*(?:\\?(?:b(?:o(?:x(?:e(?:d)?)?)?)?)?)?$")
+HELD_CHARACTERS = 240
+_PLAIN = re.compile(r"[^<\\$\n]+")  # text that begins nothing
+
+
+class Piece(NamedTuple):
+    """Some text of a segment: its action (None before the first one) and its number from 0. An opening piece may be empty."""
+
+    action: str | None
+    number: int
+    text: str
+
+
+class Splitter:
+    """Cuts a reply's text at its actions. The pieces' texts, with each segment's action before them, are the text that came in."""
+
+    def __init__(self) -> None:
+        self._action: str | None = None
+        self._number = -1
+        self._held = ""
+
+    def feed(self, text: str) -> list[Piece]:
+        """Return the pieces that this text completes; what may be the beginning of an action is kept for the next call."""
+        text = self._held + text
+        pieces, at = [], 0
+        for match in _ACTION.finditer(text):
+            pieces += self._piece(text[at : match.start()])
+            self._action = ACTIONS[match[0]]
+            self._number += 1
+            pieces.append(Piece(self._action, self._number, ""))
+            at = match.end()
+        rest = text[at:]
+        keep = _overlap(rest)
+        self._held = rest[len(rest) - keep :]
+        return pieces + self._piece(rest[: len(rest) - keep])
+
+    @property
+    def holds(self) -> bool:
+        """Whether some text was kept."""
+        return bool(self._held)
+
+    def finish(self) -> list[Piece]:
+        """Return what was kept: the text has ended, so it is no action."""
+        held, self._held = self._held, ""
+        return self._piece(held)
+
+    def _piece(self, text: str) -> list[Piece]:
+        if not text:
+            return []
+        if self._number < 0:
+            self._number = 0
+        return [Piece(self._action, self._number, text)]
+
+
+def _overlap(text: str) -> int:
+    """Return how many characters at the end of `text` may be the beginning of an action."""
+    at = text.rfind("<", max(0, len(text) - max(map(len, ACTIONS)) + 1))
+    return len(text) - at if at >= 0 and any(action.startswith(text[at:]) for action in ACTIONS) else 0
+
+
+@dataclass
+class TokenSplitter:
+    """Counts a reply's tokens by segment. `actions` maps the ids of the action tokens to their names."""
+
+    actions: Mapping[int, str]
+    counts: list[tuple[str | None, int]] = field(default_factory=list)
+
+    def feed(self, ids: Sequence[int]) -> None:
+        """Add tokens; an action token belongs to the segment that it opens."""
+        for token in ids:
+            if token in self.actions:
+                self.counts.append((self.actions[token], 1))
+            elif self.counts:
+                action, count = self.counts[-1]
+                self.counts[-1] = (action, count + 1)
+            else:
+                self.counts.append((None, 1))
+
+
+class Delta(NamedTuple):
+    """New text for the client: reasoning of a segment, or part of the answer (`content`)."""
+
+    content: bool
+    action: str | None
+    number: int
+    text: str
+
+
+class Reader:
+    r"""Tells reasoning from the answer while a reply is written.
+
+    The answer is the closing statement: from a line that opens like one (see `OPENINGS`), or from `\boxed{`, to the end. It is held
+    until it is complete or longer than `HELD_CHARACTERS`: where another action follows, it was no answer but reasoning. Text before
+    the first action is content: a reply without actions has no reasoning.
+    """
+
+    def __init__(self) -> None:
+        self._splitter = Splitter()
+        self._segment = Piece(None, 0, "")
+        self._answering = False
+        self._open = False  # the answer got longer than what is held; it goes out as it comes
+        self._line_start = True
+        self._held = ""
+
+    def feed(self, text: str) -> list[Delta]:
+        """Return what can be told of the text so far."""
+        segment = self._segment
+        plain = segment.action is not None and not (self._held or self._answering or self._line_start or self._splitter.holds)
+        if plain and _PLAIN.fullmatch(text):  # as most tokens are
+            return [Delta(False, segment.action, segment.number, text)]
+        return [delta for piece in self._splitter.feed(text) for delta in self._take(piece)]
+
+    def finish(self) -> list[Delta]:
+        """Return the rest: the reply is complete."""
+        deltas = [delta for piece in self._splitter.finish() for delta in self._take(piece)]
+        held, self._held = self._held, ""
+        return deltas + self._delta(self._answering, held)
+
+    def _take(self, piece: Piece) -> list[Delta]:
+        deltas: list[Delta] = []
+        if piece.number != self._segment.number or piece.action != self._segment.action:
+            deltas = self._delta(False, self._held)  # not an answer after all, since another action follows
+            self._held, self._answering, self._open, self._line_start = "", False, False, True
+            self._segment = piece
+            if not piece.text:
+                return [*deltas, Delta(False, piece.action, piece.number, "")]
+        if piece.action is None or self._open:
+            return [*deltas, *self._delta(True, piece.text)]
+        self._held += piece.text
+        if not self._answering:
+            deltas += self._reason()
+        if self._answering and len(self._held) > HELD_CHARACTERS:
+            deltas += self._delta(True, self._held)
+            self._held, self._open = "", True
+        return deltas
+
+    def _reason(self) -> list[Delta]:
+        """Give out the held text as far as it is certainly reasoning; stop where the answer begins."""
+        at = 0
+        while True:
+            if self._line_start:
+                stripped = self._held[at:].lstrip()
+                line = stripped.lower()
+                if any(line.startswith(opening) for opening in OPENINGS):
+                    at = len(self._held) - len(stripped)
+                    self._answering = True
+                    break
+                if any(opening.startswith(line) for opening in OPENINGS):
+                    break  # too short to tell
+                self._line_start = False
+            end = self._held.find("\n", at)
+            rest = self._held[at : end if end >= 0 else len(self._held)]
+            if box := _BOX.search(rest):
+                at += box.start()
+                self._answering = True
+                break
+            if end < 0:
+                begun = _BOX_BEGUN.search(rest)
+                at += begun.start() if begun else len(rest)
+                break
+            at = end + 1
+            self._line_start = True
+        given, self._held = self._held[:at], self._held[at:]
+        return self._delta(False, given)
+
+    def _delta(self, content: bool, text: str) -> list[Delta]:
+        return [Delta(content, self._segment.action, self._segment.number, text)] if text else []
+
+
+def boxed(text: str) -> str | None:
+    r"""Return what the last \boxed{...} with balanced braces holds, None where there is none. Escaped braces do not count."""
+    for match in reversed(list(re.finditer(r"\\boxed\s*\{", text))):
+        depth, at = 1, match.end()
+        while at < len(text):
+            if text[at] == "\\":
+                at += 1  # the next character is escaped
+            elif text[at] in "{}":
+                depth += 1 if text[at] == "{" else -1
+                if depth == 0:
+                    return text[match.end() : at].strip()
+            at += 1
+    return None

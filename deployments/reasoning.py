@@ -1,0 +1,207 @@
+"""The reasoning parser `coat` for vLLM: a reply's thought goes to `reasoning`, its closing statement to `content`.
+
+Registered under that name when this module is imported. The chat endpoint reads more from it: segments, tokens and the boxed answer
+(see `deployments.replies`).
+"""
+
+from collections import deque
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from typing import Any
+
+from vllm.entrypoints.generate.base.protocol import DeltaMessage
+from vllm.reasoning import ReasoningParser, ReasoningParserManager
+
+from deployments.coat import ACTIONS, Delta, Reader, TokenSplitter, boxed
+from deployments.errors import SatoriError
+
+
+@lru_cache(maxsize=8)
+def action_ids(tokenizer: Any) -> dict[int, str]:
+    """Return the names of the actions by token id; raises SatoriError where the tokenizer lacks one."""
+    vocabulary = tokenizer.get_vocab()
+    if missing := [token for token in ACTIONS if token not in vocabulary]:
+        raise SatoriError(f"the model's tokenizer has no {' '.join(missing)}: it does not write a Chain of Action-Thought")
+    return {vocabulary[token]: name for token, name in ACTIONS.items()}
+
+
+class Transcript:
+    """One reply as it was read: the text of its segments and of the answer, and its tokens; `ids` may be ahead of the text."""
+
+    def __init__(self, tokenizer: Any, actions: dict[int, str]) -> None:
+        self._tokenizer = tokenizer
+        self._actions = actions
+        self._deltas: list[Delta] = []
+        self.answered = False
+        self.ids: list[int] = []
+
+    def add(self, delta: Delta) -> None:
+        """Take a piece of text."""
+        self._deltas.append(delta)
+        self.answered |= delta.content
+
+    @property
+    def content(self) -> str:
+        """The text of the answer."""
+        return "".join(delta.text for delta in self._deltas if delta.content)
+
+    @property
+    def answer(self) -> str | None:
+        """What the answer's box holds."""
+        return boxed(self.content)
+
+    @property
+    def reasoning_tokens(self) -> int:
+        """The tokens of the thought, with its actions."""
+        return sum(self._token_counts())
+
+    def segments(self) -> list[dict[str, Any]]:
+        """Return the segments of the thought: `action`, `text`, and `tokens` (without those of the answer)."""
+        texts: dict[int, list[str]] = {}
+        actions: dict[int, str | None] = {}
+        for delta in self._deltas:
+            if not delta.content:
+                texts.setdefault(delta.number, []).append(delta.text)
+                actions[delta.number] = delta.action
+        counts = self._token_counts()
+        counts += [0] * (len(texts) - len(counts))  # only where text looked like an action and was none
+        return [
+            {"action": actions[index], "text": "".join(parts), "tokens": count}
+            for (index, parts), count in zip(texts.items(), counts, strict=False)
+        ]
+
+    def summary(self) -> dict[str, Any]:
+        """Return what a client gets under `coat` when the reply is complete."""
+        return {"segments": self.segments(), "answer": self.answer}
+
+    def _token_counts(self) -> list[int]:
+        """Return the tokens of each segment that an action opened, the answer's left out."""
+        counter = TokenSplitter(self._actions)
+        counter.feed(self.ids)
+        counts = [count for action, count in counter.counts if action is not None]
+        if counts and (content := self.content):
+            counts[-1] -= self._answer_tokens(self.ids[len(self.ids) - counts[-1] :], len(content))
+        return counts
+
+    def _answer_tokens(self, last: list[int], characters: int) -> int:
+        """Return how many tokens at the end of the last segment hold the answer; the end of the turn is one of them."""
+        low, high = 0, len(last)
+        while low < high:
+            middle = (low + high + 1) // 2
+            if len(self._tokenizer.decode(last[middle:], skip_special_tokens=True)) >= characters:
+                low = middle
+            else:
+                high = middle - 1
+        return len(last) - low
+
+
+@ReasoningParserManager.register_module("coat")
+class CoatReasoningParser(ReasoningParser):
+    """Reads one reply. A chunk that goes out has text of one segment only; the rest of it waits for the next.
+
+    `off` makes it give everything as content, as it is. `engine_based_streaming` tells vLLM not to hand over all the text so far
+    with every token.
+    """
+
+    engine_based_streaming = True
+    off = False
+
+    def __init__(self, tokenizer: Any, *args: Any, **kwargs: Any) -> None:
+        super().__init__(tokenizer, *args, **kwargs)
+        self._reader = Reader()
+        self._waiting: deque[Delta] = deque()
+        self._line = (-1, True)  # the segment that was shown last, and whether it ended its line
+        self._actions = action_ids(tokenizer)
+        self.transcript = Transcript(tokenizer, self._actions)
+
+    def adjust_request(self, request: Any) -> Any:
+        """Let the actions show in the text."""
+        request.skip_special_tokens = False
+        return request
+
+    def is_reasoning_end(self, input_ids: Sequence[int]) -> bool:
+        """Tell vLLM whether all that comes is content."""
+        return self.off
+
+    def is_reasoning_end_streaming(self, input_ids: Sequence[int], delta_ids: Iterable[int]) -> bool:
+        """Tell vLLM whether all that comes is content: never, since an action may follow an answer."""
+        return self.off
+
+    def extract_content_ids(self, input_ids: list[int]) -> list[int]:
+        """Return the ids after the end of reasoning, for tool parsers; there is no such place."""
+        return input_ids if self.off else []
+
+    def count_reasoning_tokens(self, token_ids: Sequence[int]) -> int:
+        """Return how many of a reply's tokens are reasoning."""
+        if self.off:
+            return 0
+        if token_ids and token_ids[0] in self._actions and not self.transcript.answered:
+            return len(token_ids)  # asked for with every token of a stream that wants its usage all along
+        self.transcript.ids = list(token_ids)
+        return self.transcript.reasoning_tokens
+
+    def extract_reasoning(self, model_output: str, request: Any) -> tuple[str | None, str | None]:
+        """Return reasoning and content of a complete reply; None for what is not there."""
+        if self.off:
+            return None, model_output
+        reader = Reader()
+        deltas = reader.feed(model_output) + reader.finish()
+        for delta in deltas:
+            self.transcript.add(delta)
+        reasoning = "".join(self._shown(delta) for delta in deltas if not delta.content)
+        return reasoning or None, self.transcript.content or None
+
+    def extract_reasoning_streaming(
+        self,
+        previous_text: str,
+        current_text: str,
+        delta_text: str,
+        previous_token_ids: Sequence[int],
+        current_token_ids: Sequence[int],
+        delta_token_ids: Sequence[int],
+    ) -> DeltaMessage | None:
+        """Return the next chunk for the client, None where nothing can be told yet."""
+        self.feed(delta_text)
+        delta = self.next()
+        if delta is None:
+            return None
+        return DeltaMessage(content=delta.text) if delta.content else DeltaMessage(reasoning=delta.text)
+
+    def finish_streaming(self) -> DeltaMessage | None:
+        """Return all that is left; called by vLLM after the last token."""
+        reasoning, content = self.rest()
+        return DeltaMessage(reasoning=reasoning, content=content) if reasoning or content else None
+
+    def feed(self, text: str) -> None:
+        """Read more of the reply."""
+        self._take(self._reader.feed(text))
+
+    def next(self) -> Delta | None:
+        """Return the next piece for the client: of one segment, or of the answer."""
+        return self._waiting.popleft() if self._waiting else None
+
+    def rest(self) -> tuple[str | None, str | None]:
+        """End the reading; return the reasoning and the content that were not given out."""
+        self._take(self._reader.finish())
+        parts = ["".join(delta.text for delta in self._waiting if delta.content == content) for content in (False, True)]
+        self._waiting.clear()
+        return parts[0] or None, parts[1] or None
+
+    def _take(self, deltas: list[Delta]) -> None:
+        for delta in deltas:
+            self.transcript.add(delta)
+            shown = delta if delta.content else delta._replace(text=self._shown(delta))
+            last = self._waiting[-1] if self._waiting else None
+            if last and (last.content, last.number) == (delta.content, delta.number):
+                self._waiting[-1] = last._replace(text=last.text + shown.text)
+            else:
+                self._waiting.append(shown)
+
+    def _shown(self, delta: Delta) -> str:
+        """Return a piece of reasoning as clients see it: each segment on a line of its own, in the place of its action."""
+        text = delta.text
+        if delta.number != self._line[0]:
+            text = "\n" * (not self._line[1]) + text
+        if text:
+            self._line = (delta.number, text.endswith("\n"))
+        return text

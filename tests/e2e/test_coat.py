@@ -1,0 +1,255 @@
+"""Chain of Action-Thought through the whole stack: what replies carry, what requests set, clients that know nothing of it."""
+
+import concurrent.futures
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import anthropic
+import httpx
+import openai
+import pytest
+from conftest import Served
+from langchain_openai import ChatOpenAI
+
+QUESTION = "What is 47 * 6 - 100?"
+ASK: list[Any] = [{"role": "user", "content": QUESTION}]
+
+
+@pytest.fixture
+def http(served: Served) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=served.url, timeout=60) as client:
+        yield client
+
+
+def body(**coat: Any) -> dict[str, Any]:
+    return {"model": "nano", "messages": ASK, "temperature": 0, "max_tokens": 1500, "seed": 1} | ({"coat": coat} if coat else {})
+
+
+def chat(http: httpx.Client, **coat: Any) -> dict[str, Any]:
+    response = http.post("/v1/chat/completions", json=body(**coat))
+    assert response.status_code == 200, response.text
+    return response.json()
+
+
+def stream(http: httpx.Client, **coat: Any) -> list[dict[str, Any]]:
+    asked = body(**coat) | {"stream": True, "stream_options": {"include_usage": True}}
+    with http.stream("POST", "/v1/chat/completions", json=asked) as response:
+        lines = [line.removeprefix("data: ") for line in response.iter_lines() if line]
+    assert lines.pop() == "[DONE]"
+    return [json.loads(line) for line in lines]
+
+
+def summary(http: httpx.Client, streamed: bool, **coat: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the reply's `coat` and its usage."""
+    if not streamed:
+        reply = chat(http, **coat)
+        return reply["choices"][0]["message"]["coat"], reply["usage"]
+    chunks = stream(http, **coat)
+    [last] = [chunk for chunk in chunks if chunk["choices"] and chunk["choices"][0].get("finish_reason")]
+    return last["choices"][0]["delta"]["coat"], chunks[-1]["usage"]
+
+
+def actions(coat: dict[str, Any]) -> list[str]:
+    return [segment["action"] for segment in coat["segments"]]
+
+
+def test_a_reply_is_told_apart(http: httpx.Client) -> None:
+    reply = chat(http)
+    message = reply["choices"][0]["message"]
+    assert message["content"] == "The final answer is \\boxed{182}."
+    assert message["coat"]["answer"] == "182"
+    assert actions(message["coat"])[0] == "continue"
+    assert "reflect" in actions(message["coat"])
+    assert "282" in message["reasoning"]
+    assert "<|" not in message["reasoning"]
+    assert message["reasoning_content"] == message["reasoning"]
+    spent = reply["usage"]["completion_tokens_details"]["reasoning_tokens"]
+    assert spent == sum(segment["tokens"] for segment in message["coat"]["segments"])
+    assert 0 < spent < reply["usage"]["completion_tokens"]
+
+
+def test_a_stream_carries_the_same(http: httpx.Client) -> None:
+    whole, chunks = chat(http), stream(http)
+    message = whole["choices"][0]["message"]
+    deltas = [chunk["choices"][0]["delta"] for chunk in chunks if chunk["choices"]]
+    assert "".join(delta.get("content") or "" for delta in deltas) == message["content"]
+    assert "".join(delta.get("reasoning") or "" for delta in deltas) == message["reasoning"]
+    seen = dict.fromkeys((d["coat"]["index"], d["coat"]["action"]) for d in deltas if d.get("reasoning"))
+    assert list(seen) == list(enumerate(actions(message["coat"])))
+    assert {key: deltas[-1]["coat"][key] for key in ("segments", "answer")} == message["coat"]
+    assert chunks[-1]["usage"]["completion_tokens_details"] == whole["usage"]["completion_tokens_details"]
+    assert len(deltas) > 20
+
+
+def test_raw_text_on_request(http: httpx.Client) -> None:
+    message = chat(http, parse=False)["choices"][0]["message"]
+    assert message["content"].startswith("<|continue|>")
+    assert message["content"].endswith("\\boxed{182}.")
+    assert not message.get("reasoning")
+    assert "coat" not in message
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_no_reflections(http: httpx.Client, streamed: bool) -> None:
+    coat, _ = summary(http, streamed, max_reflections=0)
+    assert "reflect" not in actions(coat)
+    assert coat["answer"] is not None
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_at_least_so_many_reflections(http: httpx.Client, streamed: bool) -> None:
+    plain, _ = summary(http, streamed)
+    wanted = actions(plain).count("reflect") + 2
+    coat, _ = summary(http, streamed, min_reflections=wanted)
+    assert actions(coat).count("reflect") >= wanted
+    assert coat["answer"] == "182"
+    exactly, _ = summary(http, streamed, min_reflections=wanted, max_reflections=wanted)
+    assert actions(exactly).count("reflect") == wanted
+
+
+def test_no_explorations(http: httpx.Client) -> None:
+    """A wrong step in the reply so far would be followed by an exploration; where those are banned it is not."""
+    wrong = "<|continue|>478+356: 8+6=14, 7+5+1=13, 4+3=7 → 734<|reflect|>Let me check.\n"
+    wrong += "734-356: 10+4-6=8, 10+3-1-5=7, 7-1-3=3 → 378 Wrong,"
+    messages = [{"role": "user", "content": "What is 478 + 356?"}, {"role": "assistant", "content": wrong}]
+    asked = {
+        "model": "nano",
+        "messages": messages,
+        "temperature": 0,
+        "add_generation_prompt": False,
+        "continue_final_message": True,
+    }
+    counts = []
+    for coat in ({"parse": False}, {"parse": False, "max_explorations": 0}):
+        response = http.post("/v1/chat/completions", json=asked | {"coat": coat, "max_tokens": 300})
+        counts.append(response.json()["choices"][0]["message"]["content"].count("<|explore|>"))
+    assert counts[0] >= 1
+    assert counts[1] == 0
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize("most", [0, 1, 20, 60])
+def test_so_many_reasoning_tokens_and_then_an_answer(http: httpx.Client, streamed: bool, most: int) -> None:
+    coat, usage = summary(http, streamed, max_reasoning_tokens=most)
+    assert usage["completion_tokens_details"]["reasoning_tokens"] <= most + 1  # the end of the line belongs to the reasoning
+    assert usage["completion_tokens"] < most + 30
+    assert coat["answer"]
+
+
+def test_limits_in_a_batch_do_not_touch_each_other(http: httpx.Client) -> None:
+    plain, none = chat(http), chat(http, max_reflections=0)
+    asked = [body(), body(max_reflections=0)] * 8
+    with httpx.Client(base_url=http.base_url, timeout=60) as client, concurrent.futures.ThreadPoolExecutor(16) as pool:
+        replies = list(pool.map(lambda one: client.post("/v1/chat/completions", json=one).json(), asked))
+    for reply, alone in zip(replies, [plain, none] * 8, strict=True):
+        assert reply["choices"][0]["message"]["content"] == alone["choices"][0]["message"]["content"]
+        assert actions(reply["choices"][0]["message"]["coat"]) == actions(alone["choices"][0]["message"]["coat"])
+
+
+@pytest.mark.parametrize(
+    ("coat", "words"),
+    [
+        ({"max_reflections": -1}, ["coat.max_reflections", "-1", "greater than or equal to 0"]),
+        ({"reflections": 1}, ["coat.reflections", "not permitted"]),
+        ({"min_reflections": 3, "max_reflections": 1}, ["min_reflections (3)", "max_reflections (1)"]),
+        ({"vote": {"samples": 1000}}, ["coat.vote.samples", "1000", "less than or equal to 64"]),
+    ],
+)
+def test_wrong_options_are_named(http: httpx.Client, coat: dict[str, Any], words: list[str]) -> None:
+    response = http.post("/v1/chat/completions", json=body(**coat))
+    assert response.status_code == 400
+    assert all(word in response.json()["error"]["message"] for word in words)
+
+
+def test_options_are_documented(http: httpx.Client) -> None:
+    schemas = http.get("/openapi.json").json()["components"]["schemas"]
+    assert "coat" in schemas["CoatChatRequest"]["properties"]
+    assert schemas["CoatOptions"]["properties"]["max_reflections"]["description"]
+    assert schemas["Vote"]["properties"]["samples"]["maximum"] == 64
+
+
+def test_a_vote(http: httpx.Client) -> None:
+    vote = chat(http, vote={"samples": 8, "temperature": 0.5})["choices"][0]["message"]["coat"]["vote"]
+    assert vote["samples"] == 8
+    assert vote["decided"]
+    assert sum(entry["votes"] for entry in vote["votes"]) <= vote["counted"] <= 8
+    assert vote["votes"][0]["answer"] == "182"
+    assert http.get("/ready").json()["ingress"]["states"] == 0, "the samples that could not change the outcome were stopped"
+
+
+def test_a_vote_that_may_not_stop_counts_all(http: httpx.Client) -> None:
+    reply = chat(http, vote={"samples": 5, "temperature": 0.5, "stop_when_decided": False})
+    vote = reply["choices"][0]["message"]["coat"]["vote"]
+    assert vote["counted"] == 5
+    assert vote["tokens_saved"] == 0
+    assert reply["usage"]["completion_tokens"] == vote["tokens"]
+
+
+def test_a_streamed_vote_tells_its_progress(http: httpx.Client) -> None:
+    chunks = stream(http, vote={"samples": 6, "temperature": 0.5})
+    progress = [chunk["coat"]["vote"]["counted"] for chunk in chunks if "coat" in chunk]
+    assert progress == list(range(1, len(progress) + 1))
+    assert len(progress) >= 3
+    deltas = [chunk["choices"][0]["delta"] for chunk in chunks if chunk["choices"]]
+    assert deltas[-1]["coat"]["vote"]["votes"][0]["answer"] == deltas[-1]["coat"]["answer"] == "182"
+    assert "\\boxed{182}" in "".join(delta.get("content") or "" for delta in deltas)
+    assert chunks[-1]["usage"]["completion_tokens"] == deltas[-1]["coat"]["vote"]["tokens"]
+
+
+def test_openai_client(served: Served) -> None:
+    client = openai.OpenAI(base_url=f"{served.url}/v1", api_key="none", max_retries=0)
+    options: Any = {"model": "nano", "messages": ASK, "temperature": 0}
+    done = client.chat.completions.create(**options)
+    assert done.choices[0].message.content == "The final answer is \\boxed{182}."
+    assert done.usage
+    assert done.usage.completion_tokens_details
+    assert done.usage.completion_tokens_details.reasoning_tokens
+    text = "".join(c.choices[0].delta.content or "" for c in client.chat.completions.create(**options, stream=True) if c.choices)
+    assert text == done.choices[0].message.content
+
+
+def test_langchain_client(served: Served) -> None:
+    model = ChatOpenAI(model="nano", base_url=f"{served.url}/v1", api_key="none", temperature=0, max_retries=0)  # type: ignore[arg-type]
+    done = model.invoke(QUESTION)
+    assert done.content == "The final answer is \\boxed{182}."
+    assert done.usage_metadata
+    assert done.usage_metadata["output_token_details"]["reasoning"] > 0
+    assert "".join(str(chunk.content) for chunk in model.stream(QUESTION)) == done.content
+    voting = model.bind(extra_body={"coat": {"vote": {"samples": 3, "temperature": 0.1}}})
+    assert "182" in "".join(str(chunk.content) for chunk in voting.stream(QUESTION))
+
+
+def test_anthropic_client_sees_the_thought(served: Served) -> None:
+    client = anthropic.Anthropic(base_url=served.url, api_key="none", max_retries=0)
+    done = client.messages.create(model="nano", max_tokens=400, messages=ASK, extra_body={"temperature": 0})
+    thought, answer = done.content
+    assert thought.type == "thinking"
+    assert "282" in thought.thinking
+    assert answer.type == "text"
+    assert answer.text == "The final answer is \\boxed{182}."
+
+
+def test_metrics_count_the_replies(http: httpx.Client) -> None:
+    def values() -> dict[str, float]:
+        lines = [line.rsplit(" ", 1) for line in http.get("/metrics").text.splitlines() if line.startswith("satori_")]
+        return {name: float(value) for name, value in lines}
+
+    stream(http)
+    before = values()
+    coat, usage = summary(http, streamed=True)
+    after = values()
+    grown = {name: after[name] - before.get(name, 0) for name in after}
+    label = '{model="nano"}'
+    assert grown[f"satori_answer_reflections_sum{label}"] == actions(coat).count("reflect")
+    assert grown[f"satori_ttft_seconds_count{label}"] == grown[f"satori_ttfat_seconds_count{label}"] == 1
+    assert after[f"satori_ttfat_seconds_sum{label}"] > after[f"satori_ttft_seconds_sum{label}"]
+    assert grown['satori_answers_total{boxed="yes",model="nano"}'] == 1
+    spent = {name: value for name, value in grown.items() if name.startswith("satori_coat_tokens_total")}
+    assert sum(spent.values()) == usage["completion_tokens"]
+    chat(http, vote={"samples": 8, "temperature": 0.5})
+
+    def votes(found: dict[str, float]) -> float:
+        return sum(value for name, value in found.items() if name.startswith("satori_votes_total"))
+
+    assert votes(values()) == votes(after) + 1

@@ -1,0 +1,103 @@
+"""The limits of a chain, on logits without a model: a vocabulary of ten tokens."""
+
+import pytest
+import torch
+from vllm.sampling_params import SamplingParams
+from vllm.v1.sample.logits_processor import BatchUpdate, MoveDirectionality
+
+from deployments.steering import CoatLimits
+
+CONTINUE, REFLECT, EXPLORE, END, BOXED, NEWLINE, THE, WORD = range(1, 9)
+TOKENS = {
+    "reflect": REFLECT,
+    "explore": EXPLORE,
+    "actions": [CONTINUE, REFLECT, EXPLORE],
+    "end": [END],
+    "marks": [BOXED],
+    "openings": [[NEWLINE, THE]],
+    "answer": [NEWLINE, THE, BOXED],
+}
+
+
+def processor(**rows):
+    """Return the processor with requests in rows 0, 1, ...; each is (limits, output)."""
+    made = CoatLimits(None, torch.device("cpu"), False)
+    added = [(row, params(limits), None, output) for row, (limits, output) in enumerate(rows.values())]
+    made.update_state(BatchUpdate(batch_size=len(added), removed=[], added=added, moved=[]))
+    return made
+
+
+def params(limits):
+    return SamplingParams(extra_args={"coat": TOKENS | limits} if limits is not None else None)
+
+
+def choose(made, favourite, rows=1):
+    """Return the greedy choice in each row where `favourite` is the likeliest token and WORD the next."""
+    logits = torch.zeros(rows, 10)
+    logits[:, favourite], logits[:, WORD] = 9.0, 5.0
+    return made.apply(logits).argmax(-1).tolist()
+
+
+def test_no_limits_leave_logits_alone():
+    made = processor(a=(None, []), b=({}, [REFLECT]))
+    logits = torch.randn(2, 10)
+    assert torch.equal(made.apply(logits.clone()), logits)
+
+
+@pytest.mark.parametrize("other", ["text", 3, [1]])
+def test_foreign_arguments_are_not_read(other):
+    made = CoatLimits(None, torch.device("cpu"), False)
+    foreign = SamplingParams(extra_args={"coat": other})
+    made.update_state(BatchUpdate(batch_size=1, removed=[], added=[(0, foreign, None, [])], moved=[]))
+    assert choose(made, REFLECT) == [REFLECT]
+
+
+@pytest.mark.parametrize(("limit", "token"), [("max_reflections", REFLECT), ("max_explorations", EXPLORE)])
+def test_an_action_is_banned_when_used_up(limit, token):
+    output = [CONTINUE]
+    made = processor(a=({limit: 2}, output))
+    for _ in range(2):
+        assert choose(made, token) == [token]
+        output.append(token)
+    assert choose(made, token) == [WORD]
+    assert choose(processor(a=({limit: 0}, [])), token) == [WORD]
+
+
+def test_an_answer_before_enough_reflections_becomes_one():
+    output = [CONTINUE, WORD]
+    made = processor(a=({"min_reflections": 1}, output))
+    assert choose(made, END) == [REFLECT]
+    assert choose(made, BOXED) == [REFLECT]
+    assert choose(made, THE) == [THE]  # in the middle of a line it opens nothing
+    output.append(NEWLINE)
+    assert choose(made, THE) == [REFLECT]
+    assert choose(made, WORD) == [WORD]
+    output.append(REFLECT)
+    assert choose(made, END) == [END]
+
+
+def test_reasoning_ends_when_its_tokens_are_spent():
+    output = [CONTINUE, WORD]
+    made = processor(a=({"max_reasoning_tokens": 3}, output))
+    assert choose(made, WORD) == [WORD]
+    output.append(WORD)
+    for wanted in TOKENS["answer"]:
+        assert choose(made, REFLECT) == [wanted]
+        output.append(wanted)
+    assert choose(made, REFLECT) == [WORD]  # no action any more
+    assert choose(made, END) == [END]
+
+
+def test_an_answer_that_has_begun_is_not_begun_again():
+    made = processor(a=({"max_reasoning_tokens": 2}, [CONTINUE, NEWLINE, THE, BOXED]))
+    assert choose(made, WORD) == [WORD]
+
+
+def test_requests_keep_their_limits_when_they_move():
+    made = processor(a=({"max_reflections": 0}, []), b=(None, []), c=({"max_explorations": 0}, []))
+    made.update_state(BatchUpdate(batch_size=3, removed=[], added=[], moved=[(0, 1, MoveDirectionality.SWAP)]))
+    assert choose(made, REFLECT, rows=3) == [REFLECT, WORD, REFLECT]
+    made.update_state(BatchUpdate(batch_size=2, removed=[0], added=[], moved=[(2, 0, MoveDirectionality.UNIDIRECTIONAL)]))
+    assert choose(made, EXPLORE, rows=2) == [WORD, EXPLORE]
+    made.update_state(BatchUpdate(batch_size=2, removed=[], added=[(0, params(None), None, [])], moved=[]))
+    assert choose(made, EXPLORE, rows=2) == [EXPLORE, EXPLORE]

@@ -1,0 +1,204 @@
+"""Asking, and what is seen of the reply."""
+
+import pytest
+from conftest import QUESTION, Chat, Opened
+from playwright.sync_api import expect
+
+from tests.scripted_api import Background, ScriptedApi
+
+
+def test_nothing_is_loaded_from_elsewhere(chat: Chat, ui: Background) -> None:
+    chat.ask()
+    chat.answered()
+    assert len(chat.requests) > 20
+    assert [url for url in chat.requests if not url.startswith((ui.url, "data:", "blob:"))] == []
+
+
+def test_the_reply_grows_before_it_ends(chat: Chat, api: ScriptedApi) -> None:
+    api.gate.close()
+    chat.ask()
+    expect(chat.replies).to_contain_text("waiting for the first words")
+    api.gate.open(3)
+    expect(chat.steps).to_have_count(1)
+    expect(chat.steps.first).to_contain_text("First the product")
+    api.gate.open(17)
+    expect(chat.steps).to_have_count(2)
+    expect(chat.replies).to_have_attribute("aria-busy", "true")
+    api.gate.open()
+    chat.answered()
+    expect(chat.replies).to_have_attribute("aria-busy", "false")
+
+
+def test_steps_are_told_apart_by_word_colour_and_icon(chat: Chat) -> None:
+    chat.ask()
+    chat.answered()
+    expect(chat.panel.locator(".thought")).not_to_have_attribute("open", "")  # folded away by the answer
+    chat.panel.locator(".thought > summary").click()
+    expect(chat.steps).to_have_count(4)
+    words = chat.steps.locator(".word").all_inner_texts()
+    assert words == ["Continue", "Reflect", "Explore", "Continue"]
+    looks = [
+        (step.locator(".icon path").first.get_attribute("d"), step.locator(".word").evaluate("e => getComputedStyle(e).color"))
+        for step in chat.steps.all()
+    ]
+    assert looks[0] == looks[3]
+    assert len({look[0] for look in looks}) == len({look[1] for look in looks}) == 3
+    expect(chat.steps.nth(0)).to_contain_text("17 tokens")
+    chat.steps.nth(1).locator("summary").click()
+    expect(chat.steps.nth(1).locator(".prose")).to_be_hidden()
+
+
+def test_the_answer_is_set_apart_and_copied(chat: Chat) -> None:
+    chat.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    chat.ask("half of one")
+    chat.answered()
+    expect(chat.panel.locator(".answer output .katex")).to_be_visible()
+    chat.button("Copy answer").click()
+    expect(chat.button("Copied")).to_be_visible()
+    assert chat.page.evaluate("navigator.clipboard.readText()") == "\\frac{1}{2}"
+
+
+def test_math_is_rendered(chat: Chat) -> None:
+    chat.ask()
+    chat.answered()
+    chat.panel.locator(".thought > summary").click()
+    expect(chat.steps.nth(0).locator(".katex")).to_have_count(2)  # \(..\) and $..$
+    expect(chat.steps.nth(1).locator(".katex-display")).to_have_count(1)  # \[..\]
+    assert "\\" not in chat.steps.nth(1).locator(".prose").inner_text()
+    fonts = chat.page.evaluate("[...document.fonts].filter(f => f.status === 'loaded').map(f => f.family)")
+    assert any("KaTeX" in font for font in fonts)
+
+
+def test_the_servers_own_figures(chat: Chat) -> None:
+    chat.ask()
+    chat.answered()
+    stats = chat.panel.locator(".stats")
+    for text in ("Tokens70", "Tokens of thought64", "Reflections1", "Explorations1", "First token after", "Tokens/s"):
+        expect(stats).to_contain_text(text)
+
+
+def test_stop_keeps_what_came_and_retry_asks_again(chat: Chat, api: ScriptedApi) -> None:
+    api.gate.close()
+    api.gate.open(5)
+    chat.ask()
+    expect(chat.steps.first).to_contain_text("First the product")
+    chat.button("Stop").click()
+    expect(chat.replies).to_contain_text("Stopped")
+    expect(chat.replies).to_contain_text("First the product")
+    chat.until(lambda: api.open_streams == 0)  # the server was told to stop
+    api.gate.open()
+    chat.button("Try again").click()
+    chat.answered()
+    assert len(api.asked) == 2
+
+
+def test_leaving_the_page_stops_the_request(opened: Opened, api: ScriptedApi) -> None:
+    leaver, other = opened(), opened()
+    api.gate.close()
+    api.gate.open(5)
+    leaver.ask()
+    leaver.steps.first.wait_for()
+    leaver.page.close()
+    other.until(lambda: api.open_streams == 0)
+
+
+def test_edit_and_resubmit(chat: Chat, api: ScriptedApi) -> None:
+    chat.ask()
+    chat.answered()
+    chat.button("Edit").click()
+    box = chat.panel.locator(".question textarea")
+    expect(box).to_have_value(QUESTION)
+    box.fill("half of one")
+    box.press("Enter")
+    expect(chat.panel.locator(".bubble")).to_have_text("half of one")
+    expect(chat.panel.locator(".answer output .katex")).to_be_visible()
+    assert [asked["messages"][-1]["content"] for asked in api.asked] == [QUESTION, "half of one"]
+
+
+def test_enter_sends_and_shift_enter_begins_a_line(chat: Chat, api: ScriptedApi) -> None:
+    chat.box.press_sequentially("one")
+    chat.box.press("Shift+Enter")
+    chat.box.press_sequentially("two")
+    expect(chat.box).to_have_value("one\ntwo")
+    chat.box.press("Enter")
+    expect(chat.box).to_have_value("")
+    chat.answered()
+    assert api.asked[0]["messages"][-1]["content"] == "one\ntwo"
+
+
+def test_model_and_user_text_is_never_markup(chat: Chat) -> None:
+    chat.ask("<img src=x onerror=window.evil=1> evil")
+    chat.answered()
+    chat.panel.locator(".thought > summary").click()
+    expect(chat.steps.first).to_contain_text("<script>window.evil=1</script>")
+    expect(chat.panel.locator(".answer output")).to_have_text("<img src=x onerror=window.evil=1>")
+    assert chat.page.locator(".satori img, .satori script, .satori a").count() == 0
+    assert chat.page.evaluate("window.evil") is None
+
+
+def test_settings_reach_the_request(chat: Chat, api: ScriptedApi) -> None:
+    chat.page.locator("header .settings").click()
+    panel = chat.page.locator("#settings")
+    panel.get_by_role("radio", name="Custom").check()
+    panel.get_by_label("Tokens of thought, at most").fill("50")
+    panel.get_by_label("Maximum tokens").fill("200")
+    panel.get_by_label("Temperature").fill("1.5")
+    panel.get_by_label("Votes").fill("3")
+    panel.get_by_label("API key").fill("secret")
+    chat.page.keyboard.press("Escape")
+    expect(panel).to_be_hidden()
+    chat.ask()
+    chat.answered()
+    [asked] = api.asked
+    assert asked["model"] == "nano"
+    assert (asked["temperature"], asked["max_tokens"]) == (1.5, 200)
+    assert asked["coat"] == {"max_reasoning_tokens": 50, "vote": {"samples": 3, "temperature": 1.5}}
+    assert api.keys == ["Bearer secret"]
+    chat.page.reload()
+    expect(chat.button("Settings: Custom · temperature 1.5 · 3 votes · 200 tokens")).to_be_visible()
+
+
+def test_votes_are_shown_as_they_are_counted(chat: Chat, api: ScriptedApi) -> None:
+    chat.page.locator("header .settings").click()
+    chat.page.locator("#chat-votes").fill("8")
+    chat.page.keyboard.press("Escape")
+    api.gate.close()
+    api.gate.open(3)
+    chat.ask()
+    votes = chat.panel.locator(".votes")
+    expect(votes).to_contain_text("3 of 8 attempts counted")
+    expect(votes.locator("li")).to_have_count(2)
+    expect(votes.locator("li").first).to_contain_text("2 votes")
+    api.gate.open()
+    chat.answered()
+    expect(votes).to_contain_text("Decided after 8 of 8")
+
+
+def test_earlier_turns_go_along_when_asked_for(chat: Chat, api: ScriptedApi) -> None:
+    chat.ask()
+    chat.answered()
+    chat.ask("And half of it?")
+    chat.answered(2)
+    chat.page.locator("header .settings").click()
+    chat.page.locator("#settings").get_by_label("Send earlier turns along").check()
+    chat.page.keyboard.press("Escape")
+    chat.ask("And 9.11?")
+    chat.answered(3)
+    assert [len(asked["messages"]) for asked in api.asked] == [1, 1, 5]
+    assert api.asked[2]["messages"][1] == {"role": "assistant", "content": "The final answer is \\boxed{182}."}
+
+
+@pytest.mark.parametrize("models", [["nano"], ["nano", "satori-7b"]])
+def test_a_model_picker_where_there_are_several(opened: Opened, api: ScriptedApi, models: list[str]) -> None:
+    api.models = models
+    chat = opened()
+    chat.page.locator("header .settings").click()
+    picker = chat.page.locator("#settings").get_by_label("Model", exact=True)
+    expect(picker).to_have_count(len(models) - 1)
+    if len(models) > 1:
+        picker.select_option("satori-7b")
+        chat.page.keyboard.press("Escape")
+    chat.ask()
+    chat.answered()
+    assert api.asked[0]["model"] == models[-1]
+    assert ("Problem:" in api.asked[0]["messages"][0]["content"]) == (len(models) > 1)  # as on Satori's model card

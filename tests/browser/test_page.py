@@ -1,0 +1,318 @@
+"""The page around the chat: languages, sizes, loading, errors, conversations, comparison."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from conftest import Chat, Opened
+from playwright.sync_api import expect
+
+from tests.scripted_api import Background, ScriptedApi
+from ui.app import asgi
+
+HELP = {
+    "queue_full": ("The server is busy", "Wait about 7 s", "服务器繁忙"),
+    "too_long": ("This is too long", "Shorten the question", "内容太长"),
+    "key": ("The API key is missing or wrong", "Enter it in the settings", "API 密钥缺失或有误"),
+    "failed": ("Something went wrong", "the engine fell over", "出错了"),
+    "broken": ("The connection was lost", "What had come is kept", "连接中断"),
+}
+
+
+def fits(chat: Chat) -> bool:
+    """Tell whether nothing is wider than the window."""
+    return chat.page.evaluate(
+        "[document.documentElement, ...document.querySelectorAll('.satori, .satori main, .satori .scroller, .satori .drawer')]"
+        ".every(element => element.scrollWidth <= Math.max(element.clientWidth, 0) || !element.clientWidth)"
+    )
+
+
+def test_the_browsers_language_and_the_other_one(opened: Opened) -> None:
+    chat = opened(locale="zh-CN")
+    expect(chat.box).to_have_attribute("placeholder", "输入问题")
+    assert chat.page.evaluate("document.documentElement.lang") == "zh-Hans"
+    chat.ask("哪个数字更大? 是 9.11 还是 9.9?")
+    chat.answered()
+    expect(chat.panel.locator(".answer output")).to_have_text("9.9")
+    chat.button("English").click()
+    expect(chat.panel.locator(".answer")).to_contain_text("Copy answer")
+    chat.page.reload()
+    expect(chat.box).to_have_attribute("placeholder", "Ask a question")
+
+
+def test_colours_follow_the_system_until_chosen(opened: Opened) -> None:
+    chat = opened(scheme="dark")
+    root = chat.page.locator("html")
+    expect(root).to_have_attribute("data-theme", "dark")
+    chat.button("Colours: as the system. Change to light").click()
+    expect(root).to_have_attribute("data-theme", "light")
+    chat.page.reload()
+    chat.box.wait_for()
+    expect(root).to_have_attribute("data-theme", "light")
+
+
+@pytest.mark.parametrize("locale", ["en-US", "zh-CN"])
+def test_a_phone(opened: Opened, api: ScriptedApi, locale: str) -> None:
+    chat = opened(390, 844, locale)
+    assert fits(chat)
+    api.gate.close()
+    api.gate.open(30)
+    chat.ask("What is 47 * 6 - 100? " + "verylongword" * 20)
+    chat.steps.nth(1).wait_for()
+    assert fits(chat)
+    api.gate.open()
+    chat.answered()
+    chat.panel.locator(".thought > summary").click()
+    assert fits(chat)
+    chat.page.locator("header .settings").click()
+    chat.page.locator("#settings input[value=custom]").check()
+    assert fits(chat)
+    chat.page.keyboard.press("Escape")
+    chat.page.locator("header .menu").click()
+    expect(chat.page.locator("#sidebar .chosen .title")).to_be_visible()
+    chat.page.keyboard.press("Escape")
+    expect(chat.page.locator("#sidebar")).to_be_hidden()
+    chat.page.locator("#tab-compare").click()
+    assert fits(chat)
+
+
+def test_a_question_waits_while_the_model_loads(opened: Opened, api: ScriptedApi) -> None:
+    api.ready = False
+    chat = opened()
+    status = chat.page.locator(".status")
+    expect(status).to_contain_text("The model is loading")
+    expect(status.locator("[aria-current=step]")).to_have_text("Model loads")
+    expect(status).to_contain_text("Ready to answer")  # what comes next
+    expect(status.locator(".facts")).to_have_text(re.compile(r"^[1-9]\d* s$"))
+    chat.ask()
+    expect(chat.replies).to_contain_text("Your question goes out by itself")
+    api.ready = True
+    chat.answered()
+    expect(status).to_be_hidden()
+
+
+def test_before_the_api_listens(opened: Opened, api: ScriptedApi, server: Background) -> None:
+    server.stop()
+    chat = opened()
+    expect(chat.page.locator(".status")).to_contain_text("The server is starting")
+    chat.ask()
+    expect(chat.replies).to_contain_text("goes out by itself as soon as it answers")
+    again = Background(api.app, server.port)
+    chat.answered()
+    expect(chat.page.locator(".status")).to_be_hidden()
+    again.stop()
+
+
+@pytest.mark.parametrize("trouble", HELP)
+def test_errors_read_like_help(opened: Opened, api: ScriptedApi, trouble: str) -> None:
+    title, text, chinese = HELP[trouble]
+    api.trouble = trouble
+    chat = opened()
+    chat.ask()
+    problem = chat.panel.get_by_role("alert")
+    expect(problem).to_contain_text(title)
+    expect(problem).to_contain_text(text)
+    expect(chat.panel.locator(".bubble")).to_have_text("What is 47 * 6 - 100?")
+    if trouble == "broken":
+        expect(chat.steps.first).to_contain_text("First the product")
+    chat.button("中文").click()
+    expect(problem).to_contain_text(chinese)
+    api.trouble = None
+    problem.get_by_role("button", name="重试").click()
+    chat.answered()
+
+
+def test_one_users_error_is_not_anothers(opened: Opened, api: ScriptedApi) -> None:
+    first, second = opened(), opened()
+    api.gate.close()
+    api.gate.open(4)
+    first.ask()
+    first.steps.first.wait_for()
+    second.ask("trouble: failed")
+    expect(second.panel.get_by_role("alert")).to_contain_text("Something went wrong")
+    api.gate.open()
+    first.answered()
+
+
+def test_a_restart_of_the_ui_is_a_lost_connection(opened: Opened, api: ScriptedApi, server: Background, ui: Background) -> None:
+    chat = opened()
+    api.gate.close()
+    api.gate.open(5)
+    chat.ask()
+    chat.steps.first.wait_for()
+    with chat.page.expect_event("load", timeout=60_000):  # the page is loaded anew when its server is back
+        ui.stop()
+        again = Background(asgi(server.url), ui.port)
+    expect(chat.panel.get_by_role("alert")).to_contain_text("The connection was lost")
+    expect(chat.steps.first).to_contain_text("First the product")
+    api.gate.open()
+    chat.button("Try again").click()
+    chat.answered()
+    again.stop()
+
+
+def test_two_conversations_survive_a_reload(chat: Chat) -> None:
+    chat.ask("half of one")
+    chat.answered()
+    chat.button("New conversation").click()
+    expect(chat.replies).to_have_count(0)
+    chat.ask()
+    chat.answered()
+    chat.page.reload()
+    titles = chat.page.locator("#sidebar .title")
+    expect(titles).to_have_text(["What is 47 * 6 - 100?", "half of one"])
+    expect(chat.panel.locator(".answer output")).to_have_text("182")
+    titles.nth(1).click()
+    expect(chat.panel.locator(".bubble")).to_have_text("half of one")
+    titles.nth(1).hover()
+    chat.button("Rename half of one").click()
+    chat.page.get_by_role("textbox", name="Rename").fill("Halves")
+    chat.page.keyboard.press("Enter")
+    expect(titles).to_have_text(["What is 47 * 6 - 100?", "Halves"])
+    titles.nth(0).hover()
+    chat.button("Delete What is 47 * 6 - 100?").click()
+    chat.button("Delete for good").click()
+    expect(titles).to_have_text(["Halves"])
+    chat.page.reload()
+    expect(titles).to_have_text(["Halves"])
+    expect(chat.panel.locator(".bubble")).to_have_text("half of one")
+
+
+def test_a_reload_in_mid_stream_keeps_what_came(chat: Chat, api: ScriptedApi) -> None:
+    api.gate.close()
+    api.gate.open(24)
+    chat.ask()
+    chat.steps.nth(1).wait_for()
+    chat.page.reload()
+    expect(chat.panel.get_by_role("alert")).to_contain_text("The connection was lost")
+    expect(chat.steps.first).to_contain_text("First the product")
+    expect(chat.panel.locator(".bubble")).to_have_text("What is 47 * 6 - 100?")
+    api.gate.open()
+    chat.button("Try again").click()
+    chat.answered()
+
+
+def test_a_reload_before_the_first_word_asks_again(opened: Opened, api: ScriptedApi) -> None:
+    api.ready = False
+    chat = opened()
+    chat.ask()
+    expect(chat.replies).to_contain_text("goes out by itself")
+    chat.page.reload()
+    expect(chat.replies).to_contain_text("goes out by itself")
+    api.ready = True
+    chat.answered()
+
+
+def test_silence_is_a_lost_connection(chat: Chat, api: ScriptedApi) -> None:
+    """The network stops carrying anything, without an end of the stream."""
+    api.gate.close()
+    api.gate.open(5)
+    chat.ask()
+    chat.steps.first.wait_for()
+    with chat.page.expect_event("load", timeout=60_000):
+        chat.page.evaluate("window.satoriLanes.hear[0] = () => {}")
+    expect(chat.panel.get_by_role("alert")).to_contain_text("The connection was lost")
+    expect(chat.steps.first).to_contain_text("First the product")
+    api.gate.open()
+    chat.button("Try again").click()
+    chat.answered()
+
+
+def test_a_draft_survives_a_reload(chat: Chat) -> None:
+    chat.box.fill("half typed")
+    chat.page.reload()
+    expect(chat.box).to_have_value("half typed")
+
+
+def test_another_conversation_waits_for_the_first(chat: Chat, api: ScriptedApi) -> None:
+    api.gate.close()
+    api.gate.open(4)
+    chat.ask()
+    chat.steps.first.wait_for()
+    chat.button("New conversation").click()
+    chat.ask("half of one")
+    expect(chat.replies).to_contain_text("Waits for the answer in the other conversation")
+    api.gate.open()
+    chat.answered()
+    chat.page.locator("#sidebar .title").nth(1).click()
+    expect(chat.panel.locator(".answer output")).to_have_text("182")
+
+
+@pytest.mark.parametrize("form", ["Markdown", "JSON"])
+def test_export(chat: Chat, tmp_path: Path, form: str) -> None:
+    chat.ask()
+    chat.answered()
+    with chat.page.expect_download() as download:
+        chat.button(form).click()
+    path = tmp_path / download.value.suggested_filename
+    download.value.save_as(path)
+    text = path.read_text()
+    if form == "JSON":
+        assert path.name == "What-is-47-6-100.json"
+        [turn] = json.loads(text)["turns"]
+        assert (turn["question"], turn["reply"]["answer"]) == ("What is 47 * 6 - 100?", "182")
+    else:
+        assert path.name == "What-is-47-6-100.md"
+        assert text.startswith("# What is 47 * 6 - 100?\n\n## Question\n\nWhat is 47 * 6 - 100?\n\n### Reasoning\n")
+
+
+def test_compare_streams_side_by_side(chat: Chat, api: ScriptedApi) -> None:
+    chat.page.locator("#tab-compare").click()
+    chat.page.locator(".side.b .setup > summary").click()
+    chat.page.locator(".side.b").get_by_role("radio", name="Thorough").check()
+    box = chat.page.locator("#compare-question")
+    api.gate.close()
+    api.gate.open(6)
+    box.fill("What is 47 * 6 - 100?")
+    box.press("Enter")
+    for side in ("a", "b"):
+        expect(chat.page.locator(f".side.{side} .step")).to_have_count(1)
+        expect(chat.page.locator(f".side.{side} .reply")).to_have_attribute("aria-busy", "true")
+    api.gate.open()
+    for side in ("a", "b"):
+        expect(chat.page.locator(f".side.{side} .answer output")).to_have_text("182")
+    chat.page.reload()
+    chat.page.locator("#tab-compare").click()
+    expect(chat.page.locator(".side.b .answer output")).to_have_text("182")
+    assert sorted(str(asked.get("coat")) for asked in api.asked) == ["None", "{'min_reflections': 2}"]
+
+
+def test_all_is_named_for_a_screen_reader(chat: Chat, api: ScriptedApi) -> None:
+    chat.ask()
+    chat.answered()
+    live = chat.page.locator(".satori > [aria-live=polite]")
+    expect(live).to_have_text("The answer is 182")
+    chat.page.locator("header .settings").click()
+    nameless = chat.page.evaluate(
+        """[...document.querySelectorAll('.satori :is(button, input, select, textarea)')].filter(element => !(
+            element.getAttribute('aria-label') || element.textContent.trim() || element.labels?.length)).map(e => e.outerHTML)"""
+    )
+    assert nameless == []
+
+
+def test_the_keyboard_reaches_everything(chat: Chat) -> None:
+    seen = []
+    chat.page.locator("#tab-chat").focus()
+    for _ in range(16):
+        chat.page.keyboard.press("Tab")
+        focused = chat.page.locator(":focus")
+        seen.append(focused.get_attribute("aria-label") or focused.inner_text())
+        outline, around = focused.evaluate("e => [getComputedStyle(e).outlineStyle, getComputedStyle(e.parentElement).boxShadow]")
+        assert outline != "none" or around != "none"
+        if seen[-1] == "Your question":
+            break
+    assert {"中文", "Settings", "New conversation"} <= set(seen)
+    chat.page.locator("#tab-chat").press("ArrowRight")
+    expect(chat.page.locator("#panel-compare")).to_be_visible()
+
+
+def test_clearing_a_conversation(chat: Chat) -> None:
+    chat.ask()
+    chat.answered()
+    chat.button("Clear").click()
+    chat.button("Clear for good?").click()
+    expect(chat.replies).to_have_count(0)
+    expect(chat.page.locator("#sidebar .title")).to_have_text(["New conversation"])
+    chat.page.reload()
+    expect(chat.panel).to_contain_text("What shall we work out?")

@@ -1,0 +1,57 @@
+// The question box: Enter sends, Shift+Enter begins a line, and what is typed survives a reload.
+
+import { h, icon } from "./dom.js";
+import * as store from "./store.js";
+import { t } from "./words.js";
+
+const TALLEST = 240;
+
+export class Composer {
+  constructor(name, { send, stop }) {
+    Object.assign(this, { name, send });
+    this.box = h("textarea", { id: `${name}-question`, rows: 1, placeholder: t("composer.placeholder"), "aria-label": t("composer.label"), "aria-describedby": `${name}-keys`, oninput: () => this.typed(), onkeydown: (event) => this.pressed(event) });
+    this.box.value = store.draft(name);
+    this.sendButton = h("button", { type: "button", class: "primary round", "aria-label": t("composer.send"), title: t("composer.send"), onclick: () => this.submit() }, icon("send"));
+    this.stopButton = h("button", { type: "button", class: "stop round", "aria-label": t("composer.stop"), title: t("composer.stop"), hidden: true, onclick: stop }, icon("stop"));
+    this.element = h("div", { class: "composer" }, h("div", { class: "box" }, this.box, this.stopButton, this.sendButton),
+      h("p", { class: "keys", id: `${name}-keys` }, t("composer.keys")));
+    requestAnimationFrame(() => this.fit());
+    this.typed();
+  }
+
+  set busy(busy) {
+    this.stopButton.hidden = !busy;
+    this.sendButton.hidden = busy;
+  }
+
+  set(text) {
+    this.box.value = text;
+    this.typed();
+    this.box.focus();
+  }
+
+  typed() {
+    store.saveDraft(this.name, this.box.value);
+    this.sendButton.disabled = !this.box.value.trim();
+    this.fit();
+  }
+
+  fit() {
+    this.box.style.height = "auto";
+    this.box.style.height = `${Math.min(this.box.scrollHeight, TALLEST)}px`;
+  }
+
+  pressed(event) {
+    if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+    event.preventDefault();
+    this.submit();
+  }
+
+  submit() {
+    const text = this.box.value.trim();
+    if (!text || this.sendButton.hidden) return;
+    this.box.value = "";
+    this.typed();
+    this.send(text);
+  }
+}

@@ -1,0 +1,69 @@
+// Asking and hearing through Gradio: a lane carries one reply at a time.
+
+const SILENCE_MS = 12000; // the server is never silent for longer than two seconds
+const CHECK_MS = 1000;
+const RECOVER_MS = 2000;
+
+export class Lanes {
+  constructor(trigger, home) {
+    Object.assign(this, { trigger, home });
+    this.active = {};
+    this.checked = Date.now();
+    setInterval(() => this.check(), CHECK_MS);
+  }
+
+  busy(lane) {
+    return lane in this.active;
+  }
+
+  // Sends `question`; `hear` gets each state of the reply.
+  ask(lane, question, hear) {
+    this.active[lane] = { id: question.id, hear, heard: Date.now(), state: null };
+    window.satoriLanes.hear[lane] = (state) => this.take(lane, state);
+    this.trigger(`ask${lane}`, question);
+  }
+
+  // Stops the reply, here and on the server.
+  stop(lane) {
+    delete this.active[lane];
+    this.trigger(`stop${lane}`);
+  }
+
+  take(lane, state) {
+    const active = this.active[lane];
+    if (!active || !state || state.id !== active.id) return; // of a reply that was stopped
+    active.heard = Date.now();
+    active.state = state;
+    if (state.phase === "done" || state.phase === "error") delete this.active[lane];
+    active.hear(state);
+  }
+
+  // Ends replies whose connection was lost.
+  check() {
+    const now = Date.now();
+    const slept = now - this.checked > 5 * CHECK_MS;
+    this.checked = now;
+    for (const [lane, active] of Object.entries(this.active)) {
+      if (slept) active.heard = now;
+      if (now - active.heard < SILENCE_MS) continue;
+      const blank = { id: active.id, steps: [], content: "", answer: null, vote: null, stats: null, finish: null, waiting: null };
+      const lost = { kind: "lost", message: "", retry_after_s: null };
+      this.stop(lane);
+      active.hear({ ...blank, ...active.state, phase: "error", error: lost });
+      this.recover();
+    }
+  }
+
+  // Loads the page anew as soon as the server answers: Gradio's client (6.31) may go on with a stream that has ended, and hear nothing.
+  // Everything that the page shows is kept.
+  async recover() {
+    if (this.recovering) return;
+    this.recovering = true;
+    for (;;) {
+      const response = await fetch(new URL("gradio_api/app_id", this.home)).catch((error) => error);
+      if (response.ok) break;
+      await new Promise((resolve) => setTimeout(resolve, RECOVER_MS));
+    }
+    location.reload();
+  }
+}

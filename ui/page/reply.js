@@ -1,0 +1,165 @@
+// A reply on the page: the outline of its thought, the votes, the answer, the measurements. `update` draws only what has changed.
+
+import { copyButton, h, icon } from "./dom.js";
+import { write, writeAnswer } from "./markup.js";
+import { isRunning } from "./store.js";
+import { t } from "./words.js";
+
+export const seconds = (value) => t("unit.seconds", { count: value < 10 ? value.toFixed(1) : Math.round(value) });
+export const wholeSeconds = (value) => t("unit.seconds", { count: Math.round(value) });
+
+class Step {
+  constructor(action) {
+    const name = action ?? "none";
+    this.text = null;
+    this.preview = h("span", { class: "preview" });
+    this.facts = h("span", { class: "facts" });
+    this.body = h("div", { class: "prose" });
+    this.element = h("li", { class: `step ${name}` }, h("details", { open: true },
+      h("summary", {}, icon(name), h("span", { class: "word" }, t(`step.${name}`)), this.preview, this.facts), this.body));
+  }
+
+  update(step) {
+    const time = step.seconds === null ? "" : seconds(step.seconds);
+    const tokens = step.tokens === null ? "" : t("unit.tokens", { count: step.tokens });
+    this.facts.textContent = [time, tokens].filter((fact) => fact).join(" · ");
+    if (step.text === this.text) return;
+    this.text = step.text;
+    this.preview.textContent = step.text.trim().split("\n")[0].replace(/\\[()[\]]|\$/g, "").slice(0, 120);
+    write(this.body, step.text);
+  }
+}
+
+class Votes {
+  constructor() {
+    this.count = h("p", { class: "count" });
+    this.bars = h("ul", {});
+    this.element = h("section", { class: "votes", hidden: true, "aria-label": t("vote.title") }, h("h3", {}, t("vote.title")), this.count, this.bars);
+  }
+
+  update(vote) {
+    this.element.hidden = !vote;
+    if (!vote || this.drawn === JSON.stringify(vote)) return;
+    this.drawn = JSON.stringify(vote);
+    this.count.textContent = t(vote.decided ? "vote.decided" : "vote.counted", { counted: vote.counted, samples: vote.samples });
+    this.bars.replaceChildren(...vote.votes.map(({ answer, votes }, place) => {
+      const words = h("span", { class: "label" });
+      writeAnswer(words, answer);
+      const bar = h("span", { class: "bar", "aria-hidden": "true" }, h("span", { style: `width: ${(100 * votes) / vote.samples}%` }));
+      return h("li", { class: place ? "" : "leader" }, words, bar, h("span", { class: "number" }, t("vote.votes", { count: votes })));
+    }));
+  }
+}
+
+class Thought {
+  constructor() {
+    this.steps = [];
+    this.title = h("span", { class: "word" });
+    this.facts = h("span", { class: "facts" });
+    this.list = h("ol", {});
+    this.details = h("details", { class: "thought", open: true, hidden: true }, h("summary", {}, icon("menu"), this.title, this.facts), this.list);
+    // Once its reader has folded or unfolded it, it stays so.
+    this.details.firstChild.addEventListener("click", () => { this.chosen = true; });
+    this.element = this.details;
+  }
+
+  update(reply) {
+    this.details.hidden = !reply.steps.length;
+    reply.steps.forEach((step, index) => {
+      if (!this.steps[index]) {
+        this.steps[index] = new Step(step.action);
+        this.list.append(this.steps[index].element);
+      }
+      this.steps[index].update(step);
+    });
+    const total = reply.vote ? "" : seconds(reply.steps.reduce((sum, step) => sum + step.seconds, 0));
+    const known = reply.steps.every((step) => step.tokens !== null);
+    const tokens = known ? t("unit.tokens", { count: reply.steps.reduce((sum, step) => sum + step.tokens, 0) }) : "";
+    const thinking = ["thinking", "voting"].includes(reply.phase);
+    this.title.textContent = t(thinking ? "thought.now" : "thought.past");
+    this.facts.textContent = [t("unit.steps", { count: reply.steps.length }), total, tokens].filter((fact) => fact).join(" · ");
+    this.details.classList.toggle("running", thinking);
+    if (!this.chosen && (reply.phase === "answering" || reply.phase === "done")) this.details.open = false;
+  }
+}
+
+const STATS = ["ttft_s", "tokens_per_s", "seconds", "tokens", "reasoning_tokens", "prompt_tokens", "reflections", "explorations"];
+
+function stats(values) {
+  const shown = STATS.filter((name) => values[name] !== null && values[name] !== undefined);
+  const value = (name) => (name.endsWith("_s") && name !== "tokens_per_s" || name === "seconds" ? t("unit.seconds", { count: values[name] }) : values[name]);
+  return h("dl", { class: "stats", "aria-label": t("stats.title") },
+    shown.map((name) => h("div", {}, h("dt", {}, t(`stats.${name}`)), h("dd", {}, String(value(name))))));
+}
+
+function problem(error, retry) {
+  const wait = error.retry_after_s;
+  return h("div", { class: "problem", role: "alert" }, icon("warning"), h("div", {},
+    h("strong", {}, t(`error.${error.kind}.title`)),
+    h("p", {}, t(`error.${error.kind}.help`), wait ? ` ${t("error.wait", { count: Math.ceil(wait) })}` : ""),
+    error.message ? h("details", {}, h("summary", {}, t("error.detail")), h("code", {}, error.message)) : null,
+    retry ? h("button", { type: "button", class: "primary", onclick: retry }, icon("retry"), t("action.retry")) : null));
+}
+
+export class ReplyView {
+  // `retry` asks again.
+  constructor({ retry }) {
+    this.retry = retry;
+    this.status = h("p", { class: "waiting", hidden: true });
+    this.votes = new Votes();
+    this.thought = new Thought();
+    this.content = h("div", { class: "prose content" });
+    this.answer = h("section", { class: "answer", hidden: true, "aria-label": t("answer.title") });
+    this.end = h("div", { class: "end" });
+    this.element = h("article", { class: "reply", "aria-label": t("reply.title") },
+      this.status, this.votes.element, this.thought.element, this.content, this.answer, this.end);
+  }
+
+  update(reply) {
+    this.state(reply);
+    this.votes.update(reply.vote);
+    this.thought.update(reply);
+    if (this.written !== reply.content) {
+      this.written = reply.content;
+      write(this.content, reply.content);
+    }
+    if (this.answered !== reply.answer) this.conclude(reply.answer);
+    if (this.ended !== reply.phase) this.finish(reply);
+    this.element.dataset.phase = reply.phase;
+    this.element.setAttribute("aria-busy", String(isRunning(reply)));
+  }
+
+  state(reply) {
+    const before = { held: "state.held", sent: "state.sent", voting: "state.voting" }[reply.phase];
+    const waits = reply.phase === "waiting" ? `state.waiting.${reply.waiting.kind}` : before;
+    this.status.hidden = !waits;
+    if (waits) this.status.textContent = `${t(waits)} ${reply.elapsed_s >= 1 ? wholeSeconds(reply.elapsed_s) : ""}`;
+  }
+
+  conclude(answer) {
+    this.answered = answer;
+    this.answer.hidden = answer === null || answer === undefined;
+    if (this.answer.hidden) return;
+    const value = h("output", {});
+    writeAnswer(value, answer);
+    this.answer.replaceChildren(h("h3", {}, t("answer.title")), value, copyButton(t("answer.copy"), t("action.copied"), () => answer));
+  }
+
+  finish(reply) {
+    this.ended = reply.phase;
+    const parts = [];
+    if (reply.phase === "stopped") parts.push(h("p", { class: "note" }, t("state.stopped")));
+    if (reply.finish === "length") parts.push(h("p", { class: "note" }, t("state.length")));
+    if (reply.phase === "error") parts.push(problem(reply.error, this.retry));
+    if (reply.stats && reply.phase === "done") parts.push(stats(reply.stats));
+    if (!isRunning(reply) && this.retry) parts.push(this.actions(reply));
+    this.end.replaceChildren(...parts);
+  }
+
+  actions(reply) {
+    const whole = () => [...reply.steps.map((step) => step.text.trim()), reply.content.trim()].join("\n\n").trim();
+    return h("div", { class: "actions" },
+      whole() ? copyButton(t("action.copy"), t("action.copied"), whole) : null,
+      reply.phase === "error" ? null : h("button", { type: "button", class: "quiet", onclick: this.retry }, icon("retry"), t("action.retry")));
+  }
+}

@@ -1,0 +1,176 @@
+"""A reply while it is written: the outline of its thought, the answer, and what was measured, from the chunks of the stream."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from ui.errors import ApiError, LostError, from_event
+
+
+@dataclass
+class Step:
+    """A segment of the thought. Times are seconds since the question was sent; `tokens` is None until the API has told it.
+
+    In a vote, whose chains are not streamed, a step has no time.
+    """
+
+    action: str | None
+    index: int | None
+    began_s: float
+    text: str = ""
+    ended_s: float | None = None
+    tokens: int | None = None
+    tokens_before: int = 0
+
+
+class Reply:
+    """Reads chunks; `state` is what the page draws. Nothing is estimated: what the API did not tell is None."""
+
+    def __init__(self, id: str, clock: Callable[[], float] = time.monotonic) -> None:
+        self._id = id
+        self._clock = clock
+        self._asked = self._sent = clock()
+        self._first_s: float | None = None
+        self._last_s: float | None = None
+        self._steps: list[Step] = []
+        self._content = ""
+        self._coat: dict[str, Any] = {}
+        self._vote: dict[str, Any] | None = None
+        self._usage: dict[str, Any] = {}
+        self._finish: str | None = None
+        self._phase = "sent"
+        self._waiting: dict[str, Any] | None = None
+        self._error: dict[str, Any] | None = None
+
+    @property
+    def begun(self) -> bool:
+        """Whether the API has sent anything of the reply."""
+        return self._phase not in ("sent", "waiting")
+
+    def wait(self, error: ApiError) -> None:
+        """Note that the question is kept until the model can take it."""
+        self._phase, self._waiting = "waiting", error.described()
+
+    def send(self) -> None:
+        """Note that the question goes out, perhaps again: what is measured counts from here."""
+        self._sent = self._clock()
+
+    def add(self, chunk: dict[str, Any]) -> None:
+        """Take a chunk of the stream. Raises `ApiError` where it says that the request failed."""
+        if usage := chunk.get("usage"):
+            self._usage = usage
+        if vote := (chunk.get("coat") or {}).get("vote"):
+            self._vote, self._phase = vote, "voting"
+        for choice in chunk.get("choices", []):
+            self._choose(choice)
+
+    def end(self) -> None:
+        """Take the end of the stream. Raises `LostError` where the reply is not complete."""
+        if self._finish is None:
+            raise LostError("the stream ended before the reply did")
+        self._phase = "done"
+
+    def fail(self, error: ApiError) -> None:
+        """Note what went wrong; what came is kept."""
+        self._close_step()
+        self._phase, self._error = "error", error.described()
+
+    def state(self) -> dict[str, Any]:
+        """Return the reply so far, as JSON."""
+        now = self._elapsed()
+        return {
+            "id": self._id,
+            "phase": self._phase,
+            "elapsed_s": round(self._clock() - self._asked, 1),
+            "waiting": self._waiting if self._phase == "waiting" else None,
+            "steps": [
+                {
+                    "action": step.action,
+                    "text": step.text,
+                    "seconds": None if self._vote else round((now if step.ended_s is None else step.ended_s) - step.began_s, 1),
+                    "tokens": step.tokens,
+                }
+                for step in self._steps
+            ],
+            "content": self._content,
+            "answer": self._coat.get("answer"),
+            "vote": self._vote,
+            "finish": self._finish,
+            "stats": self._stats() if self._phase in ("done", "error") else None,
+            "error": self._error,
+        }
+
+    def _choose(self, choice: dict[str, Any]) -> None:
+        delta = choice.get("delta") or {}
+        coat = delta.get("coat") or {}
+        thought = delta.get("reasoning") or delta.get("reasoning_content") or ""
+        content = delta.get("content") or ""
+        if thought or content:
+            self._time()
+        if thought:
+            self._think(thought, coat)
+        if content:
+            self._close_step()
+            self._content += content
+            self._phase = "answering"
+        if reason := choice.get("finish_reason"):
+            if reason == "error":
+                raise from_event(choice.get("error") or {"message": "the reply ended with an error"})
+            self._close_step()
+            self._finish = reason
+            self._summarize(coat)
+
+    def _time(self) -> None:
+        self._last_s = self._elapsed()
+        if self._first_s is None:
+            self._first_s = self._last_s
+
+    def _think(self, text: str, coat: dict[str, Any]) -> None:
+        self._phase = "thinking"
+        index = coat.get("index")
+        if not self._steps or index != self._steps[-1].index:
+            self._close_step()
+            before = sum(step.tokens or 0 for step in self._steps)
+            self._steps.append(Step(coat.get("action"), index, self._elapsed(), tokens_before=before))
+        step = self._steps[-1]
+        step.text += text
+        if "completion_tokens" in self._usage:
+            step.tokens = self._usage["completion_tokens"] - step.tokens_before
+
+    def _close_step(self) -> None:
+        if self._steps and self._steps[-1].ended_s is None:
+            self._steps[-1].ended_s = self._elapsed()
+
+    def _summarize(self, coat: dict[str, Any]) -> None:
+        self._coat = coat
+        self._vote = coat.get("vote", self._vote)
+        segments = coat.get("segments") or []
+        for step in self._steps:
+            if step.index is not None and step.index < len(segments):
+                step.tokens = segments[step.index]["tokens"]
+
+    def _stats(self) -> dict[str, Any]:
+        tokens = self._usage.get("completion_tokens")
+        details = self._usage.get("completion_tokens_details") or {}
+        actions = [segment["action"] for segment in self._coat["segments"]] if "segments" in self._coat else None
+        return {
+            "ttft_s": None if self._vote or self._first_s is None else round(self._first_s, 3),
+            "seconds": round(self._last_s or self._elapsed(), 2),
+            "tokens_per_s": self._rate(tokens),
+            "tokens": tokens,
+            "prompt_tokens": self._usage.get("prompt_tokens"),
+            "reasoning_tokens": details.get("reasoning_tokens"),
+            "reflections": None if actions is None else actions.count("reflect"),
+            "explorations": None if actions is None else actions.count("explore"),
+        }
+
+    def _rate(self, tokens: int | None) -> float | None:
+        """Return tokens/s: after the first one, as is usual; in a vote, whose chains are not streamed, of the whole time."""
+        if not tokens or self._first_s is None or self._last_s is None:
+            return None
+        count, seconds = (tokens, self._last_s) if self._vote else (tokens - 1, self._last_s - self._first_s)
+        return round(count / seconds, 1) if seconds > 0 and count > 0 else None
+
+    def _elapsed(self) -> float:
+        return self._clock() - self._sent

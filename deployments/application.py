@@ -16,6 +16,7 @@ from deployments.errors import SettingsError
 from deployments.ingress import Ingress
 from deployments.replica import LLM
 from deployments.settings import Settings
+from deployments.web import WebUI
 
 
 def config(arguments: dict[str, Any]) -> Application:
@@ -31,7 +32,7 @@ def config(arguments: dict[str, Any]) -> Application:
 
 
 def build(settings: Settings, replica: type[LLM] = LLM) -> Application:
-    """Return the graph: Ingress -> LLM. (The UI deployment joins it here, as a second argument of the ingress.)
+    """Return the graph: Ingress -> LLM, and Ingress -> UI where that is enabled.
 
     `replica` is the class to deploy as LLM; tests pass one with scripted tokens.
     """
@@ -55,7 +56,18 @@ def build(settings: Settings, replica: type[LLM] = LLM) -> Application:
         max_ongoing_requests=settings.ingress.max_ongoing_requests,
         ray_actor_options={"num_cpus": settings.ingress.num_cpus},
     )
-    return ingress.bind(settings, llm.bind(settings))
+    if not settings.ui.enabled:
+        return ingress.bind(settings, llm.bind(settings), None)
+    ui = serve.deployment(
+        WebUI,
+        name="UI",
+        logging_config=quiet,
+        num_replicas=settings.ui.num_replicas,
+        max_ongoing_requests=settings.ui.max_ongoing_requests,
+        ray_actor_options={"num_cpus": settings.ui.num_cpus},
+        request_router_config=RequestRouterConfig(request_router_class="deployments.routing:StickyRouter"),
+    )
+    return ingress.bind(settings, llm.bind(settings), ui.bind(settings))
 
 
 def _listen(settings: Settings) -> None:

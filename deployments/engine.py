@@ -62,6 +62,7 @@ def engine_config(arguments: Namespace) -> "VllmConfig":
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.usage.usage_lib import UsageContext
 
+    arguments.logits_processors = [*(arguments.logits_processors or []), "deployments.steering:CoatLimits"]
     return AsyncEngineArgs.from_cli_args(arguments).create_engine_config(UsageContext.OPENAI_API_SERVER)
 
 
@@ -93,6 +94,24 @@ def frontend_config(arguments: Namespace) -> "VllmConfig":
         observability_config=wanted.create_observability_config(),
         structured_outputs_config=wanted.create_structured_outputs_config(),
     )
+
+
+def writes_coat(arguments: Namespace, frontend: "VllmConfig") -> bool:
+    """Tell whether the model writes a Chain of Action-Thought, and if so make `coat` the frontend's reasoning parser.
+
+    A model does whose tokenizer has the actions, unless another reasoning parser is asked for.
+    """
+    from vllm.tokenizers import cached_tokenizer_from_config
+
+    from deployments.coat import ACTIONS
+
+    parsers = arguments.structured_outputs_config
+    if parsers.reasoning_parser or not ACTIONS.keys() <= cached_tokenizer_from_config(frontend.model_config).get_vocab().keys():
+        return False
+    import deployments.reasoning  # noqa: F401  # registers the parser
+
+    parsers.reasoning_parser = "coat"
+    return True
 
 
 def tune_process() -> None:

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING
 
 import ray
 from fastapi import FastAPI
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, RedirectResponse
 from ray import serve
+from ray.exceptions import RayActorError
 from ray.serve.handle import DeploymentHandle
 
+from deployments.bridge import UIBridge
 from deployments.phases import Phases
 from deployments.settings import Settings
 
@@ -23,9 +25,10 @@ READY_S = 2.0
 class Ingress:
     """The application's front door. It is up before any LLM replica is, and keeps requests until one can take them."""
 
-    def __init__(self, settings: Settings, llm: DeploymentHandle) -> None:
+    def __init__(self, settings: Settings, llm: DeploymentHandle, ui: DeploymentHandle | None) -> None:
         self._settings = settings
         self._llm = llm
+        self._ui = ui
 
     async def __serve_build_asgi_app__(self) -> FastAPI:
         from deployments.engine import prepare
@@ -44,12 +47,15 @@ class Ingress:
         from vllm.v1.engine.async_llm import AsyncLLM
         from vllm.v1.executor import Executor
 
+        from deployments import chat
         from deployments.client import ServeEngineClient, used_by_async_llm
-        from deployments.engine import TASKS, frontend_config, server_arguments, tune_process
+        from deployments.engine import TASKS, frontend_config, server_arguments, tune_process, writes_coat
+        from deployments.replies import CoatServing
         from deployments.routing import LOAD
 
         arguments = await asyncio.to_thread(server_arguments, self._settings)
         config = await asyncio.to_thread(frontend_config, arguments)
+        coat = await asyncio.to_thread(writes_coat, arguments, config)
         self._client = ServeEngineClient(self._generate, ray.util.get_node_ip_address(), LOAD.ended)
         with used_by_async_llm(self._client):
             self._engine = AsyncLLM(
@@ -58,8 +64,14 @@ class Ingress:
         arguments.middleware.append("deployments.intake.Intake")
         app = build_app(arguments, TASKS, config.model_config)
         await init_app_state(self._engine, app.state, arguments, TASKS)
+        chat.mount(app)
+        if coat:
+            CoatServing.adopt(app.state.openai_serving_chat, self._settings.coat)
         app.state.server = types.SimpleNamespace()  # vLLM's own launcher puts its uvicorn server here
         app.get("/ready")(self.ready)
+        if self._ui is not None:
+            app.mount("/ui", UIBridge(self._ui))
+            app.get("/", include_in_schema=False)(lambda: RedirectResponse("/ui/"))
         tune_process()
         # What `make serve` starts is under SCHED_BATCH (see deployments.launch). The ingress is what clients wait for: it may
         # push others aside.
@@ -78,7 +90,7 @@ class Ingress:
         }
         try:
             replica = await asyncio.wait_for(self._llm.state.remote(), READY_S)
-        except TimeoutError:
+        except (TimeoutError, RayActorError):
             return JSONResponse({"ready": False, "reason": "no LLM replica is up", "ingress": mine}, 503)
         return JSONResponse({"ready": True, "replica": replica, "ingress": mine})
 

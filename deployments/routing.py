@@ -1,10 +1,11 @@
-"""Which LLM replica gets a request: the one with the fewest requests of ours.
+"""Which replica gets a request: of LLM replicas the one with the fewest requests of ours, of UI replicas always the same.
 
 Serve's own router compares queue lengths that are updated when a request is *sent*, so a burst that is routed in one go
 lands on one replica (seen on Ray 2.60.0). Here a request counts from when it is *assigned* until its last token is here, which is
 some milliseconds before its handle call returns.
 """
 
+import hashlib
 import random
 from collections import Counter, OrderedDict
 
@@ -90,6 +91,26 @@ class LeastRequestsRouter(RequestRouter):
     def _ended(self, internal_request_id: str) -> None:
         if (request_id := self._requests.pop(internal_request_id, None)) is not None:
             LOAD.ended(request_id)
+
+
+class StickyRouter(RequestRouter):
+    """Sends calls with the same first argument to the same replica, from whichever ingress, as long as it lives.
+
+    By rendezvous hashing: when a replica comes or goes, only the calls that are its own move.
+    """
+
+    async def choose_replicas(
+        self, candidate_replicas: list[RunningReplica], pending_request: PendingRequest | None = None
+    ) -> list[list[RunningReplica]]:
+        """Return the chosen replica as the only one of the only rank."""
+        if not candidate_replicas:
+            return []
+        key = str(pending_request.args[0]) if pending_request is not None and pending_request.args else ""
+
+        def weight(replica: RunningReplica) -> bytes:
+            return hashlib.blake2b(f"{key} {replica.replica_id.unique_id}".encode(), digest_size=8).digest()
+
+        return [[max(candidate_replicas, key=weight)]]
 
 
 def _identify(request: PendingRequest) -> tuple[str, str]:

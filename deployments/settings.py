@@ -58,6 +58,27 @@ class LLMSettings(Section):
     env: dict[str, str] = {}
 
 
+class UISettings(Section):
+    """The UI deployment. `api_url` is where it finds the API; by default this application, on the UI's own host."""
+
+    enabled: bool = True
+    num_replicas: int = Field(1, ge=1)
+    num_cpus: float = Field(0.1, ge=0)
+    max_ongoing_requests: int = Field(10_000, ge=1)
+    api_url: str | None = None
+
+
+class CoatSettings(Section):
+    """Chain of Action-Thought, for models whose tokenizer has its actions; others are served without.
+
+    `answer` is written for a model whose reasoning tokens are spent. A text in `openings` begins a closing statement: the engine
+    turns it into a reflection while a request's `min_reflections` are not reached.
+    """
+
+    answer: str = "\n\nThe final answer is: $\\boxed{"
+    openings: list[str] = ["The final answer", "the final answer"]
+
+
 class Settings(Section):
     """All settings of one application. `model` is a local directory (made absolute) or a Hugging Face model id."""
 
@@ -67,6 +88,8 @@ class Settings(Section):
     http: HttpSettings = HttpSettings()
     ingress: IngressSettings = IngressSettings()
     llm: LLMSettings = LLMSettings()
+    ui: UISettings = UISettings()
+    coat: CoatSettings = CoatSettings()
     engine: dict[str, Any] = {}
     api: dict[str, Any] = {}
 

@@ -52,12 +52,7 @@ def served(request: pytest.FixtureRequest) -> Iterator[Served]:
     application.stop()
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="session")
 def nano() -> Path:
-    """The embedded model's directory, made if it is not there."""
-    directory = ROOT / "models" / "nano"
-    if not (directory / "config.json").exists():
-        from models.seeded import write
-
-        write(directory)
-    return directory
+    """The embedded model's directory."""
+    return ROOT / "models" / "nano"

@@ -16,7 +16,7 @@ ANSWER = "scripted answer"
 
 
 class ScriptedCore:
-    """An engine core that answers every request with `ANSWER`, a token (byte) a step."""
+    """An engine core that answers every request with `ANSWER`, a token a step."""
 
     def __init__(self) -> None:
         self._outputs: asyncio.Queue[Any] = asyncio.Queue()
@@ -25,11 +25,11 @@ class ScriptedCore:
         return await self._outputs.get()
 
     async def add_request_async(self, request: Any) -> None:
+        from tokenizers import Tokenizer
         from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs, FinishReason
 
-        from models.seeded import tokenizer
-
-        ids = tokenizer().encode(ANSWER + "<|im_end|>").ids  # the token that stops is not part of the text
+        tokenizer = Tokenizer.from_file("models/nano/tokenizer.json")
+        ids = tokenizer.encode(ANSWER + "<|im_end|>").ids  # the token that stops is not part of the text
         for position, token in enumerate(ids):
             finish = FinishReason.STOP if position == len(ids) - 1 else None
             output = EngineCoreOutput(request.request_id, [token], finish_reason=finish)

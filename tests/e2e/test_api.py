@@ -23,9 +23,14 @@ def async_client(served: Served) -> openai.AsyncOpenAI:
     return openai.AsyncOpenAI(base_url=f"{served.url}/v1", api_key="none", max_retries=0)
 
 
+RAW: Any = {"extra_body": {"coat": {"parse": False}}}
+
+
 def text(client: openai.OpenAI, **options: Any) -> str:
-    done = client.chat.completions.create(model="nano", messages=ASK, **({"max_tokens": 24, "temperature": 0} | options))
-    return done.choices[0].message.content or ""
+    """Return a reply's whole text, actions included."""
+    given = {"max_tokens": 24, "temperature": 0} | options
+    given["extra_body"] = RAW["extra_body"] | options.get("extra_body", {})
+    return client.chat.completions.create(model="nano", messages=ASK, **given).choices[0].message.content or ""
 
 
 def test_start_up_told_its_phases_and_addresses(served: Served) -> None:
@@ -36,15 +41,21 @@ def test_start_up_told_its_phases_and_addresses(served: Served) -> None:
 
 def test_chat(client: openai.OpenAI) -> None:
     done = client.chat.completions.create(model="nano", messages=ASK, max_tokens=24, temperature=0)
-    assert done.choices[0].message.content
+    assert done.choices[0].message.content is None, "its tokens were spent on reasoning"
     assert done.choices[0].finish_reason == "length"
     assert done.usage
     assert done.usage.completion_tokens == 24
     assert done.usage.total_tokens == done.usage.prompt_tokens + 24
 
 
+def test_chat_answers_the_question(client: openai.OpenAI) -> None:
+    done = client.chat.completions.create(model="nano", messages=ASK, temperature=0)
+    assert done.choices[0].message.content == "The final answer is \\boxed{42}."
+    assert done.choices[0].finish_reason == "stop"
+
+
 def test_streamed_chat_is_the_same_text_in_many_chunks_with_usage(client: openai.OpenAI) -> None:
-    long: Any = {"max_tokens": 300, "extra_body": {"ignore_eos": True}}
+    long: Any = {"max_tokens": 300, "extra_body": {"ignore_eos": True} | RAW["extra_body"]}
     options: Any = {"stream": True, "stream_options": {"include_usage": True}}
     chunks = list(client.chat.completions.create(model="nano", messages=ASK, temperature=0, **long, **options))
     deltas = [chunk.choices[0].delta.content for chunk in chunks if chunk.choices and chunk.choices[0].delta.content]
@@ -55,13 +66,15 @@ def test_streamed_chat_is_the_same_text_in_many_chunks_with_usage(client: openai
 
 
 async def test_async_client_streams_too(async_client: openai.AsyncOpenAI, client: openai.OpenAI) -> None:
-    stream = await async_client.chat.completions.create(model="nano", messages=ASK, max_tokens=24, temperature=0, stream=True)
+    stream = await async_client.chat.completions.create(
+        model="nano", messages=ASK, max_tokens=24, temperature=0, stream=True, **RAW
+    )
     assert "".join([chunk.choices[0].delta.content or "" async for chunk in stream]) == text(client)
     await async_client.close()
 
 
 def test_completions_with_n_and_logprobs(client: openai.OpenAI) -> None:
-    done = client.completions.create(model="nano", prompt="1 + 1", n=3, max_tokens=8, temperature=1, seed=1, logprobs=2)
+    done = client.completions.create(model="nano", prompt="1 + 1", n=3, max_tokens=8, temperature=2, seed=1, logprobs=2)
     assert [choice.index for choice in done.choices] == [0, 1, 2]
     assert len({choice.text for choice in done.choices}) == 3
     for choice in done.choices:
@@ -82,7 +95,9 @@ def test_chat_logprobs(client: openai.OpenAI) -> None:
 
 def test_n_streamed(client: openai.OpenAI) -> None:
     texts = {0: "", 1: ""}
-    for chunk in client.chat.completions.create(model="nano", messages=ASK, max_tokens=8, n=2, temperature=1, seed=3, stream=True):
+    for chunk in client.chat.completions.create(
+        model="nano", messages=ASK, max_tokens=80, n=2, temperature=2, seed=3, stream=True, **RAW
+    ):
         for choice in chunk.choices:
             texts[choice.index] += choice.delta.content or ""
     assert all(texts.values())
@@ -96,14 +111,14 @@ def test_prompt_list(client: openai.OpenAI) -> None:
 
 def test_stop_string_ends_the_text_before_it(client: openai.OpenAI) -> None:
     whole = text(client)
-    stop = whole[8:11]
-    done = client.chat.completions.create(model="nano", messages=ASK, max_tokens=24, temperature=0, stop=[stop])
+    stop = whole[20:23]
+    done = client.chat.completions.create(model="nano", messages=ASK, max_tokens=24, temperature=0, stop=[stop], **RAW)
     assert done.choices[0].message.content == whole[: whole.index(stop)]
     assert done.choices[0].finish_reason == "stop"
 
 
 def test_seed_repeats_and_another_differs(client: openai.OpenAI) -> None:
-    first, again, other = (text(client, temperature=1, seed=seed) for seed in (7, 7, 8))
+    first, again, other = (text(client, temperature=2, seed=seed) for seed in (7, 7, 8))
     assert first == again != other
 
 
@@ -128,9 +143,9 @@ def test_structured_output_follows_its_schema(client: openai.OpenAI) -> None:
 
 def test_responses(client: openai.OpenAI) -> None:
     question = "What is 12 + 30?"
-    done = client.responses.create(model="nano", input=question, max_output_tokens=16, temperature=0)
-    assert done.output_text
-    events = list(client.responses.create(model="nano", input=question, max_output_tokens=16, temperature=0, stream=True))
+    done = client.responses.create(model="nano", input=question, max_output_tokens=400, temperature=0)
+    assert done.output_text == "The final answer is \\boxed{42}."
+    events = list(client.responses.create(model="nano", input=question, max_output_tokens=400, temperature=0, stream=True))
     assert events[0].type == "response.created"
     assert "".join(event.delta for event in events if event.type == "response.output_text.delta") == done.output_text
 
@@ -139,22 +154,28 @@ def test_models_and_tokenize(client: openai.OpenAI, served: Served) -> None:
     [model] = client.models.list()
     assert model.id == "nano"
     made = httpx.post(f"{served.url}/tokenize", json={"model": "nano", "prompt": "a b"}).json()
-    assert made["count"] == 3
+    assert made["count"] == len(made["tokens"]) == 2
     back = httpx.post(f"{served.url}/detokenize", json={"model": "nano", "tokens": made["tokens"]}).json()
     assert back["prompt"] == "a b"
 
 
 def test_anthropic_messages(served: Served) -> None:
     client = anthropic.Anthropic(base_url=served.url, api_key="none", max_retries=0)
-    done = client.messages.create(model="nano", max_tokens=16, messages=[{"role": "user", "content": "2 + 2"}])
-    assert done.content[0].type == "text"
+    done = client.messages.create(
+        model="nano", max_tokens=400, messages=[{"role": "user", "content": "2 + 2"}], extra_body={"temperature": 0}
+    )
+    assert [block.type for block in done.content] == ["thinking", "text"]
+    assert done.content[1].type == "text"
+    assert "\\boxed{4}" in done.content[1].text
     assert done.usage.output_tokens > 0
-    with client.messages.stream(model="nano", max_tokens=16, messages=[{"role": "user", "content": "2 + 2"}]) as stream:
-        assert "".join(stream.text_stream)
+    with client.messages.stream(
+        model="nano", max_tokens=400, messages=[{"role": "user", "content": "2 + 2"}], extra_body={"temperature": 0}
+    ) as stream:
+        assert "".join(stream.text_stream) == done.content[1].text
 
 
 def test_curl(served: Served) -> None:
-    body = json.dumps({"model": "nano", "messages": ASK, "max_tokens": 4})
+    body = json.dumps({"model": "nano", "messages": ASK})
     command = ["curl", "-sS", f"{served.url}/v1/chat/completions", "-H", "Content-Type: application/json", "-d", body]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert json.loads(done.stdout)["choices"][0]["message"]["content"]
@@ -166,7 +187,7 @@ def test_errors_are_openai_shaped(client: openai.OpenAI) -> None:
     with pytest.raises(openai.BadRequestError, match="temperature"):
         text(client, temperature=-1)
     with pytest.raises(openai.BadRequestError, match="4096"):
-        client.completions.create(model="nano", prompt="x" * 5000, max_tokens=1)
+        client.completions.create(model="nano", prompt="1 " * 5000, max_tokens=1)
 
 
 def test_health_ready_metrics_docs(served: Served) -> None:

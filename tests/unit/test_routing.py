@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from deployments import routing
-from deployments.routing import LeastRequestsRouter, Load
+from deployments.routing import LeastRequestsRouter, Load, StickyRouter
 
 
 @pytest.fixture(autouse=True)
@@ -94,3 +94,19 @@ async def test_a_request_ends_with_its_last_token_and_once(load: Load) -> None:
 
 async def test_no_candidates_no_choice() -> None:
     assert await router().choose_replicas([], pending(0)) == []  # type: ignore[arg-type]
+
+
+async def test_a_session_stays_on_its_replica_when_others_come_and_go() -> None:
+    made = StickyRouter.__new__(StickyRouter)
+    four = [SimpleNamespace(replica_id=SimpleNamespace(unique_id=f"replica-{number}")) for number in range(4)]
+
+    async def chosen(candidates: list[SimpleNamespace], session: int) -> str:
+        [[replica]] = await made.choose_replicas(candidates, SimpleNamespace(args=[f"session-{session}"]))  # type: ignore[arg-type]
+        return str(replica.replica_id.unique_id)
+
+    before = {session: await chosen(four, session) for session in range(200)}
+    assert before == {session: await chosen(four[::-1], session) for session in range(200)}
+    assert min(Counter(before.values()).values()) > 30
+    after = {session: await chosen(four[:3], session) for session in range(200)}
+    assert all(after[session] == replica for session, replica in before.items() if replica != "replica-3")
+    assert await made.choose_replicas([], None) == []

@@ -1,58 +1,85 @@
-"""An `EngineCoreClient` of vLLM over Ray Serve: to vLLM's AsyncLLM, all LLM replicas together look like one engine.
+"""An `EngineCoreClient` of vLLM over Ray Serve: to vLLM's AsyncLLM, all LLM replicas together look like one engine that never dies.
 
-A request is one Serve handle call, open until the replica has sent the request's last token; the tokens come over the token
-channel. An abort cancels the call.
+A request is one Serve handle call at a time, open until the replica has sent the request's last token; the tokens come over the
+token channel. An abort cancels the call. When a replica is lost, its requests go on on others (`deployments.failover`).
 """
 
 import asyncio
 import contextvars
-import logging
 import types
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 from unittest import mock
 
+import grpc
 import zmq
+from ray.exceptions import RayError, RayTaskError
+from ray.serve.exceptions import RayServeException
 from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs, EngineCoreRequest, FinishReason
 from vllm.v1.engine.core_client import EngineCoreClient
 from vllm.v1.serial_utils import MsgpackDecoder, MsgpackEncoder
 
-from deployments import intake
+from deployments import intake, logs
 from deployments.channel import Address, Receiver
 from deployments.engine import TASKS
+from deployments.errors import EngineLostError, EngineUnavailableError, PoisonError, SatoriError
+from deployments.failover import OpenRequest
 
-logger = logging.getLogger("satori.ingress")
+logger = logs.logger("ingress")
 
-# Calls an LLM replica: (group, request id, address for the tokens, encoded request) -> done. `group` is the same for the
-# samples of one request (n > 1), which share a prompt and so belong on one replica.
-Generate = Callable[[str, str, Address, list[bytes]], Awaitable[None]]
 # The last tokens travel beside the call's own return and may come a little later; not this much later.
-LAST_TOKENS_S = 30.0
+LAST_TOKENS_S = 5.0
+MOST_DEATHS = 2
+
+
+class Replicas(Protocol):
+    """What the client needs of the set of LLM replicas. Ids are those of attempts (`OpenRequest.wire_id`)."""
+
+    async def generate(self, group: str, request_id: str, address: Address, encoded: list[bytes]) -> None:
+        """Run a request on a replica to its end; waits for one. Samples of one request share `group` and so the replica."""
+
+    def assigned(self, request_id: str) -> bool:
+        """Return whether the request is on a replica, rather than waiting for one."""
+
+    def ended(self, request_id: str) -> None:
+        """Hear that the request's last token is here."""
+
+    def lost(self, request_id: str) -> None:
+        """Hear that the replica of this request is dead or hung; nothing more should go there."""
+
+    def left(self, request_id: str) -> None:
+        """Hear that the request is on no replica any more, after `ended` or `lost`."""
 
 
 class ServeEngineClient(EngineCoreClient):
     """The engine side of an AsyncLLM whose engine is a set of LLM replicas.
 
-    `host` is where the replicas send tokens to; `ended` is told each request's id as soon as its last token is here.
+    `host` is where the replicas send tokens to. A request for which there is no replica for `wait_s` is refused; `refuse` is told a
+    request's id and why before it ends with an error.
     """
 
     engine_ranks_managed = (0,)
 
-    def __init__(self, generate: Generate, host: str, ended: Callable[[str], None]) -> None:
+    def __init__(self, replicas: Replicas, host: str, wait_s: float, refuse: Callable[[str, SatoriError], None]) -> None:
         self.resources = types.SimpleNamespace(engine_dead=False)
-        self._generate = generate
-        self._ended = ended
+        self._replicas = replicas
+        self._wait_s = wait_s
+        self._refuse = refuse
         self._receiver = Receiver(host, self._deliver)
         self._encoder = MsgpackEncoder()
         self._decoder = MsgpackDecoder(EngineCoreOutputs)
         self._outputs: asyncio.Queue[EngineCoreOutputs] = asyncio.Queue()
+        self._open: dict[str, OpenRequest] = {}
+        self._wire: dict[str, OpenRequest] = {}
         self._calls: dict[str, asyncio.Task[None]] = {}
+        # One moved request at a time until its first token: when a replica dies of one, it is known which.
+        self._probation = asyncio.Lock()
 
     @property
     def open_requests(self) -> list[str]:
-        """Ids of the requests that a replica has and that are neither finished nor aborted."""
-        return list(self._calls)
+        """Ids of the requests that are neither finished nor aborted."""
+        return list(self._open)
 
     async def get_supported_tasks_async(self) -> tuple[Any, ...]:
         """Return what the replicas can do: generate text."""
@@ -61,11 +88,11 @@ class ServeEngineClient(EngineCoreClient):
     async def add_request_async(self, request: EngineCoreRequest) -> None:
         """Start the request on a replica. Returns at once; its outputs come from `get_output_async`."""
         intake.prepared()
-        encoded = [bytes(part) for part in self._encoder.encode(request)]
-        group = request.external_req_id or request.request_id
-        call = self._call(group, request.request_id, encoded)
+        opened = self._open[request.request_id] = OpenRequest(request)
+        self._wire[request.request_id] = opened
         # In a context of its own: in the HTTP request's, Serve gives all handle calls one id, and its router mixes up calls that
         # share an id (the samples of one request then wait for ever; Ray 2.60.0).
+        call = self._run(opened, self._encode(request))
         self._calls[request.request_id] = asyncio.create_task(call, context=contextvars.Context())
 
     async def get_output_async(self) -> EngineCoreOutputs:
@@ -75,39 +102,134 @@ class ServeEngineClient(EngineCoreClient):
     async def abort_requests_async(self, request_ids: list[str]) -> None:
         """Cancel the calls of these requests; the replica then frees their places in the engine."""
         for request_id in request_ids:
-            if (call := self._calls.pop(request_id, None)) is not None:
-                call.cancel()
+            if (opened := self._open.get(request_id)) is not None:
+                self._close(opened).cancel()
 
     def shutdown(self, timeout: float | None = None) -> None:
         """Cancel all calls and close the token channel. The replicas live on: they are not ours."""
-        for call in self._calls.values():
-            call.cancel()
-        self._calls.clear()
+        for opened in list(self._open.values()):
+            self._close(opened).cancel()
         self._receiver.close()
+
+    def _encode(self, request: EngineCoreRequest) -> list[bytes]:
+        return [bytes(part) for part in self._encoder.encode(request)]
+
+    def _close(self, opened: OpenRequest) -> asyncio.Task[None]:
+        """Forget a request; return its call."""
+        del self._open[opened.request.request_id]
+        self._wire.pop(opened.wire_id, None)
+        if opened.waiting is not None:
+            opened.waiting.cancel()
+        return self._calls.pop(opened.request.request_id)
 
     def _deliver(self, frames: list[zmq.Frame]) -> None:
         step: EngineCoreOutputs = self._decoder.decode(frames)
+        new = []
         for output in step.outputs:
+            wire_id = output.request_id
+            if (opened := self._wire.get(wire_id)) is None:
+                continue  # aborted, or of a lost attempt
+            if opened.settled is not None:
+                opened.settled.set()
+            try:
+                if opened.take(output):
+                    new.append(output)
+            except ValueError as error:
+                task = self._calls[opened.request.request_id]
+                self._end(opened, EngineLostError(f"the request could not be moved: {error}"))
+                task.cancel()
+                continue
             if output.finish_reason is not None:
-                self._calls.pop(output.request_id, None)
-                self._ended(output.request_id)
+                self._replicas.ended(wire_id)
+                self._close(opened)
+        step.outputs = new
         self._outputs.put_nowait(step)
 
-    async def _call(self, group: str, request_id: str, encoded: list[bytes]) -> None:
+    async def _run(self, opened: OpenRequest, encoded: list[bytes]) -> None:
+        """Keep a request on a replica until it ends."""
         try:
-            await self._generate(group, request_id, self._receiver.address, encoded)
+            self._start_waiting(opened)
+            while not await self._attempt(opened, encoded):
+                self._wire.pop(opened.wire_id, None)
+                if opened.deaths >= MOST_DEATHS:
+                    raise PoisonError(f"{opened.deaths} replicas died with this request")
+                encoded = self._encode(opened.next_attempt())
+                self._wire[opened.wire_id] = opened
+                self._start_waiting(opened)
+                logger.warning("request %s moves on after %d tokens", opened.wire_id, len(opened.tokens))
+        except SatoriError as error:
+            self._end(opened, error)
         except Exception as error:
-            logger.error("request %s failed on its replica: %s", request_id, error)
-            self._fail(request_id)
-        else:
-            if request_id in self._calls:
-                asyncio.get_running_loop().call_later(LAST_TOKENS_S, self._fail, request_id)
+            logger.exception("request %s failed", opened.wire_id)
+            self._end(opened, EngineLostError(f"the request failed on its replica ({type(error).__name__})"))
 
-    def _fail(self, request_id: str) -> None:
-        """End a request with an error, unless it has ended otherwise."""
-        if self._calls.pop(request_id, None) is not None:
-            failed = EngineCoreOutput(request_id, [], finish_reason=FinishReason.ERROR)
+    def _start_waiting(self, opened: OpenRequest) -> None:
+        """Bound the time that a request waits for a replica."""
+        if opened.waiting is not None:
+            opened.waiting.cancel()
+        opened.waiting = asyncio.get_running_loop().call_later(self._wait_s, self._waited, opened)
+
+    def _waited(self, opened: OpenRequest) -> None:
+        if not self._replicas.assigned(opened.wire_id):
+            task = self._calls.get(opened.request.request_id)
+            self._end(opened, EngineUnavailableError(f"no LLM replica could take the request for {self._wait_s:g} s"))
+            if task is not None:
+                task.cancel()
+
+    async def _attempt(self, opened: OpenRequest, encoded: list[bytes]) -> bool:
+        """Run a request on one replica; return whether it ended there."""
+        if opened.settled is None:
+            return await self._call(opened, encoded)
+        async with self._probation:
+            call = asyncio.create_task(self._call(opened, encoded), context=contextvars.Context())
+            settled = asyncio.create_task(opened.settled.wait())
+            try:
+                await asyncio.wait((call, settled), return_when=asyncio.FIRST_COMPLETED)
+            except asyncio.CancelledError:
+                call.cancel()
+                raise
+            finally:
+                settled.cancel()
+        try:
+            return await call
+        finally:
+            call.cancel()
+
+    async def _call(self, opened: OpenRequest, encoded: list[bytes]) -> bool:
+        wire_id = opened.wire_id
+        try:
+            await self._replicas.generate(opened.group, wire_id, self._receiver.address, encoded)
+        except Exception as error:
+            if not _lost_replica(error):
+                raise
+            logger.warning("the replica of request %s is lost (%s)", wire_id, type(error).__name__)
+            self._replicas.lost(wire_id)
+            if not isinstance(error, EngineUnavailableError) or isinstance(error, EngineLostError):
+                opened.deaths += 1
+            return False
+        finally:
+            self._replicas.left(wire_id)
+        if wire_id in self._wire:
+            await asyncio.sleep(LAST_TOKENS_S)
+        return wire_id not in self._wire
+
+    def _end(self, opened: OpenRequest, error: SatoriError) -> None:
+        """End a request and its siblings (n > 1) with an error, those that have not ended otherwise."""
+        for sibling in [other for other in self._open.values() if other is opened or other.group == opened.group]:
+            logger.error("request %s is refused: %s", sibling.wire_id, error)
+            call = self._close(sibling)
+            if sibling is not opened:
+                call.cancel()
+            self._refuse(sibling.request.request_id, error)
+            failed = EngineCoreOutput(sibling.request.request_id, [], finish_reason=FinishReason.ERROR)
             self._outputs.put_nowait(EngineCoreOutputs(outputs=[failed]))
+
+
+def _lost_replica(error: Exception) -> bool:
+    """Return whether a failed call tells of its replica's end rather than of the request's own fault."""
+    if isinstance(error, EngineUnavailableError):
+        return True
+    return isinstance(error, RayError | RayServeException | grpc.RpcError) and not isinstance(error, RayTaskError)
 
 
 @contextmanager

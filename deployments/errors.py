@@ -29,3 +29,15 @@ class EngineUnavailableError(SatoriError):
     status = 503
     code = "engine_unavailable"
     retryable = True
+
+
+class EngineLostError(EngineUnavailableError):
+    """The engine died, or hung, with this request."""
+
+    code = "engine_lost"
+
+
+class PoisonError(SatoriError):
+    """A request is refused because replicas died of it."""
+
+    code = "request_kills_replicas"

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import types
+from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 import ray
@@ -13,6 +14,7 @@ from ray.exceptions import RayActorError
 from ray.serve.handle import DeploymentHandle
 
 from deployments.bridge import UIBridge
+from deployments.errors import SatoriError
 from deployments.phases import Phases
 from deployments.settings import Settings
 
@@ -51,12 +53,13 @@ class Ingress:
         from deployments.client import ServeEngineClient, used_by_async_llm
         from deployments.engine import TASKS, frontend_config, server_arguments, tune_process, writes_coat
         from deployments.replies import CoatServing
-        from deployments.routing import LOAD
 
         arguments = await asyncio.to_thread(server_arguments, self._settings)
         config = await asyncio.to_thread(frontend_config, arguments)
         coat = await asyncio.to_thread(writes_coat, arguments, config)
-        self._client = ServeEngineClient(self._generate, ray.util.get_node_ip_address(), LOAD.ended)
+        self._client = ServeEngineClient(
+            LLMReplicas(self._llm), ray.util.get_node_ip_address(), self._settings.llm.wait_s, self._refuse
+        )
         with used_by_async_llm(self._client):
             self._engine = AsyncLLM(
                 config, Executor, log_stats=not arguments.disable_log_stats, log_requests=arguments.enable_log_requests
@@ -78,8 +81,12 @@ class Ingress:
         os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
         return app
 
-    async def _generate(self, group: str, request_id: str, address: "Address", encoded: list[bytes]) -> None:
-        await self._llm.generate.remote(group, request_id, address, encoded)
+    def _refuse(self, request_id: str, error: SatoriError) -> None:
+        """Let vLLM's server answer a request with this error."""
+        if (state := self._engine.output_processor.request_states.get(request_id)) is not None and state.queue is not None:
+            from vllm.exceptions import GracefulHTTPError
+
+            state.queue.put(GracefulHTTPError(f"{error.code}: {error}", HTTPStatus(error.status)))
 
     async def ready(self) -> JSONResponse:
         """Whether a request would be answered now: 200 with the state of an LLM replica, or 503. Both with this ingress's."""
@@ -93,6 +100,20 @@ class Ingress:
         except (TimeoutError, RayActorError):
             return JSONResponse({"ready": False, "reason": "no LLM replica is up", "ingress": mine}, 503)
         return JSONResponse({"ready": True, "replica": replica, "ingress": mine})
+
+
+class LLMReplicas:
+    """The LLM replicas, through their Serve handle and where the router put requests; see `deployments.client.Replicas`."""
+
+    def __init__(self, llm: DeploymentHandle) -> None:
+        from deployments.placement import PLACEMENT
+
+        self._llm = llm
+        self.assigned, self.ended, self.lost, self.left = PLACEMENT.assigned, PLACEMENT.ended, PLACEMENT.lost, PLACEMENT.left
+
+    async def generate(self, group: str, request_id: str, address: "Address", encoded: list[bytes]) -> None:
+        """Run a request on a replica to its end."""
+        await self._llm.generate.remote(group, request_id, address, encoded)
 
 
 def _import_vllm() -> None:

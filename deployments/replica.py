@@ -1,14 +1,17 @@
 """The LLM deployment: each replica holds one vLLM EngineCore and nothing else. No tokenizer, no template, no HTTP."""
 
 import asyncio
-import logging
+import contextlib
+import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import psutil
 from ray import serve
 
+from deployments import logs
 from deployments.channel import Address, Lane, Sender
-from deployments.errors import EngineUnavailableError
+from deployments.errors import EngineLostError, EngineUnavailableError
 from deployments.phases import Phases
 from deployments.settings import Settings
 
@@ -16,7 +19,7 @@ if TYPE_CHECKING:
     from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs
     from vllm.v1.engine.core_client import EngineCoreClient
 
-logger = logging.getLogger("satori.replica")
+logger = logs.logger("replica")
 
 
 @dataclass
@@ -37,6 +40,7 @@ class LLM:
         with self._phases.reported():
             self._core = await asyncio.to_thread(self._start, settings)
         self._phases.done("start")
+        self._hung_after_s = settings.llm.hung_after_s
         self._serve()
         tune_process()
 
@@ -64,7 +68,8 @@ class LLM:
         self._served = 0
         self._scheduler = {"running": 0, "waiting": 0}
         self._error: Exception | None = None
-        self._forwarder = asyncio.create_task(self._forward())
+        self._active = time.monotonic()
+        self._tasks = [asyncio.create_task(self._forward()), asyncio.create_task(self._watch())]
 
     async def generate(self, group: str, request_id: str, address: Address, encoded: list[bytes]) -> None:
         """Run an encoded `EngineCoreRequest` to its end; cancelling the call frees its place in the engine.
@@ -97,13 +102,36 @@ class LLM:
         """Send each engine step's outputs to the ingresses they belong to; fail all requests when the engine dies."""
         try:
             while True:
-                self._send(await self._core.get_output_async())
+                step = await self._core.get_output_async()
+                self._active = time.monotonic()
+                self._send(step)
         except Exception as error:
             logger.error("the engine is dead: %s", error)
-            self._error = error
-            for running in self._running.values():
-                if not running.finished.done():
-                    running.finished.set_exception(EngineUnavailableError(str(error)))
+            self._give_up(error)
+
+    async def _watch(self) -> None:
+        """Give up an engine that has requests and does nothing."""
+        while self._error is None:
+            await asyncio.sleep(self._hung_after_s / 10)
+            if not self._running:
+                self._active = time.monotonic()
+            elif time.monotonic() - self._active > self._hung_after_s:
+                logger.error("the engine is hung: nothing came of %d requests for %g s", len(self._running), self._hung_after_s)
+                self._give_up(EngineUnavailableError(f"the engine did nothing for {self._hung_after_s:g} s"))
+                self._kill_engine()
+
+    def _kill_engine(self) -> None:
+        """Kill the engine's processes: one that hangs would not end by itself."""
+        for process in psutil.Process().children(recursive=True):
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+
+    def _give_up(self, error: Exception) -> None:
+        """Take no more requests; fail those that are here, so that they move, and the health check, so that Serve replaces us."""
+        self._error = error
+        for running in self._running.values():
+            if not running.finished.done():
+                running.finished.set_exception(EngineLostError(str(error)))
 
     def _send(self, step: "EngineCoreOutputs") -> None:
         if (stats := step.scheduler_stats) is not None:

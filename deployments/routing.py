@@ -3,43 +3,20 @@
 Serve's own router compares queue lengths that are updated when a request is *sent*, so a burst that is routed in one go
 lands on one replica (seen on Ray 2.60.0). Here a request counts from when it is *assigned* until its last token is here, which is
 some milliseconds before its handle call returns.
+
+Serve sends the routers' classes to other processes by value, with what this module's globals hold (Ray 2.60.0): the counts are
+therefore in a module of their own, which routers reach by its name.
 """
 
 import hashlib
 import random
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 
 from ray.serve.request_router import PendingRequest, ReplicaID, RequestRouter, RunningReplica
 
+from deployments import placement
+
 GROUPS_KEPT = 4096
-
-
-class Load:
-    """The requests of this process that are assigned to replicas and have not ended."""
-
-    def __init__(self) -> None:
-        self._replica: dict[str, ReplicaID] = {}
-        self._count: Counter[ReplicaID] = Counter()
-
-    def of(self, replica_id: ReplicaID) -> int:
-        """Return the number of requests on a replica."""
-        return self._count[replica_id]
-
-    def assign(self, request_id: str, replica_id: ReplicaID) -> None:
-        """Count a request on a replica, and no more on the one it was assigned to before."""
-        self.ended(request_id)
-        self._replica[request_id] = replica_id
-        self._count[replica_id] += 1
-
-    def ended(self, request_id: str) -> None:
-        """Count a request out; one that is not assigned is no error."""
-        if (replica_id := self._replica.pop(request_id, None)) is not None:
-            self._count[replica_id] -= 1
-            if not self._count[replica_id]:
-                del self._count[replica_id]
-
-
-LOAD = Load()
 
 
 class LeastRequestsRouter(RequestRouter):
@@ -57,6 +34,7 @@ class LeastRequestsRouter(RequestRouter):
         self, candidate_replicas: list[RunningReplica], pending_request: PendingRequest | None = None
     ) -> list[list[RunningReplica]]:
         """Return the chosen replica as the only one of the only rank."""
+        candidate_replicas = placement.PLACEMENT.usable(candidate_replicas)
         if not candidate_replicas:
             return []
         if pending_request is None:
@@ -64,16 +42,15 @@ class LeastRequestsRouter(RequestRouter):
         group, request_id = _identify(pending_request)
         chosen = next(
             (replica for replica in candidate_replicas if replica.replica_id == self._groups.get(group)),
-            min(candidate_replicas, key=lambda replica: (LOAD.of(replica.replica_id), random.random())),
+            min(candidate_replicas, key=lambda replica: (placement.PLACEMENT.of(replica.replica_id), random.random())),
         )
-        LOAD.assign(request_id, chosen.replica_id)
+        placement.PLACEMENT.assign(request_id, chosen.replica_id)
         self._groups[group] = chosen.replica_id
         if len(self._groups) > GROUPS_KEPT:
             self._groups.popitem(last=False)
-        self._requests[pending_request.metadata.internal_request_id] = request_id
-        pending_request.future.add_done_callback(
-            lambda future: self._ended(pending_request.metadata.internal_request_id) if future.cancelled() else None
-        )
+        internal_request_id = pending_request.metadata.internal_request_id
+        self._requests[internal_request_id] = request_id
+        pending_request.future.add_done_callback(lambda future: self._left(internal_request_id) if future.cancelled() else None)
         return [[chosen]]
 
     async def _select_from_candidate_replicas(self, candidates: list[RunningReplica], backoff_index: int) -> RunningReplica | None:
@@ -86,11 +63,15 @@ class LeastRequestsRouter(RequestRouter):
 
     def on_request_completed(self, replica_id: ReplicaID, internal_request_id: str) -> None:
         """Count a request out, if it has not ended before; called by Serve for every call that was sent, however it ended."""
-        self._ended(internal_request_id)
+        if (request_id := self._requests.get(internal_request_id)) == internal_request_id:
+            self._left(internal_request_id)  # no request for tokens: nobody else says that it left
+        elif request_id is not None:
+            del self._requests[internal_request_id]
+            placement.PLACEMENT.ended(request_id)
 
-    def _ended(self, internal_request_id: str) -> None:
+    def _left(self, internal_request_id: str) -> None:
         if (request_id := self._requests.pop(internal_request_id, None)) is not None:
-            LOAD.ended(request_id)
+            placement.PLACEMENT.left(request_id)
 
 
 class StickyRouter(RequestRouter):

@@ -47,14 +47,18 @@ class LLMSettings(Section):
     """The LLM deployment: one vLLM EngineCore a replica.
 
     `num_gpus` is the GPUs of one replica. `env` is set in the replica's process, and so in its engine's, before vLLM is
-    imported. A replica that leaves gets `graceful_shutdown_timeout_s` for the requests it holds.
+    imported. A replica that leaves gets `graceful_shutdown_timeout_s` to finish the requests it holds; those left then move to
+    others. One that holds requests and whose engine does nothing for `hung_after_s` is replaced, and its requests move. A request
+    waits at most `wait_s` for a replica.
     """
 
     num_replicas: int = Field(1, ge=1)
     num_cpus: float = Field(1, ge=0)
     num_gpus: float = Field(0, ge=0)
     max_ongoing_requests: int = Field(10_000, ge=1)
-    graceful_shutdown_timeout_s: float = Field(600, ge=0)
+    graceful_shutdown_timeout_s: float = Field(60, ge=0)
+    hung_after_s: float = Field(60, gt=0)
+    wait_s: float = Field(600, gt=0)
     env: dict[str, str] = {}
 
 

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
+from ray.exceptions import ActorDiedError
 from vllm.sampling_params import SamplingParams
 from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs, EngineCoreRequest, FinishReason
 from vllm.v1.serial_utils import MsgpackDecoder, MsgpackEncoder
@@ -11,12 +12,14 @@ from vllm.v1.serial_utils import MsgpackDecoder, MsgpackEncoder
 from deployments import client as client_module
 from deployments.channel import Address, Sender
 from deployments.client import ServeEngineClient
+from deployments.errors import SatoriError
 
-Script = Callable[["Replica", str, Address], Awaitable[None]]
+Script = Callable[["Fleet", str, Address], Awaitable[None]]
+Made = Callable[..., tuple["Fleet", ServeEngineClient]]
 
 
-class Replica:
-    """A replica with scripted tokens: what `script` does for each call."""
+class Fleet:
+    """Replicas with scripted tokens: what `script` does for each call."""
 
     def __init__(self, script: Script) -> None:
         self._script = script
@@ -24,10 +27,15 @@ class Replica:
         self.calls: dict[str, EngineCoreRequest] = {}
         self.groups: list[str] = []
         self.cancelled: list[str] = []
-        self.ended: list[str] = []
+        self.ended_on: list[str] = []
+        self.lost_on: list[str] = []
+        self.refused: list[tuple[str, str]] = []
+        self.on: set[str] = set()
+        self.died = asyncio.Event()
 
     async def generate(self, group: str, request_id: str, address: Address, encoded: list[bytes]) -> None:
         self.groups.append(group)
+        self.on.add(request_id)
         self.calls[request_id] = MsgpackDecoder(EngineCoreRequest).decode(encoded)
         try:
             await self._script(self, request_id, address)
@@ -35,17 +43,32 @@ class Replica:
             self.cancelled.append(request_id)
             raise
 
+    def assigned(self, request_id: str) -> bool:
+        return request_id in self.on
+
+    def ended(self, request_id: str) -> None:
+        self.ended_on.append(request_id)
+
+    def lost(self, request_id: str) -> None:
+        self.lost_on.append(request_id)
+
+    def left(self, request_id: str) -> None:
+        self.on.discard(request_id)
+
+    def refuse(self, request_id: str, error: SatoriError) -> None:
+        self.refused.append((request_id, error.code))
+
     def send(self, address: Address, request_id: str, token: int, last: bool = False) -> None:
         output = EngineCoreOutput(request_id, [token], finish_reason=FinishReason.STOP if last else None)
         self.sender.open(address).send(MsgpackEncoder().encode(EngineCoreOutputs(outputs=[output])))
 
 
-def request(request_id: str) -> EngineCoreRequest:
+def request(request_id: str, **params: int) -> EngineCoreRequest:
     return EngineCoreRequest(
         request_id=request_id,
         prompt_token_ids=[1, 2, 3],
         mm_features=None,
-        sampling_params=SamplingParams(max_tokens=5),
+        sampling_params=SamplingParams(max_tokens=5, **params),
         pooling_params=None,
         arrival_time=0.0,
         lora_request=None,
@@ -55,45 +78,62 @@ def request(request_id: str) -> EngineCoreRequest:
     )
 
 
-async def three_tokens(replica: Replica, request_id: str, address: Address) -> None:
+async def arrived(client: ServeEngineClient, request_id: str, count: int) -> None:
+    while len(client._open[request_id].tokens) < count:
+        await asyncio.sleep(0.001)
+
+
+async def tokens_of(client: ServeEngineClient, request_id: str) -> list[int]:
+    """Return all tokens of a request that ends well."""
+    tokens: list[int] = []
+    while True:
+        for output in (await asyncio.wait_for(client.get_output_async(), 5)).outputs:
+            assert output.request_id == request_id
+            assert output.finish_reason is not FinishReason.ERROR
+            tokens += output.new_token_ids
+            if output.finish_reason is not None:
+                return tokens
+
+
+async def three_tokens(replica: Fleet, request_id: str, address: Address) -> None:
     for token in (1, 2, 3):
         replica.send(address, request_id, token, last=token == 3)
 
 
-async def never_ends(replica: Replica, request_id: str, address: Address) -> None:
+async def never_ends(replica: Fleet, request_id: str, address: Address) -> None:
     replica.send(address, request_id, 1)
     await asyncio.Event().wait()
 
 
 @pytest.fixture
-async def made() -> AsyncIterator[Callable[[Script], tuple[Replica, ServeEngineClient]]]:
-    made: list[tuple[Replica, ServeEngineClient]] = []
+async def made() -> AsyncIterator[Made]:
+    made: list[tuple[Fleet, ServeEngineClient]] = []
 
-    def make(script: Script) -> tuple[Replica, ServeEngineClient]:
-        replica = Replica(script)
-        made.append((replica, ServeEngineClient(replica.generate, "127.0.0.1", replica.ended.append)))
+    def make(script: Script, wait_s: float = 60) -> tuple[Fleet, ServeEngineClient]:
+        fleet = Fleet(script)
+        made.append((fleet, ServeEngineClient(fleet, "127.0.0.1", wait_s, fleet.refuse)))
         return made[-1]
 
     yield make
-    for replica, client in made:
+    for fleet, client in made:
         client.shutdown()
-        replica.sender.close()
+        fleet.sender.close()
 
 
-async def test_outputs_arrive_and_nothing_is_kept(made: Callable) -> None:  # type: ignore[type-arg]
+async def test_outputs_arrive_and_nothing_is_kept(made: Made) -> None:
     replica, client = made(three_tokens)
     await client.add_request_async(request("a"))
     outputs = [(await client.get_output_async()).outputs[0] for _ in range(3)]
     assert [output.new_token_ids for output in outputs] == [[1], [2], [3]]
     assert outputs[-1].finish_reason is FinishReason.STOP
     assert client.open_requests == []
-    assert replica.ended == ["a"]
+    assert replica.ended_on == ["a"]
     assert replica.calls["a"].prompt_token_ids == [1, 2, 3]
     assert replica.calls["a"].sampling_params.max_tokens == 5
     assert replica.groups == ["group-a"]
 
 
-async def test_an_abort_cancels_the_call(made: Callable) -> None:  # type: ignore[type-arg]
+async def test_an_abort_cancels_the_call(made: Made) -> None:
     replica, client = made(never_ends)
     await client.add_request_async(request("a"))
     await client.add_request_async(request("b"))
@@ -106,27 +146,144 @@ async def test_an_abort_cancels_the_call(made: Callable) -> None:  # type: ignor
     assert replica.cancelled == ["a"]
 
 
-async def test_a_failed_call_ends_its_request_with_an_error(made: Callable) -> None:  # type: ignore[type-arg]
-    async def fails(replica: Replica, request_id: str, address: Address) -> None:
-        raise RuntimeError("the replica died")
+async def test_a_requests_own_fault_ends_it_with_an_error(made: Made) -> None:
+    async def fails(replica: Fleet, request_id: str, address: Address) -> None:
+        raise RuntimeError("cannot decode")
 
-    _, client = made(fails)
+    fleet, client = made(fails)
     await client.add_request_async(request("a"))
     output = (await client.get_output_async()).outputs[0]
     assert (output.request_id, output.new_token_ids, output.finish_reason) == ("a", [], FinishReason.ERROR)
     assert client.open_requests == []
+    assert list(fleet.calls) == ["a"]
+    assert fleet.refused == [("a", "engine_lost")]
 
 
-async def test_a_call_that_ends_without_last_tokens_fails(
-    made: Callable,  # type: ignore[type-arg]
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+async def test_a_lost_replicas_request_goes_on_from_its_last_token(made: Made) -> None:
+    async def dies_once(replica: Fleet, request_id: str, address: Address) -> None:
+        if request_id == "a":
+            replica.send(address, request_id, 7)
+            replica.send(address, request_id, 8)
+            await arrived(client, "a", 2)
+            raise ActorDiedError
+        replica.send(address, "a", 99, last=True)  # the lost replica was only slow
+        replica.send(address, request_id, 9, last=True)
+
+    fleet, client = made(dies_once)
+    await client.add_request_async(request("a"))
+    assert await tokens_of(client, "a") == [7, 8, 9]
+    moved = fleet.calls["a#1"]
+    assert moved.prompt_token_ids == [1, 2, 3, 7, 8]
+    assert (moved.sampling_params.max_tokens, moved.sampling_params.min_tokens) == (3, 0)
+    assert (fleet.ended_on, fleet.lost_on) == (["a#1"], ["a"])
+    assert client.open_requests == []
+
+
+async def test_what_a_prompt_cannot_give_back_is_written_again_and_delivered_once(made: Made) -> None:
+    async def dies_once(replica: Fleet, request_id: str, address: Address) -> None:
+        if request_id == "a":
+            replica.send(address, request_id, 7)
+            await arrived(client, "a", 1)
+            raise ActorDiedError
+        for token in (7, 8, 9):
+            replica.send(address, request_id, token, last=token == 9)
+
+    fleet, client = made(dies_once)
+    await client.add_request_async(request("a", seed=4))
+    assert await tokens_of(client, "a") == [7, 8, 9]
+    moved = fleet.calls["a#1"]
+    assert moved.prompt_token_ids == [1, 2, 3]
+    assert (moved.sampling_params.max_tokens, moved.sampling_params.seed) == (5, 4)
+    assert moved.sampling_params.extra_args == {"satori_repeat": {"tokens": [7]}}
+
+
+async def test_another_text_the_second_time_is_an_error_and_is_not_delivered(made: Made) -> None:
+    async def dies_once(replica: Fleet, request_id: str, address: Address) -> None:
+        if request_id == "a":
+            replica.send(address, request_id, 7)
+            await arrived(client, "a", 1)
+            raise ActorDiedError
+        replica.send(address, request_id, 6)
+        await asyncio.Event().wait()
+
+    fleet, client = made(dies_once)
+    await client.add_request_async(request("a", seed=4))
+    outputs = [(await client.get_output_async()).outputs for _ in range(2)]
+    assert [[output.new_token_ids for output in step] for step in outputs] == [[[7]], [[]]]
+    assert outputs[1][0].finish_reason is FinishReason.ERROR
+    assert fleet.refused == [("a", "engine_lost")]
+    while "a#1" not in fleet.cancelled:
+        await asyncio.sleep(0.001)
+
+
+async def test_a_request_that_kills_two_replicas_is_refused_and_the_others_are_not(made: Made) -> None:
+    held: dict[str, asyncio.Event] = {}
+
+    async def script(replica: Fleet, request_id: str, address: Address) -> None:
+        name = request_id.split("#")[0]
+        died = replica.died
+        if name == "poison":
+            await asyncio.sleep(0)
+            replica.died = asyncio.Event()
+            died.set()
+            raise ActorDiedError
+        replica.send(address, request_id, 1)
+        held[name] = asyncio.Event()
+        ends = asyncio.create_task(held[name].wait())
+        dies = asyncio.create_task(died.wait())
+        await asyncio.wait((ends, dies), return_when=asyncio.FIRST_COMPLETED)
+        if dies.done():
+            raise ActorDiedError
+        replica.send(address, request_id, 2, last=True)
+
+    fleet, client = made(script)
+    innocent = [f"innocent-{number}" for number in range(5)]
+    for name in (*innocent[:3], "poison", *innocent[3:]):
+        await client.add_request_async(request(name))
+    while client.open_requests != innocent:
+        await asyncio.wait_for(client.get_output_async(), 5)
+    assert fleet.refused == [("poison", "request_kills_replicas")]
+    while any(not attempt.settled or not attempt.settled.is_set() for attempt in client._open.values()):
+        await asyncio.wait_for(client.get_output_async(), 5)
+    for event in held.values():
+        event.set()
+    while client.open_requests:
+        await asyncio.wait_for(client.get_output_async(), 5)
+    assert fleet.refused == [("poison", "request_kills_replicas")]
+
+
+async def test_a_request_waits_for_a_replica_but_not_for_ever(made: Made) -> None:
+    async def no_replica(replica: Fleet, request_id: str, address: Address) -> None:
+        replica.on.discard(request_id)
+        await asyncio.Event().wait()
+
+    fleet, client = made(no_replica, wait_s=0.01)
+    await client.add_request_async(request("a"))
+    assert (await client.get_output_async()).outputs[0].finish_reason is FinishReason.ERROR
+    assert fleet.refused == [("a", "engine_unavailable")]
+    while fleet.cancelled != ["a"]:
+        await asyncio.sleep(0.001)
+
+
+async def test_a_request_on_a_replica_may_take_its_time(made: Made) -> None:
+    async def slow(replica: Fleet, request_id: str, address: Address) -> None:
+        await asyncio.sleep(0.1)
+        replica.send(address, request_id, 1, last=True)
+
+    fleet, client = made(slow, wait_s=0.01)
+    await client.add_request_async(request("a"))
+    assert await tokens_of(client, "a") == [1]
+    assert fleet.refused == []
+
+
+async def test_last_tokens_that_do_not_come_are_asked_for_elsewhere(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client_module, "LAST_TOKENS_S", 0.01)
 
-    async def loses_the_end(replica: Replica, request_id: str, address: Address) -> None:
-        replica.send(address, request_id, 1)
+    async def loses_the_end(replica: Fleet, request_id: str, address: Address) -> None:
+        replica.send(address, request_id, 1, last=request_id != "a")
 
-    _, client = made(loses_the_end)
+    fleet, client = made(loses_the_end)
     await client.add_request_async(request("a"))
-    outputs = [(await client.get_output_async()).outputs[0] for _ in range(2)]
-    assert [output.finish_reason for output in outputs] == [None, FinishReason.ERROR]
+    assert await tokens_of(client, "a") == [1, 1]
+    assert fleet.calls["a#1"].prompt_token_ids == [1, 2, 3, 1]
+    assert fleet.lost_on == []

@@ -13,7 +13,7 @@ from vllm.v1.metrics.stats import SchedulerStats
 from vllm.v1.serial_utils import MsgpackDecoder, MsgpackEncoder
 
 from deployments.channel import Receiver
-from deployments.errors import EngineUnavailableError
+from deployments.errors import EngineLostError, EngineUnavailableError
 from deployments.replica import LLM
 from deployments.settings import load
 
@@ -77,7 +77,8 @@ async def llm(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[LLM]:
     made = LLM.__new__(LLM)
     await made.__init__(load({"preset": "nano-cpu"}))  # type: ignore[misc]
     yield made
-    made._forwarder.cancel()
+    for task in made._tasks:
+        task.cancel()
     made._sender.close()
 
 
@@ -139,3 +140,23 @@ async def test_a_dead_engine_fails_its_calls_and_its_health_check(llm: LLM, ingr
     with pytest.raises(EngineUnavailableError, match="engine died"):
         await llm.generate("group", "c", ingress.receiver.address, encoded("c"))
     assert (await llm.state())["open"] == 0
+
+
+async def test_a_hung_engine_is_given_up_but_an_idle_one_is_not(
+    llm: LLM, ingress: Ingress, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed = asyncio.Event()
+    monkeypatch.setattr(LLM, "_kill_engine", lambda self: killed.set())
+    llm._hung_after_s = 0.05
+    llm._active = 0.0  # idle since long ago
+    watch = asyncio.create_task(llm._watch())
+    await asyncio.sleep(0.01)
+    await llm.check_health()
+    assert not killed.is_set()
+    [call] = await started(llm, ingress, "a")
+    with pytest.raises(EngineLostError, match=r"nothing for 0\.05 s"):
+        await call
+    await killed.wait()
+    with pytest.raises(EngineUnavailableError):
+        await llm.check_health()
+    await watch

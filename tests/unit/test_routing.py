@@ -5,15 +5,17 @@ from collections import Counter
 from types import SimpleNamespace
 
 import pytest
+from ray.serve.config import RequestRouterConfig
 
-from deployments import routing
-from deployments.routing import LeastRequestsRouter, Load, StickyRouter
+from deployments import placement
+from deployments.placement import Placement
+from deployments.routing import LeastRequestsRouter, StickyRouter
 
 
 @pytest.fixture(autouse=True)
-def load(monkeypatch: pytest.MonkeyPatch) -> Load:
-    monkeypatch.setattr(routing, "LOAD", Load())
-    return routing.LOAD
+def placed(monkeypatch: pytest.MonkeyPatch) -> Placement:
+    monkeypatch.setattr(placement, "PLACEMENT", Placement())
+    return placement.PLACEMENT
 
 
 def router() -> LeastRequestsRouter:
@@ -68,28 +70,28 @@ async def test_a_group_moves_when_its_replica_is_gone() -> None:
     assert await choose(made, left, pending(1, "samples")) == left[0].replica_id
 
 
-async def test_asked_again_or_cancelled_counts_once(load: Load) -> None:
+async def test_asked_again_or_cancelled_counts_once(placed: Placement) -> None:
     made, candidates = router(), replicas(2)
     request = pending(0)
     for _ in range(5):
         await choose(made, candidates, request)
-    assert sum(load.of(replica.replica_id) for replica in candidates) == 1
+    assert sum(placed.of(replica.replica_id) for replica in candidates) == 1
     request.future.cancel()
     await asyncio.sleep(0)
-    assert sum(load.of(replica.replica_id) for replica in candidates) == 0
+    assert sum(placed.of(replica.replica_id) for replica in candidates) == 0
     assert not made._requests
 
 
-async def test_a_request_ends_with_its_last_token_and_once(load: Load) -> None:
+async def test_a_request_ends_with_its_last_token_and_once(placed: Placement) -> None:
     made, [only] = router(), replicas(1)
     await choose(made, [only], pending(0))
     await choose(made, [only], pending(1))
-    load.ended("request-0")
-    assert load.of(only.replica_id) == 1
+    placed.ended("request-0")
+    assert placed.of(only.replica_id) == 1
     made.on_request_completed(only.replica_id, "id-0")
-    assert load.of(only.replica_id) == 1, "its call returned later"
+    assert placed.of(only.replica_id) == 1, "its call returned later"
     made.on_request_completed(only.replica_id, "id-1")
-    assert load.of(only.replica_id) == 0
+    assert placed.of(only.replica_id) == 0
 
 
 async def test_no_candidates_no_choice() -> None:
@@ -110,3 +112,38 @@ async def test_a_session_stays_on_its_replica_when_others_come_and_go() -> None:
     after = {session: await chosen(four[:3], session) for session in range(200)}
     assert all(after[session] == replica for session, replica in before.items() if replica != "replica-3")
     assert await made.choose_replicas([], None) == []
+
+
+async def test_a_lost_replica_gets_nothing_for_a_while() -> None:
+    now = [0.0]
+    placement.PLACEMENT = Placement(clock=lambda: now[0])
+    made, candidates = router(), replicas(2)
+    lost = await choose(made, candidates, pending(0))
+    placement.PLACEMENT.lost("request-0")
+    assert not any([await choose(made, candidates, pending(number)) == lost for number in range(1, 9)])
+    assert await made.choose_replicas([c for c in candidates if c.replica_id == lost], pending(9)) == []  # type: ignore[misc]
+    now[0] = placement.LOST_S + 1
+    assert await choose(made, candidates, pending(10)) == lost  # it has the fewest requests
+
+
+def test_what_left_is_forgotten() -> None:
+    placed = Placement()
+    placed.assign("a", "replica-0")  # type: ignore[arg-type]
+    assert placed.assigned("a")
+    placed.ended("a")
+    assert placed.of("replica-0") == 0  # type: ignore[arg-type]
+    placed.left("a")
+    placed.left("a")
+    assert not placed.assigned("a")
+    assert vars(placed)["_replica"] == {}
+
+
+def test_a_router_that_serve_sends_elsewhere_uses_the_same_counts() -> None:
+    config = RequestRouterConfig(request_router_class="deployments.routing:LeastRequestsRouter")
+    sent = config.get_request_router_class()
+    made = sent.__new__(sent)
+    made.initialize_state()
+    placement.PLACEMENT.assign("a", "replica-0")  # type: ignore[arg-type]
+    made._requests["id"] = "a"
+    made.on_request_completed("replica-0", "id")
+    assert placement.PLACEMENT.of("replica-0") == 0  # type: ignore[arg-type]

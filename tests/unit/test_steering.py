@@ -89,7 +89,7 @@ def test_reasoning_ends_when_its_tokens_are_spent():
 
 
 def test_an_answer_that_has_begun_is_not_begun_again():
-    made = processor(a=({"max_reasoning_tokens": 2}, [CONTINUE, NEWLINE, THE, BOXED]))
+    made = processor(a=({"max_reasoning_tokens": 4}, [CONTINUE, NEWLINE, THE, BOXED]))
     assert choose(made, WORD) == [WORD]
 
 
@@ -101,3 +101,28 @@ def test_requests_keep_their_limits_when_they_move():
     assert choose(made, EXPLORE, rows=2) == [WORD, EXPLORE]
     made.update_state(BatchUpdate(batch_size=2, removed=[], added=[(0, params(None), None, [])], moved=[]))
     assert choose(made, EXPLORE, rows=2) == [EXPLORE, EXPLORE]
+
+
+@pytest.mark.parametrize("cut", range(9))
+def test_a_chain_goes_on_the_same_from_any_token_of_it(cut):
+    limits = {"max_reasoning_tokens": 4, "min_reflections": 1, "max_reflections": 1, "max_explorations": 0}
+    output = []
+    whole = processor(a=(limits, output))
+    for favourite in (CONTINUE, END, REFLECT, EXPLORE, WORD, WORD, WORD, EXPLORE, END):
+        output.append(choose(whole, favourite)[0])
+    assert output == [CONTINUE, REFLECT, WORD, WORD, NEWLINE, THE, BOXED, WORD, END]
+    rest = []
+    moved = processor(a=(limits | {"before": output[:cut]}, rest))
+    for favourite in (CONTINUE, END, REFLECT, EXPLORE, WORD, WORD, WORD, EXPLORE, END)[cut:]:
+        rest.append(choose(moved, favourite)[0])
+    assert output[:cut] + rest == output
+
+
+def test_a_moved_request_writes_its_tokens_again():
+    output = []
+    made = CoatLimits(None, torch.device("cpu"), False)
+    moved = SamplingParams(extra_args={"satori_repeat": {"tokens": [THE, BOXED]}})
+    made.update_state(BatchUpdate(batch_size=1, removed=[], added=[(0, moved, None, output)], moved=[]))
+    for wanted in (THE, BOXED, END):
+        assert choose(made, END) == [wanted]
+        output.append(wanted)

@@ -1,0 +1,119 @@
+"""Fail-over in mid-stream: what another replica is asked, so that a request goes on after the last token delivered.
+
+Most requests go on from prompt and tokens so far: one prefill. Where the engine has state that a prompt cannot give back (a
+grammar in mid-JSON, penalties on what was written, a seeded generator), it is asked to write the same tokens again, each forced by
+`deployments.steering`, and what was delivered before is left out: as many decode steps, the same state.
+"""
+
+import asyncio
+import copy
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+from vllm.sampling_params import SamplingParams
+from vllm.v1.engine import EngineCoreOutput, EngineCoreRequest
+
+from deployments.steering import ARGUMENT, REPEAT
+
+STATELESS = frozenset(
+    """
+    n temperature top_p top_k min_p logit_bias allowed_token_ids repetition_penalty max_tokens min_tokens logprobs prompt_logprobs
+    logprob_token_ids flat_logprobs stop stop_token_ids ignore_eos include_stop_str_in_output detokenize skip_special_tokens
+    spaces_between_special_tokens output_kind stream_interval skip_clone skip_reading_prefix_cache output_text_buffer_length
+    _eos_token_id _all_stop_token_ids extra_args
+    """.split()
+)
+"""Sampling parameters that mean the same with some of the output in the prompt. (`repetition_penalty` is on prompt and output.)"""
+
+
+@dataclass
+class OpenRequest:
+    """A request that has not ended: as vLLM's frontend gave it, what came of it, and where it is now.
+
+    `wire_id` names this attempt, so that outputs of a lost one are told apart. `deaths` counts replicas that died with it since its
+    last token. `again` is how many of the coming tokens were delivered before; `settled` is set when the new replica has sent
+    something. `waiting` bounds its time without a replica.
+    """
+
+    request: EngineCoreRequest
+    tokens: list[int] = field(default_factory=list)
+    attempt: int = 0
+    deaths: int = 0
+    again: int = 0
+    settled: asyncio.Event | None = None
+    waiting: asyncio.TimerHandle | None = None
+
+    @property
+    def wire_id(self) -> str:
+        """The request's id in this attempt."""
+        return f"{self.request.request_id}#{self.attempt}" if self.attempt else self.request.request_id
+
+    @property
+    def group(self) -> str:
+        """What the samples of one request (n > 1) have in common."""
+        return self.request.external_req_id or self.request.request_id
+
+    def next_attempt(self) -> EngineCoreRequest:
+        """Return the request to send to another replica."""
+        self.attempt += 1
+        self.again = 0
+        self.settled = asyncio.Event()
+        request: EngineCoreRequest = msgspec.structs.replace(self.request, request_id=self.wire_id)
+        if not self.tokens:
+            return request
+        if not goes_on_from_prompt(request):
+            self.again = len(self.tokens)
+            request.sampling_params = _with_arguments(request.sampling_params, {REPEAT: {"tokens": self.tokens}})
+            return request
+        request.prompt_token_ids = [*(request.prompt_token_ids or ()), *self.tokens]
+        request.sampling_params = _remaining(request.sampling_params, self.tokens)
+        return request
+
+    def take(self, output: EngineCoreOutput) -> bool:
+        """Take an output of this attempt; return whether there is anything new in it, which is then under the request's own id.
+
+        Raises ValueError when tokens that should come again do not.
+        """
+        output.request_id = self.request.request_id
+        tokens = output.new_token_ids
+        if not tokens:
+            return True
+        if self.again:
+            start = len(self.tokens) - self.again
+            if tokens != self.tokens[start : start + len(tokens)] or output.finish_reason is not None:
+                raise ValueError(f"token {start} of request {self.request.request_id} came out differently the second time")
+            self.again -= len(tokens)
+            return False
+        self.deaths = 0
+        self.tokens += tokens
+        return True
+
+
+def goes_on_from_prompt(request: EngineCoreRequest) -> bool:
+    """Return whether a request's output so far may stand in its prompt: no parameter but stateless ones is set."""
+    params = request.sampling_params
+    if params is None or request.prompt_token_ids is None or request.prompt_embeds is not None:
+        return False
+    if (params.extra_args or {}).keys() - {ARGUMENT}:
+        return False
+    usual = SamplingParams()
+    return all(name in STATELESS or getattr(params, name) == getattr(usual, name) for name in params.__struct_fields__)
+
+
+def _remaining(params: SamplingParams, tokens: list[int]) -> SamplingParams:
+    """Return the parameters for what is left after `tokens`."""
+    left = _with_arguments(params, {})
+    if left.max_tokens is not None:
+        left.max_tokens -= len(tokens)
+    left.min_tokens = max(0, left.min_tokens - len(tokens))
+    left.prompt_logprobs = None  # delivered with the first token
+    if isinstance(limits := left.extra_args.get(ARGUMENT), dict):
+        left.extra_args[ARGUMENT] = limits | {"before": tokens}
+    return left
+
+
+def _with_arguments(params: SamplingParams, arguments: dict[str, Any]) -> Any:
+    changed = copy.copy(params)
+    changed.extra_args = (params.extra_args or {}) | arguments
+    return changed

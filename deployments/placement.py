@@ -1,0 +1,70 @@
+"""Which requests of this process are on which LLM replica: what the router writes and the engine client reads."""
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+
+from ray.serve.request_router import ReplicaID, RunningReplica
+
+LOST_S = 30.0
+
+
+class Placement:
+    """The requests of this process that are on replicas, and the replicas that were lost lately."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._lock = threading.RLock()  # without throughput mode Serve's routers run in a thread of their own
+        self._replica: dict[str, ReplicaID] = {}
+        self._counted: set[str] = set()
+        self._count: Counter[ReplicaID] = Counter()
+        self._lost: dict[ReplicaID, float] = {}
+
+    def of(self, replica_id: ReplicaID) -> int:
+        """Return the number of requests on a replica."""
+        return self._count[replica_id]
+
+    def assign(self, request_id: str, replica_id: ReplicaID) -> None:
+        """Count a request on a replica, and no more on the one it was assigned to before."""
+        with self._lock:
+            self.ended(request_id)
+            self._replica[request_id] = replica_id
+            self._counted.add(request_id)
+            self._count[replica_id] += 1
+
+    def assigned(self, request_id: str) -> bool:
+        """Return whether a request is on a replica."""
+        return request_id in self._replica
+
+    def ended(self, request_id: str) -> None:
+        """Count a request out; one that is not counted is no error."""
+        with self._lock:
+            if request_id in self._counted:
+                self._counted.remove(request_id)
+                replica_id = self._replica[request_id]
+                self._count[replica_id] -= 1
+                if not self._count[replica_id]:
+                    del self._count[replica_id]
+
+    def lost(self, request_id: str) -> None:
+        """Note that the replica of a request failed: for `LOST_S` it gets no others. By then Serve knows, or it was not so."""
+        if (replica_id := self._replica.get(request_id)) is not None:
+            self._lost[replica_id] = self._clock() + LOST_S
+
+    def left(self, request_id: str) -> None:
+        """Forget a request."""
+        with self._lock:
+            self.ended(request_id)
+            self._replica.pop(request_id, None)
+
+    def usable(self, replicas: list[RunningReplica]) -> list[RunningReplica]:
+        """Return those that were not lost lately."""
+        if not self._lost:
+            return replicas
+        now = self._clock()
+        self._lost = {replica_id: until for replica_id, until in self._lost.items() if until > now}
+        return [replica for replica in replicas if replica.replica_id not in self._lost]
+
+
+PLACEMENT = Placement()

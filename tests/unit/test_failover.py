@@ -1,0 +1,102 @@
+"""What a moved request asks of its new replica."""
+
+import pytest
+from vllm.sampling_params import SamplingParams, StructuredOutputsParams
+from vllm.v1.engine import EngineCoreOutput, EngineCoreRequest, FinishReason
+
+from deployments.failover import OpenRequest, goes_on_from_prompt
+
+
+def opened(tokens: list[int], **params: object) -> OpenRequest:
+    request = EngineCoreRequest("a", [1, 2], None, SamplingParams(max_tokens=9, **params), None, 0.0, None, None, None)
+    return OpenRequest(request, tokens)
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {},
+        {"temperature": 0.7, "top_p": 0.9, "top_k": 5, "min_p": 0.1, "logit_bias": {3: 1.0}, "allowed_token_ids": [3, 4]},
+        {"n": 3, "logprobs": 2, "stop": ["x"], "stop_token_ids": [7], "min_tokens": 2, "repetition_penalty": 1.2},
+        {"extra_args": {"coat": {"max_reflections": 1}}},
+    ],
+)
+def test_stateless_parameters_go_on_from_the_prompt(params: dict[str, object]) -> None:
+    request = opened([3, 4, 5], **params)
+    moved = request.next_attempt()
+    assert moved.prompt_token_ids == [1, 2, 3, 4, 5]
+    assert (moved.sampling_params.max_tokens, moved.sampling_params.min_tokens) == (6, 0)
+    assert (moved.request_id, request.again) == ("a#1", 0)
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"seed": 1},
+        {"presence_penalty": 0.1},
+        {"frequency_penalty": 0.1},
+        {"bad_words": ["x"]},
+        {"structured_outputs": StructuredOutputsParams(regex="a+")},
+        {"thinking_token_budget": 5},
+        {"extra_args": {"somebody's": 1}},
+    ],
+)
+def test_other_parameters_do_it_all_again(params: dict[str, object]) -> None:
+    request = opened([3, 4, 5], **params)
+    moved = request.next_attempt()
+    assert moved.prompt_token_ids == [1, 2]
+    assert moved.sampling_params.max_tokens == 9
+    assert moved.sampling_params.extra_args["satori_repeat"] == {"tokens": [3, 4, 5]}
+    assert request.again == 3
+
+
+def test_every_parameter_is_known_to_be_one_or_the_other() -> None:
+    """A parameter that a new vLLM adds must be looked at; until then a request that sets it does it all again."""
+    assert goes_on_from_prompt(opened([]).request)
+    stateful = {"presence_penalty", "frequency_penalty", "seed", "bad_words", "_bad_words_token_ids", "structured_outputs"}
+    stateful |= {"thinking_token_budget", "repetition_detection", "watermarking", "_watermarking_skipped", "trace_decode_token_ids"}
+    unused = {"prompt_logprob_token_ids", "prompt_logprob_start", "routed_experts_prompt_start"}
+    from deployments.failover import STATELESS
+
+    assert set(SamplingParams.__struct_fields__) == STATELESS | stateful | unused
+
+
+def test_the_limits_of_a_chain_go_on_and_prompt_logprobs_do_not_come_twice() -> None:
+    limits = {"max_reflections": 1}
+    request = opened([3], extra_args={"coat": limits}, prompt_logprobs=1)
+    moved = request.next_attempt()
+    assert moved.sampling_params.extra_args == {"coat": {"max_reflections": 1, "before": [3]}}
+    assert moved.sampling_params.prompt_logprobs is None
+    assert request.request.sampling_params.extra_args == {"coat": limits}
+    assert request.request.sampling_params.prompt_logprobs == 1
+
+
+def test_a_second_move_counts_from_the_start() -> None:
+    request = opened([3])
+    request.next_attempt()
+    assert request.take(EngineCoreOutput("a#1", [4]))
+    moved = request.next_attempt()
+    assert (moved.request_id, moved.prompt_token_ids, moved.sampling_params.max_tokens) == ("a#2", [1, 2, 3, 4], 7)
+
+
+def test_repeated_tokens_are_taken_once() -> None:
+    request = opened([3, 4], seed=1)
+    request.next_attempt()
+    taken = [request.take(EngineCoreOutput("a#1", [token])) for token in (3, 4, 5)]
+    assert taken == [False, False, True]
+    assert request.tokens == [3, 4, 5]
+
+
+def test_a_first_token_proves_a_request_innocent() -> None:
+    request = opened([])
+    request.deaths = 1
+    request.take(EngineCoreOutput("a", [4]))
+    assert request.deaths == 0
+
+
+@pytest.mark.parametrize("output", [EngineCoreOutput("a#1", [9]), EngineCoreOutput("a#1", [3], finish_reason=FinishReason.STOP)])
+def test_a_repetition_that_differs_is_refused(output: EngineCoreOutput) -> None:
+    request = opened([3, 4], seed=1)
+    request.next_attempt()
+    with pytest.raises(ValueError, match="differently"):
+        request.take(output)

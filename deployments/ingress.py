@@ -15,6 +15,7 @@ from ray.serve.handle import DeploymentHandle
 
 from deployments.bridge import UIBridge
 from deployments.errors import SatoriError
+from deployments.keepalive import KeepAlive
 from deployments.phases import Phases
 from deployments.settings import Settings
 
@@ -66,6 +67,7 @@ class Ingress:
             )
         arguments.middleware.append("deployments.intake.Intake")
         app = build_app(arguments, TASKS, config.model_config)
+        app.add_middleware(KeepAlive, interval_s=self._settings.ingress.keep_alive_s)
         await init_app_state(self._engine, app.state, arguments, TASKS)
         chat.mount(app)
         if coat:

@@ -15,7 +15,6 @@ from ray.serve.handle import DeploymentHandle
 
 from deployments.bridge import UIBridge
 from deployments.errors import SatoriError
-from deployments.keepalive import KeepAlive
 from deployments.phases import Phases
 from deployments.settings import Settings
 
@@ -65,9 +64,8 @@ class Ingress:
             self._engine = AsyncLLM(
                 config, Executor, log_stats=not arguments.disable_log_stats, log_requests=arguments.enable_log_requests
             )
-        arguments.middleware.append("deployments.intake.Intake")
+        arguments.middleware += ["deployments.intake.Intake", "deployments.keepalive.KeepAlive"]
         app = build_app(arguments, TASKS, config.model_config)
-        app.add_middleware(KeepAlive, interval_s=self._settings.ingress.keep_alive_s)
         await init_app_state(self._engine, app.state, arguments, TASKS)
         chat.mount(app)
         if coat:

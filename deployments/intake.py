@@ -5,6 +5,7 @@ ready, and the engine idles until then. With a few at a time the first ones deco
 """
 
 import asyncio
+from collections.abc import Awaitable
 from contextvars import ContextVar
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -30,6 +31,24 @@ class Permit:
         if self._held:
             self._held = False
             self._places.release()
+
+
+GONE_S = 1.0
+
+
+async def _not_cancelled(serving: Awaitable[None]) -> None:
+    """Wait for the application, and keep a cancellation from it until it has had a moment to end by itself.
+
+    Serve cancels a request whose client has gone. vLLM's handlers (`with_cancellation`, 0.32.0) read of it themselves and then end
+    the work; cancelled meanwhile, they would leave it behind, running to its last token.
+    """
+    task = asyncio.ensure_future(serving)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task], timeout=GONE_S)
+        task.cancel()
+        raise
 
 
 _permit: ContextVar[Permit | None] = ContextVar("permit", default=None)
@@ -66,7 +85,7 @@ class Intake:
 
         token = _permit.set(permit)
         try:
-            await self._app(scope, receive_in_turn, send)
+            await _not_cancelled(self._app(scope, receive_in_turn, send))
         finally:
             permit.give_back()
             _permit.reset(token)

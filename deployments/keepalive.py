@@ -9,12 +9,13 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 COMMENT = b": keep-alive\n\n"
+INTERVAL_S = 15.0
 
 
 class KeepAlive:
     """ASGI middleware that sends a comment whenever nothing was sent in an event stream for `interval_s`."""
 
-    def __init__(self, app: ASGIApp, interval_s: float) -> None:
+    def __init__(self, app: ASGIApp, interval_s: float = INTERVAL_S) -> None:
         self._app = app
         self._interval_s = interval_s
 

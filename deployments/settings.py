@@ -36,12 +36,11 @@ class HttpSettings(Section):
 
 
 class IngressSettings(Section):
-    """The ingress deployment: vLLM's API server, without an engine. An idle event stream gets a comment every `keep_alive_s`."""
+    """The ingress deployment: vLLM's API server, without an engine."""
 
     num_replicas: int = Field(1, ge=1)
     num_cpus: float = Field(1, ge=0)
     max_ongoing_requests: int = Field(10_000, ge=1)
-    keep_alive_s: float = Field(15, gt=0)
 
 
 class LLMSettings(Section):

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import re
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -50,11 +51,24 @@ async def test_a_client_that_leaves_frees_its_place(http: httpx.AsyncClient) -> 
     await until_idle(http)
 
 
-async def test_a_client_that_leaves_before_the_answer_frees_its_place(http: httpx.AsyncClient) -> None:
-    call = asyncio.create_task(http.post("/v1/completions", json=LONG | {"stream": False}))
+async def ended(http: httpx.AsyncClient) -> dict[str, float]:
+    """Return how many requests have ended so far, by reason, as vLLM counts them."""
+    found = re.findall(r'vllm:request_success_total\{.*finished_reason="(\w+)".*\} (\S+)', (await http.get("/metrics")).text)
+    return {reason: float(count) for reason, count in found}
+
+
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions"])
+async def test_a_client_that_leaves_before_the_answer_frees_its_place(http: httpx.AsyncClient, path: str) -> None:
+    before = await ended(http)
+    body = LONG | {"stream": False, "max_tokens": 900}
+    if "chat" in path:
+        body |= {"messages": [{"role": "user", "content": body.pop("prompt")}]}
+    call = asyncio.create_task(http.post(path, json=body))
     await until_running(http, 1)
     call.cancel()
     await until_idle(http)
+    after = await ended(http)
+    assert after["length"] == before["length"], "it went on to its last token"
 
 
 async def test_one_of_several_samples_that_stops_frees_its_place(http: httpx.AsyncClient) -> None:

@@ -97,3 +97,31 @@ async def test_requests_without_a_body_need_no_place(app: App) -> None:
         app.release.set()
         assert (await get).status_code == 200
         await asyncio.gather(*posts)
+
+
+@pytest.mark.parametrize("hears", [True, False])
+async def test_a_request_that_is_cancelled_may_end_by_itself(monkeypatch: pytest.MonkeyPatch, hears: bool) -> None:
+    monkeypatch.setattr(intake, "GONE_S", 0.01)
+    messages: asyncio.Queue[dict[str, object]] = asyncio.Queue()
+    began, ended = asyncio.Event(), []
+
+    async def handler(scope: object, receive: object, send: object) -> None:
+        began.set()
+        try:
+            while (await receive())["type"] != "http.disconnect" or not hears:  # type: ignore[operator]
+                pass
+            ended.append("by itself")
+        except asyncio.CancelledError:
+            ended.append("cancelled")
+            raise
+
+    async def send(message: object) -> None: ...
+
+    request = asyncio.create_task(Intake(handler)({"type": "http", "method": "POST", "path": "/v1/x"}, messages.get, send))
+    await began.wait()
+    messages.put_nowait({"type": "http.disconnect"})
+    request.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await request
+    await asyncio.sleep(0)
+    assert ended == ["by itself" if hears else "cancelled"]

@@ -2,10 +2,10 @@
 
 import asyncio
 import json
-from typing import Any
 
 import httpx
 
+from tests.page_user import ask0, use
 from tests.scripted_api import Background, ScriptedApi
 from ui.app import asgi
 
@@ -13,35 +13,8 @@ USERS = 50
 TROUBLED = 7  # each seventh
 
 
-async def ask0(http: httpx.AsyncClient) -> tuple[int, int]:
-    """Return the number of the event by which the chat asks, and of the component that triggers it."""
-    config = (await http.get("/ui/config")).json()
-    for dependency in config["dependencies"]:
-        for component, event in dependency["targets"]:
-            if event == "ask0":
-                return dependency["id"], component
-    raise AssertionError("the page has no event ask0")
-
-
-async def use(http: httpx.AsyncClient, event: tuple[int, int], user: int) -> list[Any]:
-    """Ask as the page does; return all messages about the reply."""
-    text = f"What is {user} + 1?" + (" trouble: failed" if user % TROUBLED == 0 else "")
-    question = {"id": f"turn-{user}", "messages": [{"role": "user", "content": text}]}
-    number, component = event
-    session = f"session-{user}"
-    body = {"data": [], "event_data": question, "fn_index": number, "trigger_id": component, "session_hash": session}
-    (await http.post("/ui/gradio_api/queue/join", json=body)).raise_for_status()
-    outputs = []
-    async with http.stream("GET", "/ui/gradio_api/queue/data", params={"session_hash": session}) as response:
-        async for line in response.aiter_lines():
-            if not line.startswith("data:"):
-                continue
-            message = json.loads(line.removeprefix("data:"))
-            if message["msg"] == "process_generating":
-                outputs.append(message["output"]["data"][0])
-            if message["msg"] == "close_stream":
-                return outputs
-    raise AssertionError("the stream ended without its end")
+def asks(user: int) -> str:
+    return f"What is {user} + 1?" + (" trouble: failed" if user % TROUBLED == 0 else "")
 
 
 async def test_fifty_users_at_once() -> None:
@@ -52,7 +25,7 @@ async def test_fifty_users_at_once() -> None:
     limits = httpx.Limits(max_connections=None)
     async with httpx.AsyncClient(base_url=ui.url, timeout=60, limits=limits, trust_env=False) as http:
         event = await ask0(http)
-        users = [asyncio.create_task(use(http, event, user)) for user in range(USERS)]
+        users = [asyncio.create_task(use(http, event, user, asks(user))) for user in range(USERS)]
         fine = USERS - len(range(0, USERS, TROUBLED))
         async with asyncio.timeout(60):
             while api.open_streams < fine:  # all at the same time

@@ -1,4 +1,4 @@
-"""Stage two, reinforcement on the exact answer with Restart-and-Explore: `python -m models.recipe.reinforce OUT [--rounds 60]`.
+"""Stage two, reinforcement on the exact answer with Restart-and-Explore: `python -m models.recipe.reinforce OUT [--rounds 40]`.
 
 Starts from `OUT/imitated/`, writes `OUT/reinforced/` and `OUT/stages.json` (accuracy and repair rate before and after). In each
 round the model answers `STARTS` problems `SAMPLES` times each at temperature 1, and one step of policy gradient follows; a reply's
@@ -134,10 +134,10 @@ def main() -> None:
     """Reinforce the imitated model."""
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     arguments.add_argument("out", type=Path)
-    arguments.add_argument("--rounds", type=int, default=60)
+    arguments.add_argument("--rounds", type=int, default=40)
     arguments.add_argument("--seed", type=int, default=1)
     arguments.add_argument("--rate", type=float, default=1e-4)
-    arguments.add_argument("--each", type=int, default=200, help="problems of each kind in the evaluations before and after")
+    arguments.add_argument("--each", type=int, default=100, help="problems of each kind in the evaluations before and after")
     given = arguments.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.manual_seed(given.seed)

@@ -110,15 +110,25 @@ async def test_killed_replicas_lose_no_stream(served: Served) -> None:
         bodies = [question(number) for number in range(STREAMS)]
         calm = await asyncio.gather(*(Reply().read(http, body) for body in bodies))
         assert all(reply.done and reply.finish and not reply.errors for reply in calm)
-        for victim, number in (("engine", signal.SIGKILL), ("actor", signal.SIGKILL), ("engine", signal.SIGSTOP)):
-            replica = rng.choice(await both_up(served, http))
-            process = replica if victim == "actor" else engines(replica)[0]
+        faults = (
+            ("engine", signal.SIGKILL),
+            ("actor", signal.SIGKILL),
+            ("engine", signal.SIGSTOP),
+            ("both engines", signal.SIGKILL),
+        )
+        for victim, number in faults:
+            up = await both_up(served, http)
+            one = rng.choice(up)
+            struck = {"actor": [one], "engine": engines(one), "both engines": [process for r in up for process in engines(r)]}[
+                victim
+            ]
             replies = [Reply() for _ in bodies]
             reading = asyncio.gather(*(reply.read(http, body) for reply, body in zip(replies, bodies, strict=True)))
             moment = rng.randrange(STREAMS, sum(reply.chunks for reply in calm) // 2)
             while sum(reply.chunks for reply in replies) < moment:
                 await asyncio.sleep(0.001)
-            os.kill(process.pid, number)
+            for process in struck:
+                os.kill(process.pid, number)
             await reading
             for body, before, after in zip(bodies, calm, replies, strict=True):
                 assert after.same() == before.same(), (victim, number, body)

@@ -64,7 +64,7 @@ class Ingress:
             self._engine = AsyncLLM(
                 config, Executor, log_stats=not arguments.disable_log_stats, log_requests=arguments.enable_log_requests
             )
-        arguments.middleware += ["deployments.intake.Intake", "deployments.keepalive.KeepAlive"]
+        arguments.middleware += [f"deployments.{name}" for name in ("intake.Intake", "deadline.Deadline", "keepalive.KeepAlive")]
         app = build_app(arguments, TASKS, config.model_config)
         await init_app_state(self._engine, app.state, arguments, TASKS)
         chat.mount(app)

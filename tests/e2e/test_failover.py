@@ -14,6 +14,7 @@ from conftest import Served
 
 ARGUMENTS = ("llm.num_replicas=2", "llm.num_cpus=0.4", "ingress.num_cpus=0.4", "ui.enabled=false", "llm.hung_after_s=5")
 STREAMS = 50
+FAULTS = [("engine", signal.SIGKILL), ("actor", signal.SIGKILL), ("engine", signal.SIGSTOP), ("both", signal.SIGKILL)]
 TOKENS = 160
 
 pytestmark = pytest.mark.timeout(300)
@@ -110,18 +111,10 @@ async def test_killed_replicas_lose_no_stream(served: Served) -> None:
         bodies = [question(number) for number in range(STREAMS)]
         calm = await asyncio.gather(*(Reply().read(http, body) for body in bodies))
         assert all(reply.done and reply.finish and not reply.errors for reply in calm)
-        faults = (
-            ("engine", signal.SIGKILL),
-            ("actor", signal.SIGKILL),
-            ("engine", signal.SIGSTOP),
-            ("both engines", signal.SIGKILL),
-        )
-        for victim, number in faults:
+        for victim, number in FAULTS:
             up = await both_up(served, http)
             one = rng.choice(up)
-            struck = {"actor": [one], "engine": engines(one), "both engines": [process for r in up for process in engines(r)]}[
-                victim
-            ]
+            struck = {"actor": [one], "engine": engines(one), "both": [*engines(up[0]), *engines(up[1])]}[victim]
             replies = [Reply() for _ in bodies]
             reading = asyncio.gather(*(reply.read(http, body) for reply, body in zip(replies, bodies, strict=True)))
             moment = rng.randrange(STREAMS, sum(reply.chunks for reply in calm) // 2)

@@ -71,6 +71,17 @@ async def test_a_client_that_leaves_before_the_answer_frees_its_place(http: http
     assert after["length"] == before["length"], "it went on to its last token"
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_deadline_ends_the_engine_work(http: httpx.AsyncClient, stream: bool) -> None:
+    before = await ended(http)
+    reply = await http.post("/v1/completions", json=LONG | {"stream": stream}, headers={"x-request-timeout-s": "0.5"})
+    assert reply.status_code == (200 if stream else 504)
+    assert "not finished within 0.5 s" in reply.text
+    assert reply.text.endswith("data: [DONE]\n\n") == stream
+    await until_idle(http)
+    assert (await ended(http))["length"] == before["length"], "it went on to its last token"
+
+
 async def test_one_of_several_samples_that_stops_frees_its_place(http: httpx.AsyncClient) -> None:
     body = {"model": "nano", "prompt": "x", "n": 4, "max_tokens": 200, "temperature": 1, "seed": 5, "stop": ["a"]}
     done = (await http.post("/v1/completions", json=body)).json()

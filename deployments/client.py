@@ -150,7 +150,9 @@ class ServeEngineClient(EngineCoreClient):
         try:
             self._start_waiting(opened)
             while not await self._attempt(opened, encoded):
-                self._wire.pop(opened.wire_id, None)
+                if opened.request.request_id not in self._open:
+                    return  # it had ended before its replica did
+                del self._wire[opened.wire_id]
                 if opened.deaths >= MOST_DEATHS:
                     raise PoisonError(f"{opened.deaths} replicas died with this request")
                 encoded = self._encode(opened.next_attempt())
@@ -215,6 +217,8 @@ class ServeEngineClient(EngineCoreClient):
 
     def _end(self, opened: OpenRequest, error: SatoriError) -> None:
         """End a request and its siblings (n > 1) with an error, those that have not ended otherwise."""
+        if opened.request.request_id not in self._open:
+            return
         for sibling in [other for other in self._open.values() if other is opened or other.group == opened.group]:
             logger.error("request %s is refused: %s", sibling.wire_id, error)
             call = self._close(sibling)

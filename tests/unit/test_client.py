@@ -287,3 +287,26 @@ async def test_last_tokens_that_do_not_come_are_asked_for_elsewhere(made: Made, 
     assert await tokens_of(client, "a") == [1, 1]
     assert fleet.calls["a#1"].prompt_token_ids == [1, 2, 3, 1]
     assert fleet.lost_on == []
+
+
+@pytest.mark.parametrize("error", [ActorDiedError(), RuntimeError("late")])
+async def test_a_replica_that_is_lost_after_the_last_token_changes_nothing(made: Made, error: Exception) -> None:
+    async def dies_at_the_end(replica: Fleet, request_id: str, address: Address) -> None:
+        if request_id == "b":
+            await asyncio.Event().wait()
+        replica.send(address, request_id, 1, last=True)
+        while "a" in client.open_requests:
+            await asyncio.sleep(0.001)
+        raise error
+
+    fleet, client = made(dies_at_the_end)
+    sibling = request("b")
+    sibling.external_req_id = "group-a"
+    await client.add_request_async(request("a"))
+    await client.add_request_async(sibling)
+    call = client._calls["a"]
+    assert await tokens_of(client, "a") == [1]
+    await asyncio.wait([call])
+    assert call.exception() is None
+    assert client.open_requests == ["b"]
+    assert (list(fleet.calls), fleet.refused) == (["a", "b"], [])

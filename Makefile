@@ -5,7 +5,7 @@ EXTRA ?= $(if $(wildcard /dev/nvidia[0-9]*),gpu,cpu)
 RUN = .venv/bin/python
 READY = .venv/ready-$(EXTRA)
 
-.PHONY: serve stop test unit browser e2e lint bench nano lock clean
+.PHONY: serve stop test unit browser e2e lint bench chaos nano lock clean
 
 serve: $(READY)
 	@exec $(RUN) -m deployments.launch $(ARGS)
@@ -33,6 +33,10 @@ e2e: .venv/ready-test
 
 bench: $(READY)
 	$(RUN) -m cluster.bench $(ARGS)
+
+# Kill and freeze parts of the application under load, and count what clients notice.
+chaos: $(READY)
+	$(RUN) -m cluster.chaos $(ARGS)
 
 # Resolve the locks anew, after a change of the versions in pyproject.toml.
 lock: $(READY)

@@ -20,7 +20,7 @@ from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs, EngineCoreReques
 from vllm.v1.engine.core_client import EngineCoreClient
 from vllm.v1.serial_utils import MsgpackDecoder, MsgpackEncoder
 
-from deployments import intake, logs
+from deployments import intake, logs, metrics
 from deployments.channel import Address, Receiver
 from deployments.engine import TASKS
 from deployments.errors import EngineLostError, EngineUnavailableError, PoisonError, SatoriError
@@ -158,6 +158,8 @@ class ServeEngineClient(EngineCoreClient):
                 encoded = self._encode(opened.next_attempt())
                 self._wire[opened.wire_id] = opened
                 self._start_waiting(opened)
+                metrics.FAILOVER_REQUESTS.inc()
+                metrics.FAILOVER_TOKENS.inc(len(opened.tokens))
                 logger.warning("request %s moves on after %d tokens", opened.wire_id, len(opened.tokens))
         except SatoriError as error:
             self._end(opened, error)

@@ -23,3 +23,7 @@ VOTE_TOKENS_SAVED = Counter(
     "Tokens not generated because a vote was decided: what the stopped samples lacked to the mean length of the finished ones.",
     ["model"],
 )
+FAILOVER_REQUESTS = Counter("satori_failover_requests_total", "Times that a request moved on from an LLM replica that was lost.")
+FAILOVER_TOKENS = Counter(
+    "satori_failover_tokens_total", "Tokens that were delivered before a move and computed again after it, as prompt or forced."
+)

@@ -16,7 +16,7 @@ import torch
 from tokenizers import Tokenizer
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from models.recipe import answers, examples, vocabulary
+from models.recipe import examples, vocabulary
 
 HIDDEN, LAYERS, HEADS, MLP = 256, 4, 4, 704
 TOKENS = 8192
@@ -105,8 +105,6 @@ def main() -> None:
         out_of_time = time.monotonic() - began > given.limit_s
         if (step + 1) % CHECKPOINT == 0 or out_of_time:
             torch.save({"model": model.state_dict(), "optimizers": [o.state_dict() for o in tuned], "step": step + 1}, kept)
-        if (step + 1) % (4 * CHECKPOINT) == 0:
-            print(f"step {step + 1} {answers.evaluate(model, words, 40)}", flush=True)
         if out_of_time:
             return
     vocabulary.save(words, given.out)

@@ -105,11 +105,11 @@ def learn(model: Qwen2ForCausalLM, optimizer: torch.optim.Optimizer, replies: li
 
 
 def play(
-    model: Qwen2ForCausalLM, words: Tokenizer, rng: random.Random, restarts: Restarts
+    sampler: answers.Sampler, words: Tokenizer, rng: random.Random, restarts: Restarts
 ) -> tuple[list[tuple[Example, float]], float]:
     """Return the replies of one round with their advantages, and the share of right ones from fresh problems."""
     begun = [start for start in starts(rng, words, restarts) for _ in range(SAMPLES)]
-    written = answers.sample(model, words, [start.prompt + start.begun for start in begun], temperature=1.0)
+    written = sampler.sample([start.prompt + start.begun for start in begun], temperature=1.0)
     end = words.token_to_id("<|im_end|>")
     replies, fresh = [], []
     for at in range(0, len(begun), SAMPLES):
@@ -137,22 +137,24 @@ def main() -> None:
     arguments.add_argument("--rounds", type=int, default=40)
     arguments.add_argument("--seed", type=int, default=1)
     arguments.add_argument("--rate", type=float, default=1e-4)
-    arguments.add_argument("--each", type=int, default=100, help="problems of each kind in the evaluations before and after")
+    arguments.add_argument("--each", type=int, default=200, help="problems of each kind in the evaluations before and after")
     given = arguments.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.manual_seed(given.seed)
     words = Tokenizer.from_file(str(given.out / "tokenizer.json"))
     model = Qwen2ForCausalLM.from_pretrained(given.out / "imitated").to(device)
-    stages = {"imitated": answers.evaluate(model, words, given.each)}
+    sampler = answers.Sampler(given.out / "imitated", words, given.seed)
+    stages = {"imitated": answers.evaluate(sampler, words, given.each)}
     print(f"before {stages['imitated']}", flush=True)
     optimizer = torch.optim.AdamW(model.parameters(), lr=given.rate, betas=(0.9, 0.98), weight_decay=0.0)
     rng, restarts, began = random.Random(given.seed), Restarts(words), time.monotonic()
     for number in range(given.rounds):
-        replies, right = play(model, words, rng, restarts)
+        replies, right = play(sampler, words, rng, restarts)
         if replies:
             learn(model, optimizer, replies)
+            sampler.load(model)
         print(f"round {number + 1} right {right:.3f} learned from {len(replies)} {time.monotonic() - began:.0f} s", flush=True)
-    stages["reinforced"] = answers.evaluate(model, words, given.each)
+    stages["reinforced"] = answers.evaluate(sampler, words, given.each)
     print(f"after {stages['reinforced']}", flush=True)
     model.save_pretrained(given.out / "reinforced")
     vocabulary.save(words, given.out / "reinforced")

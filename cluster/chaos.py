@@ -1,0 +1,272 @@
+"""Faults under load on the real stack: `make chaos` kills and freezes parts of the application, and counts what clients notice.
+
+Each fault strikes at a random moment while 50 different chats stream. The same chats have run undisturbed before, so a token that
+is lost, doubled or wrong shows. It ends with status 1 when streams that must survive a fault did not.
+
+    python -m cluster.chaos [--rounds 1] [--seed 1] [--faults engine actor ...] [key=value ...]
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import random
+import re
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+import psutil
+
+from deployments import settings as settings_module
+
+ARGUMENTS = ("llm.num_replicas=2", "llm.num_cpus=0.4", "ingress.num_cpus=0.4", "ui.enabled=false", "llm.hung_after_s=5")
+STREAMS = 50
+TOKENS = 160
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A signal to some processes of the application. `survived` tells that no stream may show it."""
+
+    signal: int
+    targets: Callable[["Stack", random.Random], list[psutil.Process]]
+    survived: bool = True
+
+
+FAULTS = {
+    "engine": Fault(signal.SIGKILL, lambda stack, rng: engines(rng.choice(stack.llm_replicas()))),
+    "actor": Fault(signal.SIGKILL, lambda stack, rng: [rng.choice(stack.llm_replicas())]),
+    "frozen": Fault(signal.SIGSTOP, lambda stack, rng: engines(rng.choice(stack.llm_replicas()))),
+    "all engines": Fault(signal.SIGKILL, lambda stack, rng: [engine for r in stack.llm_replicas() for engine in engines(r)]),
+    "controller": Fault(signal.SIGKILL, lambda stack, rng: stack.named("ServeController")),
+    "proxy": Fault(signal.SIGKILL, lambda stack, rng: stack.named("haproxy -"), survived=False),
+    "ingress": Fault(signal.SIGKILL, lambda stack, rng: stack.named("ServeReplica:default:Ingress"), survived=False),
+}
+"""`frozen` is an engine that hangs."""
+
+
+def words(process: psutil.Process) -> str:
+    """Return a process's command line, nothing if it has ended."""
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
+
+
+def engines(replica: psutil.Process) -> list[psutil.Process]:
+    """Return the engine processes of an LLM replica's actor."""
+    try:
+        return [child for child in replica.children(recursive=True) if "EngineCore" in words(child)]
+    except psutil.Error:
+        return []
+
+
+@dataclass
+class Stack:
+    """A running application: where it answers, and the process that started it."""
+
+    url: str
+    root: psutil.Process
+
+    def named(self, part: str) -> list[psutil.Process]:
+        """Return its processes with `part` in their command line."""
+        return [process for process in self.root.children(recursive=True) if part in words(process)]
+
+    def llm_replicas(self) -> list[psutil.Process]:
+        """Return the processes of the LLM replicas' actors that have an engine."""
+        return [process for process in self.named("ServeReplica:default:LLM") if engines(process)]
+
+    async def whole(self, http: httpx.AsyncClient, replicas: int = 2) -> None:
+        """Wait until so many LLM replicas have answered."""
+        seen: set[str] = set()
+        while len(seen) < replicas or len(self.llm_replicas()) != replicas:
+            try:
+                reply = (await http.get("/ready")).json()
+                seen |= {reply["replica"]["id"]} if reply["ready"] else set()
+            except (httpx.HTTPError, ValueError):  # no proxy or no ingress yet
+                seen = set()
+            await asyncio.sleep(0.1)
+
+
+def question(number: int) -> dict[str, Any]:
+    """Return chat `number` of a mixed load: some that go on from their prompt, some whose engine has state of its own."""
+    body: dict[str, Any] = {"model": "nano", "temperature": 0, "stream": True, "max_tokens": TOKENS}
+    body["messages"] = [{"role": "user", "content": f"What is {100 + number} * 6 - {3 * number}?"}]
+    kinds: list[dict[str, Any]] = [
+        {"ignore_eos": True, "coat": {"parse": False}},
+        {"min_tokens": TOKENS - 10, "logprobs": True, "top_logprobs": 2},
+        {"temperature": 1, "seed": number, "ignore_eos": True},
+        {"frequency_penalty": 0.2, "presence_penalty": 0.2, "ignore_eos": True},
+        {"structured_outputs": {"regex": f"[0-9 ]{{{TOKENS - 20}}}"}, "coat": {"parse": False}},
+        {"ignore_eos": True, "coat": {"max_reasoning_tokens": TOKENS // 2, "max_reflections": 1}},
+    ]
+    return body | kinds[number % len(kinds)]
+
+
+@dataclass
+class Reply:
+    """What a stream brought."""
+
+    chunks: int = 0
+    text: str = ""
+    reasoning: str = ""
+    logprobs: list[str] = field(default_factory=list)
+    finish: str = ""
+    errors: list[str] = field(default_factory=list)
+
+    @property
+    def well(self) -> bool:
+        """Whether it ended as a stream should."""
+        return bool(self.finish) and not self.errors
+
+    def same(self, other: "Reply") -> bool:
+        """Whether two replies say the same, however it came in chunks."""
+        return all(getattr(self, name) == getattr(other, name) for name in ("text", "reasoning", "logprobs", "finish", "errors"))
+
+    async def read(self, http: httpx.AsyncClient, body: dict[str, Any]) -> None:
+        """Ask, and read the stream to its end."""
+        try:
+            async with http.stream("POST", "/v1/chat/completions", json=body) as response:
+                if response.status_code != 200:
+                    self.errors.append((await response.aread()).decode())
+                    return
+                done = False
+                async for line in response.aiter_lines():
+                    done |= line == "data: [DONE]"
+                    if line.startswith("data: {"):
+                        self._take(json.loads(line.removeprefix("data: ")))
+                if not done:
+                    self.errors.append("the stream ended short")
+        except httpx.HTTPError as error:
+            self.errors.append(repr(error))
+
+    def _take(self, event: dict[str, Any]) -> None:
+        if "error" in event:
+            self.errors.append(event["error"]["message"])
+            return
+        for choice in event["choices"]:
+            self.chunks += 1
+            self.text += choice["delta"].get("content") or ""
+            self.reasoning += choice["delta"].get("reasoning") or ""
+            self.logprobs += [item["token"] for item in (choice.get("logprobs") or {}).get("content", [])]
+            self.finish = choice["finish_reason"] or self.finish
+
+
+@dataclass
+class Outcome:
+    """What a fault did. `lost` streams broke or ended with an error, `wrong` ones say something else than undisturbed."""
+
+    fault: str
+    streams: int
+    lost: list[str]
+    wrong: int
+    moved: int
+    again: int
+    ended_s: float
+    whole_s: float
+
+    def row(self) -> str:
+        """Return a row of the table."""
+        facts = (self.fault, self.streams, len(self.lost), self.wrong, self.moved, self.again)
+        return "| " + " | ".join(map(str, facts)) + f" | {self.ended_s:.1f} | {self.whole_s:.1f} |"
+
+
+HEADER = """| fault | streams | lost | wrong | moved | tokens computed again | s until all ended | s until whole |
+|---|---|---|---|---|---|---|---|"""
+
+
+async def counted(http: httpx.AsyncClient) -> tuple[int, int]:
+    """Return requests moved and tokens computed again so far, by the ingress' metrics."""
+    text = (await http.get("/metrics")).text
+    found = [re.search(rf"^satori_failover_{name}_total (\S+)", text, re.MULTILINE) for name in ("requests", "tokens")]
+    moved, again = (int(float(match[1])) if match else 0 for match in found)
+    return moved, again
+
+
+async def calm(http: httpx.AsyncClient) -> list[Reply]:
+    """Return the replies of an undisturbed run."""
+    replies = [Reply() for _ in range(STREAMS)]
+    await asyncio.gather(*(reply.read(http, question(number)) for number, reply in enumerate(replies)))
+    if not all(reply.well for reply in replies):
+        raise RuntimeError(f"undisturbed streams failed: {[reply.errors for reply in replies if not reply.well]}")
+    return replies
+
+
+async def strike(stack: Stack, http: httpx.AsyncClient, name: str, wanted: Sequence[Reply], rng: random.Random) -> Outcome:
+    """Run all streams, let the fault strike after a random number of chunks, and compare with the undisturbed replies."""
+    fault = FAULTS[name]
+    await stack.whole(http)
+    before = await counted(http)
+    replies = [Reply() for _ in wanted]
+    reading = asyncio.gather(*(reply.read(http, question(number)) for number, reply in enumerate(replies)))
+    moment = rng.randrange(STREAMS, sum(reply.chunks for reply in wanted) // 2)
+    while sum(reply.chunks for reply in replies) < moment:
+        await asyncio.sleep(0.001)
+    struck = time.monotonic()
+    for process in fault.targets(stack, rng):
+        os.kill(process.pid, fault.signal)
+    await reading
+    ended_s = time.monotonic() - struck
+    await stack.whole(http)
+    whole_s = time.monotonic() - struck
+    after = await counted(http)
+    return Outcome(
+        name,
+        len(replies),
+        [error for reply in replies for error in reply.errors],
+        sum(reply.well and not reply.same(other) for reply, other in zip(replies, wanted, strict=True)),
+        after[0] - before[0],
+        after[1] - before[1],
+        ended_s,
+        whole_s,
+    )
+
+
+def client(url: str) -> httpx.AsyncClient:
+    """Return an HTTP client for all streams at once."""
+    return httpx.AsyncClient(base_url=url, timeout=120, limits=httpx.Limits(max_connections=STREAMS + 4), trust_env=False)
+
+
+async def run(stack: Stack, faults: Sequence[str], rounds: int, seed: int) -> list[Outcome]:
+    """Strike with each fault in turn; print each row as it comes."""
+    rng, outcomes = random.Random(seed), []
+    async with client(stack.url) as http:
+        await stack.whole(http)
+        wanted = await calm(http)
+        print(HEADER)
+        for name in [name for _ in range(rounds) for name in faults]:
+            outcomes.append(await strike(stack, http, name, wanted, rng))
+            print(outcomes[-1].row(), flush=True)
+    return outcomes
+
+
+def main() -> None:
+    """Start the application, strike, print the table."""
+    from cluster.bench import server, settle
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--faults", nargs="+", choices=list(FAULTS), default=list(FAULTS))
+    parser.add_argument("arguments", nargs="*", help="settings, key=value")
+    options = parser.parse_args()
+    arguments = [*ARGUMENTS, *options.arguments]
+    settings = settings_module.load(dict(word.split("=", 1) for word in arguments))
+    with server("ours", settings, arguments) as root:
+        settle(root)
+        outcomes = asyncio.run(
+            run(Stack(f"http://127.0.0.1:{settings.http.port}", root), options.faults, options.rounds, options.seed)
+        )
+    broken = [o for o in outcomes if FAULTS[o.fault].survived and (o.lost or o.wrong)]
+    for outcome in broken:
+        print(f"{outcome.fault}: {outcome.wrong} wrong, lost: {outcome.lost[:5]}", file=sys.stderr)
+    sys.exit(1 if broken else 0)
+
+
+if __name__ == "__main__":
+    main()

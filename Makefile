@@ -42,7 +42,7 @@ chaos: $(READY)
 lock: $(READY)
 	$(RUN) dev/lock.py
 
-# Train the embedded model again (hours on 2 cores); goes on where it was interrupted.
+# Train the embedded model again (an hour on 2 cores); goes on where it was interrupted.
 nano: $(READY)
 	$(RUN) -m models.recipe .run/nano
 

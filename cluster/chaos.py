@@ -24,7 +24,7 @@ import psutil
 
 from deployments import settings as settings_module
 
-ARGUMENTS = ("llm.num_replicas=2", "llm.num_cpus=0.4", "ingress.num_cpus=0.4", "ui.enabled=false", "llm.hung_after_s=5")
+ARGUMENTS = ("llm.num_replicas=2", "llm.num_cpus=0.4", "ingress.num_cpus=0.4", "ui.enabled=false", "llm.hung_after_s=20")
 STREAMS = 50
 TOKENS = 160
 

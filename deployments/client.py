@@ -30,7 +30,8 @@ logger = logs.logger("ingress")
 
 # The last tokens travel beside the call's own return and may come a little later; not this much later.
 LAST_TOKENS_S = 5.0
-MOST_DEATHS = 2
+# Replicas that die within this time of each other may have died of one cause (a host, a deploy): with a request they count as one.
+COINCIDENCE_S = 1.0
 
 
 class Replicas(Protocol):
@@ -153,8 +154,8 @@ class ServeEngineClient(EngineCoreClient):
                 if opened.request.request_id not in self._open:
                     return  # it had ended before its replica did
                 del self._wire[opened.wire_id]
-                if opened.deaths >= MOST_DEATHS:
-                    raise PoisonError(f"{opened.deaths} replicas died with this request")
+                if opened.killed_two(COINCIDENCE_S):
+                    raise PoisonError(f"{len(opened.deaths)} replicas died with this request")
                 encoded = self._encode(opened.next_attempt())
                 self._wire[opened.wire_id] = opened
                 self._start_waiting(opened)
@@ -209,7 +210,7 @@ class ServeEngineClient(EngineCoreClient):
             logger.warning("the replica of request %s is lost (%s)", wire_id, type(error).__name__)
             self._replicas.lost(wire_id)
             if not isinstance(error, EngineUnavailableError) or isinstance(error, EngineLostError):
-                opened.deaths += 1
+                opened.deaths.append(asyncio.get_running_loop().time())
             return False
         finally:
             self._replicas.left(wire_id)

@@ -31,15 +31,15 @@ STATELESS = frozenset(
 class OpenRequest:
     """A request that has not ended: as vLLM's frontend gave it, what came of it, and where it is now.
 
-    `wire_id` names this attempt, so that outputs of a lost one are told apart. `deaths` counts replicas that died with it since its
-    last token. `again` is how many of the coming tokens were delivered before; `settled` is set when the new replica has sent
-    something. `waiting` bounds its time without a replica.
+    `wire_id` names this attempt, so that outputs of a lost one are told apart. `deaths` are the times, in seconds, at which
+    replicas died with it since its last token. `again` is how many of the coming tokens were delivered before; `settled` is set
+    when the new replica has sent something. `waiting` bounds its time without a replica.
     """
 
     request: EngineCoreRequest
     tokens: list[int] = field(default_factory=list)
     attempt: int = 0
-    deaths: int = 0
+    deaths: list[float] = field(default_factory=list)
     again: int = 0
     settled: asyncio.Event | None = None
     waiting: asyncio.TimerHandle | None = None
@@ -53,6 +53,11 @@ class OpenRequest:
     def group(self) -> str:
         """What the samples of one request (n > 1) have in common."""
         return self.request.external_req_id or self.request.request_id
+
+    def killed_two(self, coincidence_s: float) -> bool:
+        """Return whether two replicas died with it; two that died within `coincidence_s` count as one, once."""
+        together = len(self.deaths) >= 2 and self.deaths[1] - self.deaths[0] <= coincidence_s
+        return len(self.deaths) - together >= 2
 
     def next_attempt(self) -> EngineCoreRequest:
         """Return the request to send to another replica."""
@@ -85,7 +90,8 @@ class OpenRequest:
                 raise ValueError(f"token {start} of request {self.request.request_id} came out differently the second time")
             self.again -= len(tokens)
             return False
-        self.deaths = 0
+        if self.deaths:
+            self.deaths.clear()
         self.tokens += tokens
         return True
 

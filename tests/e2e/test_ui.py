@@ -12,6 +12,8 @@ import pytest
 from conftest import Served
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
+from cluster.chaos import words
+
 QUESTION = "What is 47 * 6 - 100?"
 CHROMIUM = shutil.which("chromium")
 PATIENCE_MS = 30_000
@@ -88,7 +90,7 @@ def test_a_phone(page: Page) -> None:
 
 
 def engine(served: Served) -> psutil.Process:
-    [found] = [process for process in served.processes() if "EngineCore" in " ".join(process.cmdline())]
+    [found] = [process for process in served.processes() if "EngineCore" in words(process)]
     return found
 
 
@@ -135,7 +137,7 @@ def test_many_at_once_each_get_their_own(served: Served, browser: Browser) -> No
 @pytest.mark.timeout(240)
 def test_it_keeps_working_while_the_llm_replica_is_replaced(served: Served, page: Page) -> None:
     def replicas() -> set[int]:
-        return {process.pid for process in served.processes() if "ServeReplica:default:LLM" in " ".join(process.cmdline())}
+        return {process.pid for process in served.processes() if "ServeReplica:default:LLM" in words(process)}
 
     [replica] = replicas()
     os.kill(replica, signal.SIGSTOP)  # not killed yet: its successor could be up before the page looks

@@ -89,9 +89,19 @@ def test_repeated_tokens_are_taken_once() -> None:
 
 def test_a_first_token_proves_a_request_innocent() -> None:
     request = opened([])
-    request.deaths = 1
+    request.deaths = [1.0]
     request.take(EngineCoreOutput("a", [4]))
-    assert request.deaths == 0
+    assert request.deaths == []
+
+
+@pytest.mark.parametrize(
+    ("deaths", "refused"),
+    [([], False), ([5], False), ([5, 5.5], False), ([5, 7], True), ([5, 5.5, 5.6], True), ([5, 5.5, 9], True)],
+)
+def test_two_replicas_that_die_together_count_as_one(deaths: list[float], refused: bool) -> None:
+    request = opened([])
+    request.deaths = deaths
+    assert request.killed_two(1.0) == refused
 
 
 @pytest.mark.parametrize("output", [EngineCoreOutput("a#1", [9]), EngineCoreOutput("a#1", [3], finish_reason=FinishReason.STOP)])

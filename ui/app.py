@@ -16,7 +16,7 @@ from fastapi import FastAPI
 from fastapi.responses import RedirectResponse
 from fastapi.staticfiles import StaticFiles
 
-from ui.asking import ask
+from ui.asking import Stops, ask
 from ui.client import Client
 from ui.errors import ApiError
 from ui.export import exported
@@ -84,6 +84,7 @@ def asgi(api_url: str, path: str = "/ui") -> FastAPI:
 
 def _build(client: Client) -> gr.Blocks:
     readiness = Readiness(client)
+    stops = Stops()
 
     async def check() -> tuple[dict[str, Any], gr.Timer]:
         state = await readiness.state()
@@ -99,8 +100,11 @@ def _build(client: Client) -> gr.Blocks:
         return exported(request["conversation"], request["form"], request["language"])
 
     async def answer(event: gr.EventData) -> AsyncGenerator[dict[str, Any]]:
-        async for state in ask(client, Question.model_validate(event._data)):
+        async for state in ask(client, Question.model_validate(event._data), stops):
             yield state
+
+    def stop(event: gr.EventData) -> None:
+        stops.stop(str(event._data))
 
     # Gradio's queue would make a summary of all events so far after each one, with pandas. Nobody reads it.
     os.environ.setdefault("GRADIO_ANALYTICS_CACHE_FREQUENCY", str(10**9))
@@ -117,7 +121,7 @@ def _build(client: Client) -> gr.Blocks:
         for event in (timer.tick, blocks.load, page.check):
             event(check, None, [status, timer], queue=False, show_progress="hidden", api_visibility="private")
         for number in range(LANES):
-            asked = getattr(page, f"ask{number}")(
+            getattr(page, f"ask{number}")(
                 answer,
                 None,
                 _lane(str(number)),
@@ -126,7 +130,8 @@ def _build(client: Client) -> gr.Blocks:
                 show_progress="hidden",
                 api_visibility="private",
             )
-            getattr(page, f"stop{number}")(None, None, None, cancels=[asked], queue=False, api_visibility="private")
+            # Not by Gradio's `cancels`: that does nothing before the page has heard that the question has arrived.
+            getattr(page, f"stop{number}")(stop, None, None, queue=False, show_progress="hidden", api_visibility="private")
     blocks.max_threads = AT_ONCE  # the queue's places, whatever else bounds it; no thread is made for them
     blocks.queue(default_concurrency_limit=None, api_open=False)
     blocks._queue.sleep_when_free = 0.02  # seconds between looks at an empty queue; Gradio's 0.001 takes 2 % of a core

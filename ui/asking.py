@@ -1,8 +1,9 @@
 """Asking a question: yields the reply's state as it grows, waits for a model that is not there yet, ends in words when it fails."""
 
 import asyncio
-from collections.abc import AsyncGenerator
-from contextlib import aclosing, suppress
+from collections import deque
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing, contextmanager, suppress
 from typing import Any
 
 from ui.client import Client
@@ -17,22 +18,56 @@ BEAT_S = 2.0
 AGAIN_S = 1.0
 PATIENCE_S = 1800.0
 """How long a question waits for a model."""
+AT_MOST_EARLY = 1000
+"""Stops that are remembered for questions still on their way."""
 
 
-async def ask(client: Client, question: Question) -> AsyncGenerator[dict[str, Any]]:
-    """Yield the states of the reply to a question; the last one is done or an error. Closing this stops the request."""
+class Stops:
+    """Which questions the user has stopped, by their ids. A stop may overtake its question on the way."""
+
+    def __init__(self) -> None:
+        self._early: deque[str] = deque(maxlen=AT_MOST_EARLY)
+        self._running: dict[str, asyncio.Task[None]] = {}
+
+    def stop(self, question_id: str) -> None:
+        """Stop a reply; one that has ended already stays as it is."""
+        if (task := self._running.get(question_id)) is not None:
+            task.cancel()
+        else:
+            self._early.append(question_id)
+
+    @contextmanager
+    def listening(self, question_id: str, task: asyncio.Task[None]) -> Iterator[None]:
+        """Within this context, a stop of the question cancels the task."""
+        if question_id in self._early:
+            task.cancel()
+        self._running[question_id] = task
+        try:
+            yield
+        finally:
+            del self._running[question_id]
+
+
+async def ask(client: Client, question: Question, stops: Stops) -> AsyncGenerator[dict[str, Any]]:
+    """Yield the states of the reply to a question; the last one is done or an error, unless it was stopped.
+
+    Closing this stops the request.
+    """
     reply = Reply(question.id)
     changed = asyncio.Event()
     task = asyncio.create_task(_follow(client, question, reply, changed))
+    task.add_done_callback(lambda _: changed.set())
     try:
-        while not task.done():
+        with stops.listening(question.id, task):
+            while not task.done():
+                yield reply.state()
+                await asyncio.sleep(PACE_S)
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(changed.wait(), BEAT_S)
+                changed.clear()
+        if not task.cancelled():
+            await task
             yield reply.state()
-            await asyncio.sleep(PACE_S)
-            with suppress(TimeoutError):
-                await asyncio.wait_for(changed.wait(), BEAT_S)
-            changed.clear()
-        await task
-        yield reply.state()
     finally:
         task.cancel()
         await asyncio.wait([task])
@@ -49,8 +84,6 @@ async def _follow(client: Client, question: Question, reply: Reply, changed: asy
         reply.fail(LoadingError())
     except ApiError as error:
         reply.fail(error)
-    finally:
-        changed.set()
 
 
 async def _attempt(client: Client, question: Question, reply: Reply, changed: asyncio.Event, limit: asyncio.Timeout) -> bool:

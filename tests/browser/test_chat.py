@@ -2,7 +2,7 @@
 
 import pytest
 from conftest import QUESTION, Chat, Opened
-from playwright.sync_api import expect
+from playwright.sync_api import Route, expect
 
 from tests.scripted_api import Background, ScriptedApi
 
@@ -90,6 +90,28 @@ def test_stop_keeps_what_came_and_retry_asks_again(chat: Chat, api: ScriptedApi)
     chat.button("Try again").click()
     chat.answered()
     assert len(api.asked) == 2
+
+
+@pytest.mark.parametrize("arrived", [True, False])
+def test_stop_is_not_lost_on_a_slow_connection(chat: Chat, api: ScriptedApi, arrived: bool) -> None:
+    """The user stops a reply before the page knows that its question has arrived, and even before it has."""
+    api.gate.close()
+    held: list[Route] = []
+    chat.page.route("**/queue/join*", lambda route: held.append(route), times=1)
+    chat.ask()
+    chat.until(lambda: len(held) == 1)
+    response = None
+    if arrived:
+        response = held[0].fetch()
+        chat.until(lambda: api.open_streams == 1)
+    chat.button("Stop").click()
+    expect(chat.replies).to_contain_text("Stopped")
+    held[0].fulfill(response=response or held[0].fetch())
+    chat.until(lambda: api.open_streams == 0)
+    api.gate.open()
+    chat.button("Try again").click()
+    chat.answered()
+    assert len(api.asked) == 1 + arrived
 
 
 def test_leaving_the_page_stops_the_request(opened: Opened, api: ScriptedApi) -> None:

@@ -8,7 +8,7 @@ import pytest
 import pytest_asyncio
 
 from tests.scripted_api import Background, ScriptedApi
-from ui.asking import ask
+from ui.asking import Stops, ask
 from ui.client import Client
 from ui.errors import ApiError, UnreachableError
 from ui.question import Question
@@ -47,7 +47,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 async def states(client: Client, asked: Question) -> list[dict[str, Any]]:
-    return [state async for state in ask(client, asked)]
+    return [state async for state in ask(client, asked, Stops())]
 
 
 async def test_a_reply_from_the_first_state_to_the_last(client: Client, api: ScriptedApi) -> None:
@@ -86,7 +86,7 @@ async def test_errors_have_their_kind(client: Client, trouble: str, kind: str) -
 async def test_a_question_waits_for_the_model(client: Client, api: ScriptedApi) -> None:
     api.ready = False
     phases = []
-    async for state in ask(client, question()):
+    async for state in ask(client, question(), Stops()):
         phases.append(state["phase"])
         if state["phase"] == "waiting":
             assert state["waiting"]["kind"] == "loading"
@@ -97,13 +97,31 @@ async def test_a_question_waits_for_the_model(client: Client, api: ScriptedApi) 
 async def test_closing_stops_the_request_on_the_server(client: Client, api: ScriptedApi) -> None:
     api.gate.close()
     api.gate.open(3)
-    asked = ask(client, question())
+    asked = ask(client, question(), Stops())
     async for state in asked:
         if state["steps"]:
             break
     assert api.open_streams == 1
     await asked.aclose()
     await until(lambda: api.open_streams == 0)
+
+
+async def test_a_stop_ends_the_reply_on_the_server(client: Client, api: ScriptedApi) -> None:
+    api.gate.close()
+    api.gate.open(3)
+    stops, asked = Stops(), question()
+    async for state in ask(client, asked, stops):
+        if state["steps"]:
+            stops.stop(asked.id)
+    assert state["phase"] not in ("done", "error")
+    await until(lambda: api.open_streams == 0)
+
+
+async def test_a_stop_that_overtakes_its_question(client: Client, api: ScriptedApi) -> None:
+    stops, asked = Stops(), question()
+    stops.stop(asked.id)
+    assert all(state["phase"] != "done" for state in [state async for state in ask(client, asked, stops)])
+    assert api.asked == []
 
 
 async def test_readiness(client: Client, api: ScriptedApi) -> None:

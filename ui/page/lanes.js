@@ -25,8 +25,9 @@ export class Lanes {
 
   // Stops the reply, here and on the server.
   stop(lane) {
+    const { id } = this.active[lane] ?? {};
     delete this.active[lane];
-    this.trigger(`stop${lane}`);
+    if (id) this.trigger(`stop${lane}`, id);
   }
 
   take(lane, state) {

@@ -33,7 +33,7 @@ class Permit:
             self._places.release()
 
 
-GONE_S = 1.0
+GONE_S = 10.0
 
 
 async def _not_cancelled(serving: Awaitable[None]) -> None:

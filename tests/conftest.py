@@ -11,6 +11,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from cluster.chaos import words
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -36,6 +38,11 @@ class Served:
     def processes(self) -> list[psutil.Process]:
         """Return all live processes of this application but the launcher itself."""
         return [process for process in psutil.Process(self.process.pid).children(recursive=True) if process.is_running()]
+
+    def engine(self) -> psutil.Process:
+        """Return the process of the engine of the only LLM replica."""
+        [found] = [process for process in self.processes() if "EngineCore" in words(process)]
+        return found
 
     def stop(self, number: int = signal.SIGINT) -> None:
         """Send a signal and wait for the end."""

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import httpx
-import psutil
 import pytest
 from conftest import Served
 from playwright.sync_api import Browser, Page, expect, sync_playwright
@@ -89,13 +88,8 @@ def test_a_phone(page: Page) -> None:
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
 
 
-def engine(served: Served) -> psutil.Process:
-    [found] = [process for process in served.processes() if "EngineCore" in words(process)]
-    return found
-
-
 def test_stop_frees_the_engine_and_retry_asks_again(served: Served, page: Page) -> None:
-    frozen = engine(served)
+    frozen = served.engine()
     frozen.suspend()  # so that there is something to stop, however quick the machine
     try:
         ask(page)

@@ -1,0 +1,1 @@
+"""End-to-end tests of the application with default settings, which is started once for all of them."""

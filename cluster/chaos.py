@@ -58,10 +58,15 @@ def words(process: psutil.Process) -> str:
         return ""
 
 
+def is_engine(process: psutil.Process) -> bool:
+    """Return whether a process is an engine's. Setting its title (VLLM::EngineCore) fails now and then."""
+    return re.search("EngineCore|spawn_main", words(process)) is not None
+
+
 def engines(replica: psutil.Process) -> list[psutil.Process]:
     """Return the engine processes of an LLM replica's actor."""
     try:
-        return [child for child in replica.children(recursive=True) if "EngineCore" in words(child)]
+        return [child for child in replica.children(recursive=True) if is_engine(child)]
     except psutil.Error:
         return []
 

@@ -8,6 +8,7 @@ import pytest
 from conftest import Served
 
 from cluster import chaos
+from deployments.draining import RUN
 
 ARGUMENTS = chaos.ARGUMENTS
 
@@ -30,8 +31,9 @@ def test_no_engine_outlives_its_replica(served: Served) -> None:
     """A killed actor's engine, and a hung engine, would hold a GPU's memory."""
     replicas = chaos.Stack(served.url, psutil.Process(served.process.pid)).llm_replicas()
     mine = {engine.pid for replica in replicas for engine in chaos.engines(replica)}
-    found = {process.pid for process in psutil.process_iter() if "VLLM::EngineCore" in chaos.words(process)}
-    assert found == mine
+    of_this_run = psutil.Process(max(mine)).environ()[RUN]
+    found = {process for process in psutil.process_iter() if chaos.is_engine(process)}
+    assert {process.pid for process in found if process.environ().get(RUN) == of_this_run} == mine
 
 
 async def test_the_metrics_tell_of_it(served: Served) -> None:

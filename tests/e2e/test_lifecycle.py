@@ -11,6 +11,8 @@ import psutil
 import pytest
 from conftest import ROOT, Served
 
+from cluster.chaos import words
+
 SERVE = str(Path(sys.executable).with_name("serve"))
 PORTS = (8000, 9101, 8404)
 STOPPED_S = 15
@@ -32,23 +34,28 @@ def by_signal(number: int) -> object:
     return lambda application: os.kill(application.process.pid, number)
 
 
+def by_signal_when_nobody_reads(application: Served) -> None:
+    application.process.stdout.close()  # type: ignore[union-attr]
+    os.kill(application.process.pid, signal.SIGTERM)
+
+
 def by_serve_shutdown(application: Served) -> None:
     environment = os.environ | {"RAY_AUTH_MODE": "token"}
     subprocess.run([SERVE, "shutdown", "-y"], cwd=ROOT, env=environment, check=True, capture_output=True)
 
 
-@pytest.mark.parametrize("stop", [by_signal(signal.SIGINT), by_signal(signal.SIGTERM), by_serve_shutdown])
+@pytest.mark.parametrize("stop", [by_signal(signal.SIGINT), by_signal_when_nobody_reads, by_serve_shutdown])
 def test_a_stop_leaves_nothing_and_the_next_start_works(stop) -> None:  # type: ignore[no-untyped-def]
-    application = Served()
-    processes = application.processes()
-    names = " ".join(" ".join(process.cmdline()) for process in processes)
-    for name in ("haproxy", "VLLM::EngineCore", "raylet", "ServeReplica:default:LLM", "ServeReplica:default:Ingress"):
-        assert name in names
-    assert set(PORTS) == listening()
-    stop(application)
-    application.process.communicate(timeout=STOPPED_S)
-    assert application.process.returncode == 0
-    assert_nothing_left(processes)
+    with Served() as application:
+        processes = application.processes()
+        names = " ".join(map(words, processes))
+        for name in ("haproxy", "raylet", "ServeReplica:default:LLM", "ServeReplica:default:Ingress"):
+            assert name in names
+        assert application.engine() in processes
+        assert set(PORTS) == listening()
+        stop(application)
+        assert application.process.wait(STOPPED_S) == 0
+        assert_nothing_left(processes)
 
 
 def launch(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -54,6 +54,7 @@ def build(settings: Settings, replica: type[LLM] = LLM) -> Application:
         logging_config=quiet,
         num_replicas=settings.ingress.num_replicas,
         max_ongoing_requests=settings.ingress.max_ongoing_requests,
+        graceful_shutdown_timeout_s=settings.ingress.graceful_shutdown_timeout_s,
         ray_actor_options={"num_cpus": settings.ingress.num_cpus},
     )
     if not settings.ui.enabled:

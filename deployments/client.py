@@ -6,6 +6,7 @@ token channel. An abort cancels the call. When a replica is lost, its requests g
 
 import asyncio
 import contextvars
+import time
 import types
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,7 +21,7 @@ from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs, EngineCoreReques
 from vllm.v1.engine.core_client import EngineCoreClient
 from vllm.v1.serial_utils import MsgpackDecoder, MsgpackEncoder
 
-from deployments import intake, logs, metrics
+from deployments import access, intake, logs, metrics
 from deployments.channel import Address, Receiver
 from deployments.engine import TASKS
 from deployments.errors import EngineLostError, EngineUnavailableError, PoisonError, SatoriError
@@ -32,13 +33,17 @@ logger = logs.logger("ingress")
 LAST_TOKENS_S = 5.0
 # Replicas that die within this time of each other may have died of one cause (a host, a deploy): with a request they count as one.
 COINCIDENCE_S = 1.0
+PACE_WEIGHT = 0.1
 
 
 class Replicas(Protocol):
     """What the client needs of the set of LLM replicas. Ids are those of attempts (`OpenRequest.wire_id`)."""
 
-    async def generate(self, group: str, request_id: str, address: Address, encoded: list[bytes]) -> None:
-        """Run a request on a replica to its end; waits for one. Samples of one request share `group` and so the replica."""
+    async def generate(self, group: str, request_id: str, address: Address, encoded: list[bytes], client: str | None) -> None:
+        """Run a request on a replica to its end; waits for one. Samples of one request share `group` and so the replica.
+
+        `client` is whose it is, None for one that has started before and goes on.
+        """
 
     def assigned(self, request_id: str) -> bool:
         """Return whether the request is on a replica, rather than waiting for one."""
@@ -74,8 +79,14 @@ class ServeEngineClient(EngineCoreClient):
         self._open: dict[str, OpenRequest] = {}
         self._wire: dict[str, OpenRequest] = {}
         self._calls: dict[str, asyncio.Task[None]] = {}
+        self._pace_s = 0.0
         # One moved request at a time until its first token: when a replica dies of one, it is known which.
         self._probation = asyncio.Lock()
+
+    @property
+    def pace_s(self) -> float:
+        """Seconds that requests took lately, from coming to their end: a mean in which older ones fade."""
+        return self._pace_s
 
     @property
     def open_requests(self) -> list[str]:
@@ -89,7 +100,7 @@ class ServeEngineClient(EngineCoreClient):
     async def add_request_async(self, request: EngineCoreRequest) -> None:
         """Start the request on a replica. Returns at once; its outputs come from `get_output_async`."""
         intake.prepared()
-        opened = self._open[request.request_id] = OpenRequest(request)
+        opened = self._open[request.request_id] = OpenRequest(request, access.client_name(), time.monotonic())
         self._wire[request.request_id] = opened
         # In a context of its own: in the HTTP request's, Serve gives all handle calls one id, and its router mixes up calls that
         # share an id (the samples of one request then wait for ever; Ray 2.60.0).
@@ -104,19 +115,21 @@ class ServeEngineClient(EngineCoreClient):
         """Cancel the calls of these requests; the replica then frees their places in the engine."""
         for request_id in request_ids:
             if (opened := self._open.get(request_id)) is not None:
-                self._close(opened).cancel()
+                self._close(opened, "aborted").cancel()
 
     def shutdown(self, timeout: float | None = None) -> None:
         """Cancel all calls and close the token channel. The replicas live on: they are not ours."""
         for opened in list(self._open.values()):
-            self._close(opened).cancel()
+            self._close(opened, "aborted").cancel()
         self._receiver.close()
 
     def _encode(self, request: EngineCoreRequest) -> list[bytes]:
         return [bytes(part) for part in self._encoder.encode(request)]
 
-    def _close(self, opened: OpenRequest) -> asyncio.Task[None]:
-        """Forget a request; return its call."""
+    def _close(self, opened: OpenRequest, how: str) -> asyncio.Task[None]:
+        """Forget a request, and say in the log how it ended; return its call."""
+        taken_s = time.monotonic() - opened.began
+        logger.info("request %s %s: %d tokens, %.2f s", opened.wire_id, how, len(opened.tokens), taken_s)
         del self._open[opened.request.request_id]
         self._wire.pop(opened.wire_id, None)
         if opened.waiting is not None:
@@ -142,7 +155,8 @@ class ServeEngineClient(EngineCoreClient):
                 continue
             if output.finish_reason is not None:
                 self._replicas.ended(wire_id)
-                self._close(opened)
+                self._pace_s += PACE_WEIGHT * (time.monotonic() - opened.began - self._pace_s)
+                self._close(opened, f"ended ({output.finish_reason})")
         step.outputs = new
         self._outputs.put_nowait(step)
 
@@ -203,14 +217,15 @@ class ServeEngineClient(EngineCoreClient):
     async def _call(self, opened: OpenRequest, encoded: list[bytes]) -> bool:
         wire_id = opened.wire_id
         try:
-            await self._replicas.generate(opened.group, wire_id, self._receiver.address, encoded)
+            client = None if opened.tokens else opened.client
+            await self._replicas.generate(opened.group, wire_id, self._receiver.address, encoded, client)
         except Exception as error:
             if not _lost_replica(error):
                 raise
             logger.warning("the replica of request %s is lost (%s)", wire_id, type(error).__name__)
             self._replicas.lost(wire_id)
             if not isinstance(error, EngineUnavailableError) or isinstance(error, EngineLostError):
-                opened.deaths.append(asyncio.get_running_loop().time())
+                opened.deaths.append(time.monotonic())
             return False
         finally:
             self._replicas.left(wire_id)
@@ -224,7 +239,7 @@ class ServeEngineClient(EngineCoreClient):
             return
         for sibling in [other for other in self._open.values() if other is opened or other.group == opened.group]:
             logger.error("request %s is refused: %s", sibling.wire_id, error)
-            call = self._close(sibling)
+            call = self._close(sibling, "failed")
             if sibling is not opened:
                 call.cancel()
             self._refuse(sibling.request.request_id, error)

@@ -14,6 +14,7 @@ from ray.exceptions import RayActorError
 from ray.serve.handle import DeploymentHandle
 
 from deployments.bridge import UIBridge
+from deployments.draining import Draining, draining
 from deployments.errors import SatoriError
 from deployments.phases import Phases
 from deployments.settings import Settings
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from deployments.channel import Address
 
 READY_S = 2.0
+# In the order in which a request meets them.
+MIDDLEWARES = ("overload.RetryAfter", "draining.Draining", "keepalive.KeepAlive", "deadline.Deadline", "intake.Intake")
 
 
 class Ingress:
@@ -46,12 +49,12 @@ class Ingress:
     async def _build(self) -> FastAPI:
         from vllm.entrypoints.launchers.api_server.app_state import init_app_state
         from vllm.entrypoints.launchers.app import build_app
-        from vllm.v1.engine.async_llm import AsyncLLM
         from vllm.v1.executor import Executor
 
         from deployments import chat
         from deployments.client import ServeEngineClient, used_by_async_llm
         from deployments.engine import TASKS, frontend_config, server_arguments, tune_process, writes_coat
+        from deployments.overload import BoundedLLM, RetryAfter
         from deployments.replies import CoatServing
 
         arguments = await asyncio.to_thread(server_arguments, self._settings)
@@ -61,10 +64,11 @@ class Ingress:
             LLMReplicas(self._llm), ray.util.get_node_ip_address(), self._settings.llm.wait_s, self._refuse
         )
         with used_by_async_llm(self._client):
-            self._engine = AsyncLLM(
+            self._engine = BoundedLLM(
                 config, Executor, log_stats=not arguments.disable_log_stats, log_requests=arguments.enable_log_requests
             )
-        arguments.middleware += [f"deployments.{name}" for name in ("intake.Intake", "deadline.Deadline", "keepalive.KeepAlive")]
+        RetryAfter.pace_s = lambda _: self._client.pace_s
+        arguments.middleware += [f"deployments.{name}" for name in reversed(MIDDLEWARES)]  # the last added is met first
         app = build_app(arguments, TASKS, config.model_config)
         await init_app_state(self._engine, app.state, arguments, TASKS)
         chat.mount(app)
@@ -94,7 +98,10 @@ class Ingress:
             "id": serve.get_replica_context().replica_id.unique_id,
             "open": len(self._client.open_requests),
             "states": self._engine.get_num_unfinished_requests(),
+            "requests": Draining.active,
         }
+        if draining():
+            return JSONResponse({"ready": False, "reason": "draining", "ingress": mine}, 503)
         try:
             replica = await asyncio.wait_for(self._llm.state.remote(), READY_S)
         except (TimeoutError, RayActorError):
@@ -111,9 +118,9 @@ class LLMReplicas:
         self._llm = llm
         self.assigned, self.ended, self.lost, self.left = PLACEMENT.assigned, PLACEMENT.ended, PLACEMENT.lost, PLACEMENT.left
 
-    async def generate(self, group: str, request_id: str, address: "Address", encoded: list[bytes]) -> None:
+    async def generate(self, group: str, request_id: str, address: "Address", encoded: list[bytes], client: str | None) -> None:
         """Run a request on a replica to its end."""
-        await self._llm.generate.remote(group, request_id, address, encoded)
+        await self._llm.generate.remote(group, request_id, address, encoded, client)
 
 
 def _import_vllm() -> None:

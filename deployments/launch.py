@@ -3,7 +3,9 @@
     python -m deployments.launch [key=value ...]
 
 Checks settings, ports and model first; then starts `serve run` in a session of its own, shows the start-up phases with their
-seconds, and the addresses when the first answer has come through the whole path. Ctrl-C, SIGTERM or `serve shutdown` stop it.
+seconds, and the addresses when the first answer has come through the whole path. Ctrl-C or SIGTERM stop it when the requests that it
+has are answered, or `llm.graceful_shutdown_timeout_s` is over; new ones are refused meanwhile. A second one, or `serve shutdown`, stops
+it at once.
 Everything it started carries the environment variable SATORI_RUN, by which it finds and ends what would have stayed (Ray 2.60
 can leave `haproxy` and `VLLM::*` processes behind). All output of Ray and vLLM is in `.run/serve.log`.
 """
@@ -27,12 +29,12 @@ from typing import Any
 import psutil
 
 from deployments import settings as settings_module
+from deployments.draining import RUN, marker
 from deployments.errors import PortInUseError, SatoriError
 from deployments.phases import MARK
 from deployments.settings import ROOT, Settings, is_path
 
 LOG = ROOT / ".run" / "serve.log"
-RUN = "SATORI_RUN"
 # Seconds for a clean stop, before what is left is killed; the whole stop stays under 15 s.
 STOP_S = 9.0
 GONE_S = 5.0
@@ -178,15 +180,49 @@ class Application:
                 return
             time.sleep(2)
 
-    def stop(self) -> None:
+    def drain(self) -> None:
+        """Let the requests that are here end, while new ones are refused. Returns after `llm.graceful_shutdown_timeout_s` at the latest."""
+        mark = marker(self._variables[RUN])
+        mark.touch()
+        began, left, told = time.monotonic(), {}, -1
+        try:
+            while time.monotonic() - began < self._settings.llm.graceful_shutdown_timeout_s:
+                if (ingress := self._ingress()) is None:
+                    return
+                left[ingress["id"]] = ingress["requests"]
+                if len(left) == self._settings.ingress.num_replicas and not any(left.values()):
+                    return
+                if (count := sum(left.values())) and count != told:
+                    say("draining", f"{count} to answer; once more Ctrl-C stops now", time.monotonic() - began)
+                    told = count
+                time.sleep(0.2)
+        finally:
+            mark.unlink(missing_ok=True)
+
+    def _ingress(self) -> dict[str, Any] | None:
+        """Return what one of the ingresses says of itself; None if none does."""
+        try:
+            with urllib.request.urlopen(self._url + "/ready", timeout=10) as response:
+                body = response.read()
+        except urllib.error.HTTPError as error:
+            body = error.read()
+        except OSError:
+            return None
+        try:
+            found: dict[str, Any] = json.loads(body)["ingress"]
+        except (ValueError, KeyError):
+            return None
+        return found
+
+    def stop(self, now: bool = False) -> None:
         """End all processes of the application: asked first, then killed. Returns when none is left."""
         began = time.monotonic()
-        say("stopping", "requests may finish; a second Ctrl-C kills")
+        say("stopping", "")
         with contextlib.suppress(KeyboardInterrupt):
             self._descendants()  # known before they are left without parents
             if self._process.poll() is None:
                 self._process.send_signal(signal.SIGINT)
-            while self._descendants() and time.monotonic() - began < STOP_S:
+            while not now and self._descendants() and time.monotonic() - began < STOP_S:
                 time.sleep(0.1)
         for number in (signal.SIGINT, signal.SIGTERM):  # what is left is killed, whoever asks again
             signal.signal(number, signal.SIG_IGN)
@@ -260,16 +296,20 @@ def main(arguments: list[str]) -> int:
     except SatoriError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    status = 0
+    status, now = 0, False
     try:
         application.wait_ready()
         application.wait_gone()
     except KeyboardInterrupt:
-        print()
+        say("", "")  # below the ^C of a terminal
+        try:
+            application.drain()
+        except KeyboardInterrupt:
+            now = True
     except SatoriError as error:
         print(f"error: {error}", file=sys.stderr)
         status = 1
-    application.stop()
+    application.stop(now)
     return status
 
 

@@ -12,6 +12,7 @@ from ray import serve
 from deployments import logs
 from deployments.channel import Address, Lane, Sender
 from deployments.errors import EngineLostError, EngineUnavailableError
+from deployments.fairness import FIRST, FairOrder
 from deployments.phases import Phases
 from deployments.settings import Settings
 
@@ -24,9 +25,10 @@ logger = logs.logger("replica")
 
 @dataclass
 class Running:
-    """A request in the engine: where its tokens go, and the end of its call."""
+    """A request in the engine: where its tokens go, its tag in the fair order until it has started, and the end of its call."""
 
     lane: Lane
+    tag: int | None
     finished: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
 
@@ -65,28 +67,35 @@ class LLM:
         self._sender = Sender()
         self._running: dict[str, Running] = {}
         self._id = serve.get_replica_context().replica_id.unique_id
+        self._order = FairOrder()
         self._served = 0
         self._scheduler = {"running": 0, "waiting": 0}
         self._error: Exception | None = None
         self._active = time.monotonic()
         self._tasks = [asyncio.create_task(self._forward()), asyncio.create_task(self._watch())]
 
-    async def generate(self, group: str, request_id: str, address: Address, encoded: list[bytes]) -> None:
+    async def generate(self, group: str, request_id: str, address: Address, encoded: list[bytes], client: str | None) -> None:
         """Run an encoded `EngineCoreRequest` to its end; cancelling the call frees its place in the engine.
 
-        `group` is for the router (see `deployments.routing`). Raises EngineUnavailableError when the engine is dead.
+        `group` is for the router (see `deployments.routing`). Waiting requests start in an order that is fair between clients; one
+        without `client`, which had started on another replica, comes first. Raises EngineUnavailableError when the engine is dead.
         """
         if self._error is not None:
             raise EngineUnavailableError(str(self._error))
-        running = self._running[request_id] = Running(self._sender.open(address))
+        request = self._decoder.decode(encoded)
+        request.priority = FIRST if client is None else self._order.tag(client)
+        running = self._running[request_id] = Running(self._sender.open(address), request.priority)
         try:
-            await self._core.add_request_async(self._decoder.decode(encoded))
+            await self._core.add_request_async(request)
             await running.finished
         finally:
             del self._running[request_id]
             self._served += 1
             self._sender.release(address)
-            if not running.finished.done() or running.finished.cancelled():
+            done = running.finished.done() and not running.finished.cancelled()
+            how = "failed" if done and running.finished.exception() else "ended" if done else "cancelled"
+            logger.info("request %s %s", request_id, how)
+            if not done:
                 await self._core.abort_requests_async([request_id])
 
     async def state(self) -> dict[str, Any]:
@@ -140,6 +149,9 @@ class LLM:
         for output in step.outputs:
             if (running := self._running.get(output.request_id)) is None:
                 continue
+            if running.tag is not None:
+                self._order.started(running.tag)
+                running.tag = None
             if (part := parts.get(running.lane)) is None:
                 part = parts[running.lane] = []
             part.append(output)

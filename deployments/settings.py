@@ -36,11 +36,15 @@ class HttpSettings(Section):
 
 
 class IngressSettings(Section):
-    """The ingress deployment: vLLM's API server, without an engine."""
+    """The ingress deployment: vLLM's API server, without an engine.
+
+    A replica that leaves gets `graceful_shutdown_timeout_s` for the replies it streams: a client's connection cannot move.
+    """
 
     num_replicas: int = Field(1, ge=1)
     num_cpus: float = Field(1, ge=0)
     max_ongoing_requests: int = Field(10_000, ge=1)
+    graceful_shutdown_timeout_s: float = Field(600, ge=0)
 
 
 class LLMSettings(Section):

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from cluster.chaos import words
+from cluster.chaos import engines, words
 
 ROOT = Path(__file__).parent.parent
 
@@ -19,10 +19,11 @@ ROOT = Path(__file__).parent.parent
 class Served:
     """A running `python -m deployments.launch`, up to its first answer."""
 
-    def __init__(self, *arguments: str) -> None:
+    def __init__(self, *arguments: str, environment: dict[str, str] | None = None) -> None:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "deployments.launch", *arguments],
             cwd=ROOT,
+            env=os.environ | (environment or {}),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -41,14 +42,20 @@ class Served:
 
     def engine(self) -> psutil.Process:
         """Return the process of the engine of the only LLM replica."""
-        [found] = [process for process in self.processes() if "EngineCore" in words(process)]
+        [found] = [engine for process in self.processes() if "ServeReplica:default:LLM" in words(process) for engine in engines(process)]
         return found
+
+    def __enter__(self) -> "Served":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
 
     def stop(self, number: int = signal.SIGINT) -> None:
         """Send a signal and wait for the end."""
         if self.process.poll() is None:
             os.kill(self.process.pid, number)
-        self.process.communicate(timeout=60)
+        self.process.wait(timeout=60)
 
 
 @pytest.fixture(scope="module")

@@ -26,6 +26,7 @@ class Fleet:
         self.sender = Sender()
         self.calls: dict[str, EngineCoreRequest] = {}
         self.groups: list[str] = []
+        self.clients: list[str | None] = []
         self.cancelled: list[str] = []
         self.ended_on: list[str] = []
         self.lost_on: list[str] = []
@@ -33,8 +34,9 @@ class Fleet:
         self.on: set[str] = set()
         self.died = asyncio.Event()
 
-    async def generate(self, group: str, request_id: str, address: Address, encoded: list[bytes]) -> None:
+    async def generate(self, group: str, request_id: str, address: Address, encoded: list[bytes], client: str | None) -> None:
         self.groups.append(group)
+        self.clients.append(client)
         self.on.add(request_id)
         self.calls[request_id] = MsgpackDecoder(EngineCoreRequest).decode(encoded)
         try:

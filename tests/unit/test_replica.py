@@ -24,6 +24,7 @@ class Core:
     def __init__(self) -> None:
         self.steps: asyncio.Queue[EngineCoreOutputs | Exception] = asyncio.Queue()
         self.added: list[str] = []
+        self.priorities: list[int] = []
         self.aborted: list[str] = []
 
     async def get_output_async(self) -> EngineCoreOutputs:
@@ -34,6 +35,7 @@ class Core:
 
     async def add_request_async(self, request: EngineCoreRequest) -> None:
         self.added.append(request.request_id)
+        self.priorities.append(request.priority)
 
     async def abort_requests_async(self, request_ids: list[str]) -> None:
         self.aborted += request_ids
@@ -92,7 +94,7 @@ async def ingress() -> AsyncIterator[Ingress]:
 async def started(llm: LLM, ingress: Ingress, *request_ids: str) -> list[asyncio.Task[None]]:
     """Start calls and return them when the core has their requests."""
     address = ingress.receiver.address
-    calls = [asyncio.create_task(llm.generate("group", name, address, encoded(name))) for name in request_ids]
+    calls = [asyncio.create_task(llm.generate("group", name, address, encoded(name), "")) for name in request_ids]
     while len(llm._core.added) < len(llm._running) or len(llm._running) < len(request_ids):
         await asyncio.sleep(0)
     return calls
@@ -101,7 +103,7 @@ async def started(llm: LLM, ingress: Ingress, *request_ids: str) -> list[asyncio
 async def test_each_ingress_gets_its_own_tokens_and_calls_end(llm: LLM, ingress: Ingress) -> None:
     one, two = ingress, Ingress()
     calls = await started(llm, one, "a", "b")
-    calls += [asyncio.create_task(llm.generate("group", "c", two.receiver.address, encoded("c")))]
+    calls += [asyncio.create_task(llm.generate("group", "c", two.receiver.address, encoded("c"), ""))]
     while "c" not in llm._core.added:
         await asyncio.sleep(0)
     llm._core.steps.put_nowait(step(("a", 1, False), ("b", 1, False), ("c", 1, False), running=3))
@@ -138,7 +140,7 @@ async def test_a_dead_engine_fails_its_calls_and_its_health_check(llm: LLM, ingr
     with pytest.raises(EngineUnavailableError, match="engine died"):
         await llm.check_health()
     with pytest.raises(EngineUnavailableError, match="engine died"):
-        await llm.generate("group", "c", ingress.receiver.address, encoded("c"))
+        await llm.generate("group", "c", ingress.receiver.address, encoded("c"), "")
     assert (await llm.state())["open"] == 0
 
 
@@ -160,3 +162,21 @@ async def test_a_hung_engine_is_given_up_but_an_idle_one_is_not(
     with pytest.raises(EngineUnavailableError):
         await llm.check_health()
     await watch
+
+
+async def test_waiting_requests_start_in_an_order_that_is_fair_between_clients(llm: LLM, ingress: Ingress) -> None:
+    calls = []
+    for number, client in enumerate(["crowd", "crowd", "crowd", "single", None]):
+        calls.append(asyncio.create_task(llm.generate("g", f"r{number}", ingress.receiver.address, encoded(f"r{number}"), client)))
+    while len(llm._core.added) < 5:
+        await asyncio.sleep(0)
+    assert llm._core.priorities == [1, 2, 3, 1, 0], "what goes on from another replica comes first"
+    llm._core.steps.put_nowait(step(("r0", 1, True), ("r1", 1, True), ("r2", 1, True)))
+    await asyncio.gather(*calls[:3])
+    late = asyncio.create_task(llm.generate("g", "late", ingress.receiver.address, encoded("late"), "new"))
+    while "late" not in llm._core.added:
+        await asyncio.sleep(0)
+    assert llm._core.priorities[-1] == 4
+    for call in [*calls[3:], late]:
+        call.cancel()
+    await asyncio.gather(*calls[3:], late, return_exceptions=True)

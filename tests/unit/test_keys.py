@@ -12,7 +12,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deployments import keys
+from deployments import keys, launch
 from deployments.errors import SettingsError
 from deployments.keys import Key, KeyStore, digest, exposed, make, open_store
 from deployments.settings import HttpSettings
@@ -251,3 +251,12 @@ def test_an_open_port_without_keys_is_warned_of(host: str) -> None:
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.0.1.1", "localhost", "::1", "[::1]"])
 def test_a_port_for_this_host_alone_is_not(host: str) -> None:
     assert not exposed(HttpSettings(host=host), guarded=False)
+
+
+@pytest.mark.parametrize("before", [None, "", f"alice:{digest('a')}"])
+def test_the_launcher_may_ask_what_it_starts(before: str | None) -> None:
+    variables = {launch.RUN: "0123456789abcdef"} | ({} if before is None else {keys.ENVIRONMENT: before})
+    made = launch.add_key(variables)
+    store = KeyStore(None, variables[keys.ENVIRONMENT])
+    assert getattr(store.find(made), "name", None) == "make-serve-01234567"
+    assert (store.find("a") is not None) == bool(before)

@@ -29,8 +29,8 @@ import uvloop
 
 from cluster import load
 from deployments import settings as settings_module
+from deployments.draining import RUN
 from deployments.engine import server_words
-from deployments.launch import RUN
 from deployments.settings import ROOT, Settings
 
 REQUESTS = {1: 48, 8: 192, 32: 512, 64: 768}

@@ -3,6 +3,7 @@
 Only this module knows both the ingress and the replica. It runs in the driver and imports neither vLLM nor torch.
 """
 
+import os
 from typing import Any
 
 import click
@@ -11,12 +12,15 @@ from ray.serve import Application
 from ray.serve.config import HTTPOptions, RequestRouterConfig
 from ray.serve.schema import LoggingConfig
 
+from deployments import keys, logs
 from deployments import settings as settings_module
 from deployments.errors import SettingsError
 from deployments.ingress import Ingress
 from deployments.replica import LLM
 from deployments.settings import Settings
 from deployments.web import WebUI
+
+logger = logs.logger("application")
 
 
 def config(arguments: dict[str, Any]) -> Application:
@@ -25,18 +29,21 @@ def config(arguments: dict[str, Any]) -> Application:
     Raises click.ClickException, which the `serve` command prints as one message, when a setting is wrong.
     """
     try:
-        settings = settings_module.load(arguments)
+        return build(settings_module.load(arguments))
     except SettingsError as error:
         raise click.ClickException(f"wrong settings\n{error}") from error
-    return build(settings)
 
 
 def build(settings: Settings, replica: type[LLM] = LLM) -> Application:
     """Return the graph: Ingress -> LLM, and Ingress -> UI where that is enabled.
 
-    `replica` is the class to deploy as LLM; tests pass one with scripted tokens.
+    `replica` is the class to deploy as LLM; tests pass one with scripted tokens. Raises SettingsError when API keys are wrong.
     """
     _listen(settings)
+    # Looked up here for all ingress replicas: on another host the variable may not be there, and nothing would be asked for.
+    api_keys = os.environ.get(keys.ENVIRONMENT)
+    if warning := keys.exposed(settings.http, guarded=keys.open_store(settings.access.keys, api_keys) is not None):
+        logger.warning("\n".join(warning))
     quiet = LoggingConfig(enable_access_log=False)
     llm = serve.deployment(
         replica,
@@ -58,7 +65,7 @@ def build(settings: Settings, replica: type[LLM] = LLM) -> Application:
         ray_actor_options={"num_cpus": settings.ingress.num_cpus},
     )
     if not settings.ui.enabled:
-        return ingress.bind(settings, llm.bind(settings), None)
+        return ingress.bind(settings, llm.bind(settings), None, api_keys)
     ui = serve.deployment(
         WebUI,
         name="UI",
@@ -68,7 +75,7 @@ def build(settings: Settings, replica: type[LLM] = LLM) -> Application:
         ray_actor_options={"num_cpus": settings.ui.num_cpus},
         request_router_config=RequestRouterConfig(request_router_class="deployments.routing:StickyRouter"),
     )
-    return ingress.bind(settings, llm.bind(settings), ui.bind(settings))
+    return ingress.bind(settings, llm.bind(settings), ui.bind(settings), api_keys)
 
 
 def _listen(settings: Settings) -> None:

@@ -100,7 +100,10 @@ class ServeEngineClient(EngineCoreClient):
     async def add_request_async(self, request: EngineCoreRequest) -> None:
         """Start the request on a replica. Returns at once; its outputs come from `get_output_async`."""
         intake.prepared()
-        opened = self._open[request.request_id] = OpenRequest(request, access.client_name(), time.monotonic())
+        opened = OpenRequest(request, access.client_name(), time.monotonic())
+        if opened.client and not any(other.group == opened.group for other in self._open.values()):
+            access.charge(opened.client, len(request.prompt_token_ids or ()))
+        self._open[request.request_id] = opened
         self._wire[request.request_id] = opened
         # In a context of its own: in the HTTP request's, Serve gives all handle calls one id, and its router mixes up calls that
         # share an id (the samples of one request then wait for ever; Ray 2.60.0).
@@ -148,6 +151,7 @@ class ServeEngineClient(EngineCoreClient):
             try:
                 if opened.take(output):
                     new.append(output)
+                    access.charge(opened.client, len(output.new_token_ids))
             except ValueError as error:
                 task = self._calls[opened.request.request_id]
                 self._end(opened, EngineLostError(f"the request could not be moved: {error}"))

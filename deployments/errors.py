@@ -41,3 +41,22 @@ class PoisonError(SatoriError):
     """A request is refused because replicas died of it."""
 
     code = "request_kills_replicas"
+
+
+class InvalidKeyError(SatoriError):
+    """A request came without an API key, or with one that is not known."""
+
+    status = 401
+    code = "invalid_api_key"
+
+
+class LimitExceededError(SatoriError):
+    """A request goes beyond a limit of its key. The message names the limit and its value."""
+
+    status = 429
+    code = "rate_limit_exceeded"
+    retryable = True
+
+    def __init__(self, message: str, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s

@@ -16,6 +16,7 @@ from ray.serve.handle import DeploymentHandle
 from deployments.bridge import UIBridge
 from deployments.draining import Draining, draining
 from deployments.errors import SatoriError
+from deployments.keys import open_store
 from deployments.phases import Phases
 from deployments.settings import Settings
 
@@ -23,17 +24,29 @@ if TYPE_CHECKING:
     from deployments.channel import Address
 
 READY_S = 2.0
-# In the order in which a request meets them.
-MIDDLEWARES = ("overload.RetryAfter", "draining.Draining", "keepalive.KeepAlive", "deadline.Deadline", "intake.Intake")
+# From the inside out: the last sees a request first, before any of vLLM's own.
+MIDDLEWARE = [
+    f"deployments.{name}"
+    for name in (
+        "intake.Intake",
+        "deadline.Deadline",
+        "keepalive.KeepAlive",
+        "draining.Draining",
+        "access.Access",
+        "overload.RetryAfter",
+    )
+]
 
 
 class Ingress:
     """The application's front door. It is up before any LLM replica is, and keeps requests until one can take them."""
 
-    def __init__(self, settings: Settings, llm: DeploymentHandle, ui: DeploymentHandle | None) -> None:
+    def __init__(self, settings: Settings, llm: DeploymentHandle, ui: DeploymentHandle | None, api_keys: str | None) -> None:
+        """Take what is bound; `api_keys` is SATORI_API_KEYS as the application's builder found it (see `deployments.keys`)."""
         self._settings = settings
         self._llm = llm
         self._ui = ui
+        self._api_keys = api_keys
 
     async def __serve_build_asgi_app__(self) -> FastAPI:
         from deployments.engine import prepare
@@ -51,7 +64,7 @@ class Ingress:
         from vllm.entrypoints.launchers.app import build_app
         from vllm.v1.executor import Executor
 
-        from deployments import chat
+        from deployments import access, chat
         from deployments.client import ServeEngineClient, used_by_async_llm
         from deployments.engine import TASKS, frontend_config, server_arguments, tune_process, writes_coat
         from deployments.overload import BoundedLLM, RetryAfter
@@ -68,7 +81,8 @@ class Ingress:
                 config, Executor, log_stats=not arguments.disable_log_stats, log_requests=arguments.enable_log_requests
             )
         RetryAfter.pace_s = lambda _: self._client.pace_s
-        arguments.middleware += [f"deployments.{name}" for name in reversed(MIDDLEWARES)]  # the last added is met first
+        access.install(open_store(self._settings.access.keys, self._api_keys))
+        arguments.middleware += MIDDLEWARE
         app = build_app(arguments, TASKS, config.model_config)
         await init_app_state(self._engine, app.state, arguments, TASKS)
         chat.mount(app)

@@ -3,9 +3,9 @@
     python -m deployments.launch [key=value ...]
 
 Checks settings, ports and model first; then starts `serve run` in a session of its own, shows the start-up phases with their
-seconds, and the addresses when the first answer has come through the whole path. Ctrl-C or SIGTERM stop it when the requests that it
-has are answered, or `llm.graceful_shutdown_timeout_s` is over; new ones are refused meanwhile. A second one, or `serve shutdown`, stops
-it at once.
+seconds, and the addresses when the first answer has come through the whole path. Ctrl-C or SIGTERM stop it as soon as the requests
+that it has are answered, or `llm.graceful_shutdown_timeout_s` is over; new ones are refused meanwhile. A second one, or `serve
+shutdown`, stops it at once.
 Everything it started carries the environment variable SATORI_RUN, by which it finds and ends what would have stayed (Ray 2.60
 can leave `haproxy` and `VLLM::*` processes behind). All output of Ray and vLLM is in `.run/serve.log`.
 """
@@ -28,6 +28,7 @@ from typing import Any
 
 import psutil
 
+from deployments import keys
 from deployments import settings as settings_module
 from deployments.draining import RUN, marker
 from deployments.errors import PortInUseError, SatoriError
@@ -73,6 +74,12 @@ def say(part: str, what: str, seconds: float | None = None) -> None:
         print(f"  {part:<9} {what:<52}" + ("" if seconds is None else f"{seconds:6.1f} s"), flush=True)
 
 
+def warn(lines: list[str]) -> None:
+    """Print a warning, if there is one."""
+    for line in lines:
+        say("WARNING", line)
+
+
 def check_ports(settings: Settings, variables: dict[str, str]) -> None:
     """Raise PortInUseError, naming the owner, when a port that the proxy needs is taken."""
     ports = [settings.http.port, *(int(variables.get(name, port)) for name, port in HAPROXY_PORTS.items())]
@@ -110,13 +117,24 @@ def fetch_model(model: str) -> None:
     say("model", "complete", time.monotonic() - began)
 
 
-class Application:
-    """A running `serve run`, and all processes that descend from it."""
+def add_key(variables: dict[str, str]) -> str:
+    """Return a key for our own request, made valid by the environment of the processes to start; nobody else ever has it."""
+    made, key = keys.make(f"make-serve-{variables[RUN][:8]}")
+    variables[keys.ENVIRONMENT] = ",".join(filter(None, [variables.get(keys.ENVIRONMENT), f"{key.name}:{key.sha256}"]))
+    return made
 
-    def __init__(self, arguments: list[str], settings: Settings) -> None:
+
+class Application:
+    """A running `serve run`, and all processes that descend from it. `guarded`: whether it asks for API keys."""
+
+    def __init__(self, arguments: list[str], settings: Settings, guarded: bool) -> None:
         self._url = f"http://{settings.http.host.replace('0.0.0.0', '127.0.0.1')}:{settings.http.port}"
         self._settings = settings
         self._variables = environment()
+        self._headers = {"content-type": "application/json"}
+        if guarded:
+            self._headers["authorization"] = f"Bearer {add_key(self._variables)}"
+        self._warning = keys.exposed(settings.http, guarded)
         check_ports(settings, self._variables)
         self._lines: queue.Queue[str] = queue.Queue()
         self._known: set[psutil.Process] = set()
@@ -165,6 +183,7 @@ class Application:
         say("warm-up", "first answer through the whole path", time.monotonic() - first)
         say("ready", "", time.monotonic() - began)
         ui = f"\n  UI    {self._url}/ui" if self._settings.ui.enabled else ""
+        warn(self._warning)
         print(f"{ui}\n  API   {self._url}/v1   (docs: {self._url}/docs)\n  log   {LOG}\n  Ctrl-C stops it.\n", flush=True)
 
     def wait_gone(self) -> None:
@@ -181,7 +200,7 @@ class Application:
             time.sleep(2)
 
     def drain(self) -> None:
-        """Let the requests that are here end, while new ones are refused. Returns after `llm.graceful_shutdown_timeout_s` at the latest."""
+        """Let the requests that are here end, for `llm.graceful_shutdown_timeout_s` at most; new ones are refused meanwhile."""
         mark = marker(self._variables[RUN])
         mark.touch()
         began, left, told = time.monotonic(), {}, -1
@@ -257,7 +276,7 @@ class Application:
 
     def _get(self, path: str, body: Any = None) -> bool:
         data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(self._url + path, data, {"content-type": "application/json"})
+        request = urllib.request.Request(self._url + path, data, self._headers)
         try:
             with urllib.request.urlopen(request, timeout=30):
                 return True
@@ -291,8 +310,10 @@ def main(arguments: list[str]) -> int:
         words = {key: value for key, _, value in (word.partition("=") for word in arguments)}
         settings = settings_module.load(words)
         print(f"satori-serve: {settings.served_model_name}, preset {settings.preset}", flush=True)
+        guarded = keys.open_store(settings.access.keys, os.environ.get(keys.ENVIRONMENT)) is not None
+        warn(keys.exposed(settings.http, guarded))
         fetch_model(settings.model)
-        application = Application(arguments, settings)
+        application = Application(arguments, settings, guarded)
     except SatoriError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

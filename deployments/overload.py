@@ -7,6 +7,7 @@ prompts that are not read yet), each for one ingress. vLLM answers 503; that an 
 import math
 from collections.abc import Callable
 from http import HTTPStatus
+from typing import ClassVar
 
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -36,7 +37,7 @@ class RetryAfter:
     That is half the time that requests took lately, in whole seconds from 1 to 60: by then many of those that are here have ended.
     """
 
-    pace_s: Callable[["RetryAfter"], float] = lambda _: 0.0
+    pace_s: ClassVar[Callable[["RetryAfter"], float]] = lambda _: 0.0
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

@@ -87,6 +87,22 @@ class CoatSettings(Section):
     openings: list[str] = ["The final answer", "the final answer"]
 
 
+class AccessSettings(Section):
+    """Who may use the API. `keys` is a YAML file (made absolute) of API keys and their limits; see `deployments.keys`."""
+
+    keys: str | None = None
+
+    @field_validator("keys")
+    @classmethod
+    def _keys_exist(cls, keys: str | None) -> str | None:
+        if keys is None:
+            return None
+        path = (ROOT / Path(keys).expanduser()).absolute()  # links stay: a new version may come by turning one
+        if not path.is_file():
+            raise ValueError(f"no file there ({path}); allowed: a YAML file of keys, as `python -m deployments.keys NAME` shows it")
+        return str(path)
+
+
 class Settings(Section):
     """All settings of one application. `model` is a local directory (made absolute) or a Hugging Face model id."""
 
@@ -98,6 +114,7 @@ class Settings(Section):
     llm: LLMSettings = LLMSettings()
     ui: UISettings = UISettings()
     coat: CoatSettings = CoatSettings()
+    access: AccessSettings = AccessSettings()
     engine: dict[str, Any] = {}
     api: dict[str, Any] = {}
 
@@ -189,8 +206,13 @@ def _check_arguments(section: str, given: Any) -> tuple[dict[str, Any], list[str
         return {}, [f"{section}={given!r}: not a mapping; allowed: {section}.NAME=VALUE"]
     known, checked, problems = _catalogue()[section], {}, []
     for name, value in given.items():
+        near = [] if name in known else difflib.get_close_matches(name, known, n=3)
+        if "api_key" in (name, *near):  # a secret: not shown
+            problems.append(
+                f"{section}.{name}: vLLM would keep and log keys in the clear; allowed: access.keys, a file of keys' digests"
+            )
+            continue
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=3)
             hint = f"near: {', '.join(near)}; " if near else ""
             problems.append(f"{section}.{name}={value!r}: unknown key; {hint}allowed: vLLM's {section} arguments")
             continue

@@ -42,7 +42,8 @@ class Served:
 
     def engine(self) -> psutil.Process:
         """Return the process of the engine of the only LLM replica."""
-        [found] = [engine for process in self.processes() if "ServeReplica:default:LLM" in words(process) for engine in engines(process)]
+        [replica] = [process for process in self.processes() if "ServeReplica:default:LLM" in words(process)]
+        [found] = engines(replica)
         return found
 
     def __enter__(self) -> "Served":

@@ -133,15 +133,18 @@ async def test_keys_are_asked_for_and_told_nowhere(served: Served, http: httpx.A
     assert (wrong.status_code, wrong.json()["error"]["code"]) == (401, "invalid_api_key")
     assert (await http.get("/v1/models", headers={"x-api-key": SINGLE})).status_code == 200
     everything = (await http.get("/metrics")).text + wrong.text + (ROOT / ".run" / "serve.log").read_text()
-    everything += "".join(path.read_text(errors="replace") for path in Path("/tmp/ray/session_latest/logs").rglob("*") if path.is_file())
+    logs = [path for path in Path("/tmp/ray/session_latest/logs").rglob("*") if path.is_file()]
+    everything += "".join(path.read_text(errors="replace") for path in logs)
     assert [key for key in (CROWD, SINGLE, SLOW, "sk-wrong") if key in everything] == []
 
 
 async def test_a_request_has_one_id_everywhere(served: Served, http: httpx.AsyncClient) -> None:
-    reply = await http.post("/v1/chat/completions", json=CHAT | {"stream": False}, headers=bearer(SINGLE) | {"x-request-id": "mine"})
+    reply = await http.post(
+        "/v1/chat/completions", json=CHAT | {"stream": False}, headers=bearer(SINGLE) | {"x-request-id": "mine"}
+    )
     assert reply.headers["x-request-id"] == "mine"
     assert reply.json()["id"] == "chatcmpl-mine"
-    given = (await http.post("/v1/chat/completions", json=CHAT | {"stream": False}, headers=bearer(SINGLE))).headers["x-request-id"]
+    given = (await http.post("/v1/chat/completions", json=ask, headers=bearer(SINGLE))).headers["x-request-id"]
     log = ROOT / ".run" / "serve.log"
     while not all(log.read_text().count(f"chatcmpl-{name}") == 2 for name in ("mine", given)):  # in the ingress, in the replica
         await asyncio.sleep(0.05)

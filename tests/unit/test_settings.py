@@ -7,7 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from deployments.errors import SettingsError
-from deployments.settings import is_path, load, presets
+from deployments.settings import ROOT, is_path, load, presets
 
 
 def test_presets_all_load() -> None:
@@ -69,6 +69,9 @@ def test_values_get_their_types() -> None:
         ({"engine.hf_overrides": "{rope"}, ["engine.hf_overrides='{rope'", "allowed: JSON"]),
         ({"engine.data_parallel_size": "2"}, ["engine.data_parallel_size='2'", "unknown key"]),
         ({"api.ssl_keyfile": "x"}, ["api.ssl_keyfile='x'", "unknown key"]),
+        ({"access.keys": "no/such.yaml"}, ["access.keys='no/such.yaml'", "no file there (/", "allowed: a YAML file of keys"]),
+        ({"access.keys": "models"}, ["access.keys='models'", "no file there"]),
+        ({"access.key": "keys.yaml"}, ["access.key='keys.yaml'", "unknown key", "allowed: keys"]),
         ({"model": "models/nope"}, ["model='models/nope'", "no config.json", "Hugging Face id"]),
         ({"model": "/no/such/model"}, ["model='/no/such/model'", "no config.json"]),
     ],
@@ -100,3 +103,21 @@ def test_a_model_of_ones_own_is_served_under_its_name(tmp_path: Path) -> None:
     settings = load({"preset": "nano-cpu", "model": str(tmp_path / "mine")})
     assert settings.served_model_name == "mine"
     assert settings.model == str(tmp_path / "mine")
+
+
+def test_the_file_of_keys_is_looked_for_from_the_repository(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "keys.yaml").symlink_to(ROOT / "README.md")
+    assert load({"preset": "nano-cpu"}).access.keys is None
+    assert load({"preset": "nano-cpu", "access.keys": "README.md"}).access.keys == str(ROOT / "README.md")
+    linked = load({"preset": "nano-cpu", "access.keys": str(tmp_path / "keys.yaml")})
+    assert linked.access.keys == str(tmp_path / "keys.yaml"), "a link that is turned later is followed then"
+
+
+@pytest.mark.parametrize("name", ["api.api_key", "api.api_keys", "api.apikey", "engine.api_key"])
+def test_keys_in_the_clear_are_refused_and_not_shown(name: str) -> None:
+    with pytest.raises(SettingsError) as error:
+        load({"preset": "nano-cpu", name: "sk-secret"})
+    assert f"{name}: " in str(error.value)
+    assert "access.keys" in str(error.value)
+    assert "sk-secret" not in str(error.value)

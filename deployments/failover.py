@@ -32,9 +32,9 @@ class OpenRequest:
     """A request that has not ended: as vLLM's frontend gave it, whose it is, what came of it, and where it is now.
 
     `began` is when it came, in seconds of the monotonic clock. `wire_id` names this attempt, so that outputs of a lost one are told
-    apart. `deaths` are the times, of the same clock, at which replicas died with it since its last token. `again` is how many of the
-    coming tokens were delivered before; `settled` is set when the new replica has sent something. `waiting` bounds its time without
-    a replica.
+    apart. `deaths` are the times, of the same clock, at which replicas died with it since its last token. `again` is how many of
+    the coming tokens were delivered before; `settled` is set when the new replica has sent something. `waiting` bounds its time
+    without a replica.
     """
 
     request: EngineCoreRequest

@@ -57,6 +57,7 @@ class Served:
         if self.process.poll() is None:
             os.kill(self.process.pid, number)
         self.process.wait(timeout=60)
+        self.process.stdout.close()  # type: ignore[union-attr]
 
 
 @pytest.fixture(scope="module")

@@ -139,9 +139,8 @@ async def test_keys_are_asked_for_and_told_nowhere(served: Served, http: httpx.A
 
 
 async def test_a_request_has_one_id_everywhere(served: Served, http: httpx.AsyncClient) -> None:
-    reply = await http.post(
-        "/v1/chat/completions", json=CHAT | {"stream": False}, headers=bearer(SINGLE) | {"x-request-id": "mine"}
-    )
+    ask = CHAT | {"stream": False}
+    reply = await http.post("/v1/chat/completions", json=ask, headers=bearer(SINGLE) | {"x-request-id": "mine"})
     assert reply.headers["x-request-id"] == "mine"
     assert reply.json()["id"] == "chatcmpl-mine"
     given = (await http.post("/v1/chat/completions", json=ask, headers=bearer(SINGLE))).headers["x-request-id"]

@@ -49,7 +49,7 @@ class Ingress:
         from vllm.v1.engine.async_llm import AsyncLLM
         from vllm.v1.executor import Executor
 
-        from deployments import chat, routes
+        from deployments import chat, plain_text, routes
         from deployments.client import ServeEngineClient, used_by_async_llm
         from deployments.engine import TASKS, frontend_config, server_arguments, tune_process, writes_coat
         from deployments.replies import CoatServing
@@ -67,6 +67,7 @@ class Ingress:
         arguments.middleware += [f"deployments.{name}" for name in ("intake.Intake", "deadline.Deadline", "keepalive.KeepAlive")]
         app = build_app(arguments, TASKS, config.model_config)
         routes.keep_allowed(app)
+        plain_text.install(self._engine.renderer)
         await init_app_state(self._engine, app.state, arguments, TASKS)
         chat.mount(app)
         if coat:

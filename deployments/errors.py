@@ -1,6 +1,6 @@
 """Errors of the platform: one base class, each with an HTTP status, a stable code and whether a retry may help."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 class SatoriError(Exception):
@@ -9,6 +9,10 @@ class SatoriError(Exception):
     status: ClassVar[int] = 500
     code: ClassVar[str] = "internal_error"
     retryable: ClassVar[bool] = False
+
+    def body(self, param: str | None = None) -> dict[str, Any]:
+        """Return the error as OpenAI's API writes one; `param` names what in the request was wrong."""
+        return {"error": {"message": str(self), "type": type(self).__name__, "param": param, "code": self.code}}
 
 
 class SettingsError(SatoriError):
@@ -41,3 +45,18 @@ class PoisonError(SatoriError):
     """A request is refused because replicas died of it."""
 
     code = "request_kills_replicas"
+
+
+class RequestTooLargeError(SatoriError):
+    """A request's body is larger than allowed."""
+
+    status = 413
+    code = "request_too_large"
+
+
+class OverloadedError(SatoriError):
+    """The server holds as much as it may; a retry after a moment may find room."""
+
+    status = 429
+    code = "overloaded"
+    retryable = True

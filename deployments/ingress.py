@@ -12,6 +12,7 @@ from fastapi.responses import JSONResponse, RedirectResponse
 from ray import serve
 from ray.exceptions import RayActorError
 from ray.serve.handle import DeploymentHandle
+from starlette.middleware import Middleware
 
 from deployments.bridge import UIBridge
 from deployments.errors import SatoriError
@@ -50,6 +51,7 @@ class Ingress:
         from vllm.v1.executor import Executor
 
         from deployments import chat, plain_text, routes
+        from deployments.body import BodyLimit
         from deployments.client import ServeEngineClient, used_by_async_llm
         from deployments.engine import TASKS, frontend_config, server_arguments, tune_process, writes_coat
         from deployments.replies import CoatServing
@@ -67,6 +69,7 @@ class Ingress:
         arguments.middleware += [f"deployments.{name}" for name in ("intake.Intake", "deadline.Deadline", "keepalive.KeepAlive")]
         app = build_app(arguments, TASKS, config.model_config)
         routes.keep_allowed(app)
+        app.user_middleware.append(Middleware(BodyLimit, settings=self._settings.http))  # the innermost
         plain_text.install(self._engine.renderer)
         await init_app_state(self._engine, app.state, arguments, TASKS)
         chat.mount(app)
@@ -77,6 +80,7 @@ class Ingress:
         if self._ui is not None:
             app.mount("/ui", UIBridge(self._ui))
             app.get("/", include_in_schema=False)(lambda: RedirectResponse("/ui/"))
+        app.middleware_stack = None  # built already, by vLLM; again at the first request, with what was added since
         tune_process()
         # What `make serve` starts is under SCHED_BATCH (see deployments.launch). The ingress is what clients wait for: it may
         # push others aside.

@@ -61,7 +61,9 @@ def install(renderer: Any) -> None:
     tokens = special_tokens(tokenizer)
     usual, assistants = Cutter(tokens), Cutter(tokens - ACTIONS.keys())
 
-    class PlainText(tokenizer.__class__):  # type: ignore[misc]
+    base: Any = type(tokenizer)
+
+    class PlainText(base):
         def apply_chat_template(self, conversation: list[dict[str, Any]], *args: Any, **options: Any) -> Any:
             cut = [(assistants if message["role"] == "assistant" else usual).cut(message) for message in conversation]
             template = {"chat_template": options.pop("chat_template", None)}

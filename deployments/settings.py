@@ -29,10 +29,12 @@ class Section(BaseModel):
 
 
 class HttpSettings(Section):
-    """Where the application listens."""
+    """Where the application listens, and how large requests may be: one's body, and all bodies that an ingress holds at a time."""
 
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=1, le=65535)
+    max_body_bytes: int = Field(4 * 2**20, ge=1)
+    max_bodies_bytes: int = Field(256 * 2**20, ge=1)
 
 
 class IngressSettings(Section):

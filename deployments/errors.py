@@ -10,9 +10,12 @@ class SatoriError(Exception):
     code: ClassVar[str] = "internal_error"
     retryable: ClassVar[bool] = False
 
-    def body(self, param: str | None = None) -> dict[str, Any]:
-        """Return the error as OpenAI's API writes one; `param` names what in the request was wrong."""
-        return {"error": {"message": str(self), "type": type(self).__name__, "param": param, "code": self.code}}
+    param: str | None = None
+    """What in the request was wrong."""
+
+    def body(self) -> dict[str, Any]:
+        """Return the error as OpenAI's API writes one."""
+        return {"error": {"message": str(self), "type": type(self).__name__, "param": self.param, "code": self.code}}
 
 
 class SettingsError(SatoriError):
@@ -60,3 +63,20 @@ class OverloadedError(SatoriError):
     status = 429
     code = "overloaded"
     retryable = True
+
+
+class OutOfBoundsError(SatoriError):
+    """A part of a request is more than allowed. `param` is its path."""
+
+    status = 400
+    code = "out_of_bounds"
+
+    def __init__(self, param: str | None, message: str) -> None:
+        super().__init__(f"{param}: {message}" if param else message)
+        self.param = param
+
+
+class GrammarTooComplexError(OutOfBoundsError):
+    """A schema, regex or grammar would take too long to compile or to follow."""
+
+    code = "grammar_too_complex"

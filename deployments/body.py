@@ -1,9 +1,10 @@
-"""Bounds on request bodies: on each one, and on all that this process holds at a time."""
+"""Bounds on request bodies: on each one, on all that this process holds at a time, and on what they say (`deployments.bounds`)."""
 
 from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from deployments import bounds
 from deployments.errors import OverloadedError, RequestTooLargeError, SatoriError
 from deployments.settings import HttpSettings
 
@@ -17,6 +18,7 @@ class BodyLimit:
 
     def __init__(self, app: ASGIApp, settings: HttpSettings) -> None:
         self._app = app
+        self._choices = settings.max_choices
         self._most = settings.max_body_bytes
         self._most_together = settings.max_bodies_bytes
         self._held = 0
@@ -28,11 +30,14 @@ class BodyLimit:
             return
         body = _Body(self)
         try:
-            await body.read(receive, Headers(scope=scope).get("content-length", ""))
+            headers = Headers(scope=scope)
+            await body.read(receive, headers.get("content-length", ""))
+            if scope["method"] == "POST":
+                body.check(headers, self._choices)
             await self._app(scope, body.replayed(receive), send)
         except _Refused as refused:
-            headers = {"Retry-After": "1"} if refused.error.retryable else {}
-            await JSONResponse(refused.error.body(), refused.error.status, headers)(scope, receive, send)
+            retry = {"Retry-After": "1"} if refused.error.retryable else {}
+            await JSONResponse(refused.error.body(), refused.error.status, retry)(scope, receive, send)
         finally:
             self._held -= body.size
 
@@ -71,6 +76,12 @@ class _Body:
             self.size += size
             self._limit.hold(size, self.size)
             more = message.get("more_body", False)
+
+    def check(self, headers: Headers, choices: int) -> None:
+        try:
+            bounds.check(b"".join(message.get("body", b"") for message in self._messages), headers, choices)
+        except SatoriError as error:
+            raise _Refused(error) from None
 
     def replayed(self, receive: Receive) -> Receive:
         messages = iter(self._messages)

@@ -24,8 +24,9 @@ def install(grammar: Any = None) -> None:
 
     A grammar that does not accept its tokens ends its request with an error; so does one that has spent its budget.
     """
-    if grammar is None:
-        from vllm.v1.structured_output.backend_xgrammar import XgrammarGrammar as grammar  # noqa: N813
+    from vllm.v1.structured_output.backend_xgrammar import XgrammarGrammar
+
+    grammar = grammar or XgrammarGrammar
     if hasattr(grammar, "satori_spent"):
         return
     grammar.satori_spent, grammar.satori_tokens = 0.0, 0

@@ -106,7 +106,7 @@ class _Group:
         self.row_before, self.row = self.row, self.row + row if empty else 0
         self.longest_row = max(self.longest_row, self.row)
 
-    def quantify(self, least: int, most: int) -> None:
+    def quantify(self, least: int, most: float) -> None:
         self.repeated |= most > 1
         if least == 0:
             self.empty = self.empty_before

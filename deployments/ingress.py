@@ -50,7 +50,7 @@ class Ingress:
         from vllm.v1.engine.async_llm import AsyncLLM
         from vllm.v1.executor import Executor
 
-        from deployments import chat, plain_text, routes
+        from deployments import answers, chat, plain_text, routes
         from deployments.body import BodyLimit
         from deployments.client import ServeEngineClient, used_by_async_llm
         from deployments.engine import TASKS, frontend_config, server_arguments, tune_process, writes_coat
@@ -71,6 +71,8 @@ class Ingress:
         routes.keep_allowed(app)
         app.user_middleware.append(Middleware(BodyLimit, settings=self._settings.http))  # the innermost
         plain_text.install(self._engine.renderer)
+        answers.install(app)
+        answers.check_early(self._engine)
         await init_app_state(self._engine, app.state, arguments, TASKS)
         chat.mount(app)
         if coat:

@@ -14,7 +14,7 @@ logger = logs.logger("ingress")
 
 
 def install(app: FastAPI) -> None:
-    """Add to vLLM's handlers (0.32.0) those for what they leave to the framework, and one that hides what an error of ours is."""
+    """Add to vLLM's handlers (0.32.0) those for what they leave to the framework, and one that hides what failed inside."""
     app.exception_handler(HTTPException)(_http)
     app.exception_handler(SatoriError)(_ours)
     app.exception_handler(Exception)(_unknown)
@@ -31,7 +31,8 @@ async def _ours(request: Request, error: SatoriError) -> JSONResponse:
 
 async def _unknown(request: Request, error: Exception) -> JSONResponse:
     logger.error("%s failed", request.url.path, exc_info=error)
-    return JSONResponse(SatoriError("the server failed at this request").body(), SatoriError.status)
+    said = {"message": "the server failed at this request", "type": "InternalServerError", "param": None, "code": SatoriError.code}
+    return JSONResponse({"error": said}, SatoriError.status)
 
 
 def check_early(engine: Any) -> None:

@@ -37,7 +37,8 @@ class BodyLimit:
             await self._app(scope, body.replayed(receive), send)
         except _Refused as refused:
             retry = {"Retry-After": "1"} if refused.error.retryable else {}
-            await JSONResponse(refused.error.body(), refused.error.status, retry)(scope, receive, send)
+            anthropic = {"type": "error"} if scope["path"].startswith("/v1/messages") else {}
+            await JSONResponse(anthropic | refused.error.body(), refused.error.status, retry)(scope, receive, send)
         finally:
             self._held -= body.size
 

@@ -39,7 +39,7 @@ RESERVED = frozenset({*NOT_FOR_CLIENTS, "kv_cache_report_mode", "coat", "satori_
 
 _NAME = re.compile(r"[!-~]*")
 _LONG_NUMBER = re.compile(rb"\d{19}")
-_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 _INT64 = range(-(2**63), 2**63)
 
@@ -70,7 +70,7 @@ def check(body: bytes, headers: Mapping[str, str], choices: int) -> None:
 
 
 def _parsed(body: bytes) -> Any:
-    if _containers(body) > CONTAINERS and _containers(_STRING.sub(b"", body)) > CONTAINERS:
+    if (containers := _containers(body)) > CONTAINERS and _containers(_STRING.sub(b"", body)) > CONTAINERS:
         _refuse(None, f"the body has more than {CONTAINERS} objects and arrays")
     try:
         parsed = json.loads(body, parse_constant=_not_finite, parse_int=_int64 if _LONG_NUMBER.search(body) else None)
@@ -82,12 +82,16 @@ def _parsed(body: bytes) -> Any:
         _refuse(None, "the body is not valid Unicode text")
     except json.JSONDecodeError:
         return None
+    if containers > DEPTH and _is_deep(parsed):
+        _too_deep()
+    return parsed
+
+
+def _is_deep(parsed: Any) -> bool:
     level = [parsed]
     for _ in range(DEPTH):
         level = [item for value in level for item in _items(value) if isinstance(item, dict | list)]
-    if level:
-        _too_deep()
-    return parsed
+    return bool(level)
 
 
 def _containers(text: bytes) -> int:

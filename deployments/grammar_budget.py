@@ -11,7 +11,7 @@ from typing import Any
 
 FREE_S = 1.0
 """What a request may spend apart from its tokens: some masks are only made when they are needed first."""
-A_TOKEN_S = 0.05
+A_TOKEN_S = 0.02
 
 
 def spent_too_much(seconds: float, tokens: int) -> bool:

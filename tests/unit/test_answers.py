@@ -148,6 +148,24 @@ async def test_failures_inside_tell_nothing(server: Server, monkeypatch: pytest.
         assert error["code"] == "internal_error"
 
 
+async def test_the_messages_api_has_anthropics_shape(server: Server) -> None:
+    for fields in ({"vllm_xargs": {"coat": "x"}}, {"max_tokens": 10**6}):
+        answer = await server.http.post("/v1/messages", json={"model": "nano", "messages": [HI], "max_tokens": 2} | fields)
+        assert (answer.status_code, answer.json()["type"]) == (400, "error")
+        assert answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])
+async def test_no_client_gives_the_engine_its_own_arguments(server: Server, path: str) -> None:
+    asked = CHAT | {"prompt": "x"}
+    for given in ("x", {"tokens": [5]}, ["x"]):
+        assert (await refused(server, path, asked | {"vllm_xargs": {"satori_repeat": given}}))[
+            "param"
+        ] == "vllm_xargs.satori_repeat"
+    await server.http.post(path, json=asked | {"extra_args": {"satori_repeat": {"tokens": [5]}}, "sampling_params": {}})
+    assert server.core.requests[-1].sampling_params.extra_args is None
+
+
 async def test_ordinary_requests_pass(server: Server) -> None:
     for path, body in (
         (

@@ -35,11 +35,12 @@ async def _unknown(request: Request, error: Exception) -> JSONResponse:
     return JSONResponse({"error": said}, SatoriError.status)
 
 
-def check_early(engine: Any) -> None:
+def check_early(engine: Any, responses: Any) -> None:
     """Have an AsyncLLM (vLLM 0.32.0) check a request when it gets it, not when the first token is asked for.
 
-    A stream has begun by then, with status 200. Here are also two checks that it lacks: on the length of texts that it would
-    truncate after tokenizing all of them, and on schemas that need its slowest backend, whose cost nothing bounds.
+    A stream has begun by then, with status 200. `responses`, vLLM's server of `/v1/responses`, begins one even before it asks.
+    Here are also two checks that it lacks: on the length of texts that it would truncate after tokenizing all of them, and on
+    schemas that need its slowest backend, whose cost nothing bounds.
     """
     from vllm.exceptions import VLLMValidationError
     from vllm.inputs.engine import split_enc_dec_input
@@ -48,15 +49,27 @@ def check_early(engine: Any) -> None:
 
     from deployments.engine import TASKS
 
-    generate, checks, renderer = engine.generate, engine.input_processor, engine.renderer
+    theirs, theirs_for_responses, checks, renderer = (
+        engine.generate,
+        responses._generate_with_builtin_tools,
+        engine.input_processor,
+        engine.renderer,
+    )
     tokenize = renderer._tokenize_prompt
     most = engine.model_config.max_model_len * renderer.tokenizer.max_chars_per_token
 
-    def checked(prompt: Any, params: Any, *args: Any, **options: Any) -> Any:
+    def check(prompt: Any, params: Any) -> None:
         if isinstance(prompt, dict):
             checks._validate_model_inputs(*split_enc_dec_input(prompt))
             checks._validate_params(params, TASKS)
-        return generate(prompt, params, *args, **options)
+
+    def generate(prompt: Any, params: Any, *args: Any, **options: Any) -> Any:
+        check(prompt, params)
+        return theirs(prompt, params, *args, **options)
+
+    def generate_for_responses(*, engine_input: Any, sampling_params: Any, **options: Any) -> Any:
+        check(engine_input, sampling_params)
+        return theirs_for_responses(engine_input=engine_input, sampling_params=sampling_params, **options)
 
     def tokenize_within_bounds(prompt: Any, params: Any) -> Any:
         if (length := len(prompt["prompt"])) > most:
@@ -66,7 +79,8 @@ def check_early(engine: Any) -> None:
     def refuse(params: Any) -> None:
         raise VLLMValidationError("the schema has features that are not supported together", parameter="structured_outputs")
 
-    engine.generate = checked
+    engine.generate = generate
+    responses._generate_with_builtin_tools = generate_for_responses
     renderer._tokenize_prompt = tokenize_within_bounds
     renderer._tokenize_prompt_async = make_async(tokenize_within_bounds, executor=renderer._executor)
     if checks.structured_outputs_config.backend == "auto":

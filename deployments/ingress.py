@@ -72,8 +72,8 @@ class Ingress:
         app.user_middleware.append(Middleware(BodyLimit, settings=self._settings.http))  # the innermost
         plain_text.install(self._engine.renderer)
         answers.install(app)
-        answers.check_early(self._engine)
         await init_app_state(self._engine, app.state, arguments, TASKS)
+        answers.check_early(self._engine, app.state.openai_serving_responses)
         chat.mount(app)
         if coat:
             CoatServing.adopt(app.state.openai_serving_chat, self._settings.coat)

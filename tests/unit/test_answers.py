@@ -103,6 +103,21 @@ async def test_hostile_fields_of_a_chat(server: Server, field: str, value: Any, 
 
 
 @pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"text": {"format": {"type": "json_schema", "name": "x", "schema": {"type": "strange"}}}},
+        {"text": {"format": {"type": "json_schema", "name": "x", "schema": {"pattern": "(a*)*"}}}},
+        {"logit_bias": {"5000": 1}},
+        {"input": "x " * 5000},
+    ],
+    ids=range(4),
+)
+async def test_hostile_fields_of_a_response(server: Server, fields: dict[str, Any], stream: bool) -> None:
+    await refused(server, "/v1/responses", {"model": "nano", "input": "x", "stream": stream} | fields)
+
+
+@pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("prompt", [[5000], [-1], "x " * 5000, ["x"] * 1025, ""])
 async def test_hostile_prompts(server: Server, prompt: Any, stream: bool) -> None:
     await refused(server, "/v1/completions", {"model": "nano", "prompt": prompt, "stream": stream})
@@ -174,7 +189,9 @@ async def test_ordinary_requests_pass(server: Server) -> None:
         ),
         ("/v1/chat/completions", CHAT | {"n": 3, "stop": ["x"], "logit_bias": {"5": 1}, "request_id": "mine", "stream": True}),
         ("/v1/completions", {"model": "nano", "prompt": ["a", "b"], "n": 2, "echo": True, "logprobs": None}),
+        ("/v1/chat/completions", CHAT | {"structured_outputs": {"choice": ["yes", "no"]}, "stream": True}),
         ("/v1/responses", {"model": "nano", "input": "hi"}),
+        ("/v1/responses", {"model": "nano", "input": "hi", "stream": True}),
         ("/v1/messages", {"model": "nano", "messages": [HI], "max_tokens": 2}),
         ("/tokenize", {"model": "nano", "prompt": "hi"}),
     ):

@@ -93,7 +93,7 @@ class Stack:
             try:
                 reply = (await http.get("/ready")).json()
                 seen |= {reply["replica"]["id"]} if reply["ready"] else set()
-            except (httpx.HTTPError, ValueError):  # no proxy or no ingress yet
+            except (httpx.HTTPError, ValueError, KeyError):  # no proxy or no ingress yet, which may answer for itself
                 seen = set()
             await asyncio.sleep(0.1)
 

@@ -100,6 +100,7 @@ class ServeEngineClient(EngineCoreClient):
     async def add_request_async(self, request: EngineCoreRequest) -> None:
         """Start the request on a replica. Returns at once; its outputs come from `get_output_async`."""
         intake.prepared()
+        encoded = self._encode(request)
         opened = OpenRequest(request, access.client_name(), time.monotonic())
         if opened.client and not any(other.group == opened.group for other in self._open.values()):
             access.charge(opened.client, len(request.prompt_token_ids or ()))
@@ -107,7 +108,7 @@ class ServeEngineClient(EngineCoreClient):
         self._wire[request.request_id] = opened
         # In a context of its own: in the HTTP request's, Serve gives all handle calls one id, and its router mixes up calls that
         # share an id (the samples of one request then wait for ever; Ray 2.60.0).
-        call = self._run(opened, self._encode(request))
+        call = self._run(opened, encoded)
         self._calls[request.request_id] = asyncio.create_task(call, context=contextvars.Context())
 
     async def get_output_async(self) -> EngineCoreOutputs:

@@ -1,6 +1,6 @@
 """Errors of the platform: one base class, each with an HTTP status, a stable code and whether a retry may help."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 class SatoriError(Exception):
@@ -9,6 +9,13 @@ class SatoriError(Exception):
     status: ClassVar[int] = 500
     code: ClassVar[str] = "internal_error"
     retryable: ClassVar[bool] = False
+
+    param: str | None = None
+    """What in the request was wrong."""
+
+    def body(self) -> dict[str, Any]:
+        """Return the error as OpenAI's API writes one."""
+        return {"error": {"message": str(self), "type": type(self).__name__, "param": self.param, "code": self.code}}
 
 
 class SettingsError(SatoriError):
@@ -60,3 +67,35 @@ class LimitExceededError(SatoriError):
     def __init__(self, message: str, retry_after_s: float) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+
+
+class RequestTooLargeError(SatoriError):
+    """A request's body is larger than allowed."""
+
+    status = 413
+    code = "request_too_large"
+
+
+class OverloadedError(SatoriError):
+    """The server holds as much as it may; a retry after a moment may find room."""
+
+    status = 429
+    code = "overloaded"
+    retryable = True
+
+
+class OutOfBoundsError(SatoriError):
+    """A part of a request is more than allowed. `param` is its path."""
+
+    status = 400
+    code = "out_of_bounds"
+
+    def __init__(self, param: str | None, message: str) -> None:
+        super().__init__(f"{param}: {message}" if param else message)
+        self.param = param
+
+
+class GrammarTooComplexError(OutOfBoundsError):
+    """A schema, regex or grammar would take too long to compile or to follow."""
+
+    code = "grammar_too_complex"

@@ -7,6 +7,7 @@ grammar in mid-JSON, penalties on what was written, a seeded generator), it is a
 
 import asyncio
 import copy
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +26,8 @@ STATELESS = frozenset(
     """.split()
 )
 """Sampling parameters that mean the same with some of the output in the prompt. (`repetition_penalty` is on prompt and output.)"""
+
+_SAMPLE = re.compile(r"^\d+_")
 
 
 @dataclass
@@ -54,8 +57,11 @@ class OpenRequest:
 
     @property
     def group(self) -> str:
-        """What the samples of one request (n > 1) have in common."""
-        return self.request.external_req_id or self.request.request_id
+        """What the samples of one request (n > 1) have in common: the id to which vLLM (0.32.0) put the sample's number.
+
+        Not `external_req_id`, which clients choose: two of them could choose the same.
+        """
+        return _SAMPLE.sub("", self.request.request_id)
 
     def killed_two(self, coincidence_s: float) -> bool:
         """Return whether two replicas died with it; two that died within `coincidence_s` count as one, once."""

@@ -12,6 +12,7 @@ from fastapi.responses import JSONResponse, RedirectResponse
 from ray import serve
 from ray.exceptions import RayActorError
 from ray.serve.handle import DeploymentHandle
+from starlette.middleware import Middleware
 
 from deployments.bridge import UIBridge
 from deployments.draining import Draining, draining
@@ -64,7 +65,8 @@ class Ingress:
         from vllm.entrypoints.launchers.app import build_app
         from vllm.v1.executor import Executor
 
-        from deployments import access, chat
+        from deployments import access, answers, chat, plain_text, routes
+        from deployments.body import BodyLimit
         from deployments.client import ServeEngineClient, used_by_async_llm
         from deployments.engine import TASKS, frontend_config, server_arguments, tune_process, writes_coat
         from deployments.overload import BoundedLLM, RetryAfter
@@ -84,7 +86,12 @@ class Ingress:
         access.install(open_store(self._settings.access.keys, self._api_keys))
         arguments.middleware += MIDDLEWARE
         app = build_app(arguments, TASKS, config.model_config)
+        routes.keep_allowed(app)
+        app.user_middleware.append(Middleware(BodyLimit, settings=self._settings.http))  # the innermost
+        plain_text.install(self._engine.renderer)
+        answers.install(app)
         await init_app_state(self._engine, app.state, arguments, TASKS)
+        answers.check_early(self._engine, app.state.openai_serving_responses)
         chat.mount(app)
         if coat:
             CoatServing.adopt(app.state.openai_serving_chat, self._settings.coat)
@@ -93,6 +100,7 @@ class Ingress:
         if self._ui is not None:
             app.mount("/ui", UIBridge(self._ui))
             app.get("/", include_in_schema=False)(lambda: RedirectResponse("/ui/"))
+        app.middleware_stack = None  # built already, by vLLM; again at the first request, with what was added since
         tune_process()
         # What `make serve` starts is under SCHED_BATCH (see deployments.launch). The ingress is what clients wait for: it may
         # push others aside.

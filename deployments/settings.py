@@ -29,10 +29,15 @@ class Section(BaseModel):
 
 
 class HttpSettings(Section):
-    """Where the application listens."""
+    """Where the application listens, and how large requests may be: one's body, all bodies that an ingress holds at a time, and the
+    choices (`n`) of a request.
+    """
 
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=1, le=65535)
+    max_body_bytes: int = Field(4 * 2**20, ge=1)
+    max_bodies_bytes: int = Field(256 * 2**20, ge=1)
+    max_choices: int = Field(128, ge=1)
 
 
 class IngressSettings(Section):

@@ -13,6 +13,8 @@ from vllm.config import VllmConfig
 from vllm.sampling_params import SamplingParams
 from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor, MoveDirectionality
 
+from deployments import grammar_budget
+
 ARGUMENT = "coat"
 REPEAT = "satori_repeat"
 """{"tokens": token ids that a request must write first}; see `deployments.failover`."""
@@ -131,6 +133,7 @@ class CoatLimits(LogitsProcessor):
 
     def __init__(self, vllm_config: VllmConfig, device: torch.device, is_pin_memory: bool) -> None:
         self._rules: dict[int, list[Rule]] = {}
+        grammar_budget.install()  # this is made in the engine's own process, unless a replica has several GPUs
 
     def is_argmax_invariant(self) -> bool:
         """Tell vLLM that greedy sampling changes too."""

@@ -132,7 +132,7 @@ async def test_outputs_arrive_and_nothing_is_kept(made: Made) -> None:
     assert replica.ended_on == ["a"]
     assert replica.calls["a"].prompt_token_ids == [1, 2, 3]
     assert replica.calls["a"].sampling_params.max_tokens == 5
-    assert replica.groups == ["group-a"]
+    assert replica.groups == ["a"]
 
 
 async def test_an_abort_cancels_the_call(made: Made) -> None:
@@ -294,21 +294,38 @@ async def test_last_tokens_that_do_not_come_are_asked_for_elsewhere(made: Made, 
 @pytest.mark.parametrize("error", [ActorDiedError(), RuntimeError("late")])
 async def test_a_replica_that_is_lost_after_the_last_token_changes_nothing(made: Made, error: Exception) -> None:
     async def dies_at_the_end(replica: Fleet, request_id: str, address: Address) -> None:
-        if request_id == "b":
+        if request_id == "1_a":
             await asyncio.Event().wait()
         replica.send(address, request_id, 1, last=True)
-        while "a" in client.open_requests:
+        while "0_a" in client.open_requests:
             await asyncio.sleep(0.001)
         raise error
 
     fleet, client = made(dies_at_the_end)
-    sibling = request("b")
-    sibling.external_req_id = "group-a"
-    await client.add_request_async(request("a"))
-    await client.add_request_async(sibling)
-    call = client._calls["a"]
-    assert await tokens_of(client, "a") == [1]
+    await client.add_request_async(request("0_a"))
+    await client.add_request_async(request("1_a"))
+    call = client._calls["0_a"]
+    assert await tokens_of(client, "0_a") == [1]
     await asyncio.wait([call])
     assert call.exception() is None
-    assert client.open_requests == ["b"]
-    assert (list(fleet.calls), fleet.refused) == (["a", "b"], [])
+    assert client.open_requests == ["1_a"]
+    assert (list(fleet.calls), fleet.refused) == (["0_a", "1_a"], [])
+
+
+async def test_samples_are_a_group_and_requests_that_chose_the_same_id_are_none(made: Made) -> None:
+    fleet, client = made(never_ends)
+    for request_id in ("0_chatcmpl-x-1f", "1_chatcmpl-x-1f", "chatcmpl-x-2e"):
+        sample = request(request_id)
+        sample.external_req_id = "chatcmpl-x"
+        await client.add_request_async(sample)
+    while len(fleet.groups) < 3:
+        await asyncio.sleep(0.001)
+    assert fleet.groups == ["chatcmpl-x-1f", "chatcmpl-x-1f", "chatcmpl-x-2e"]
+
+
+async def test_nothing_is_kept_of_a_request_that_cannot_be_sent(made: Made) -> None:
+    _, client = made(never_ends)
+    with pytest.raises(UnicodeEncodeError):
+        await client.add_request_async(request("a", stop=["\ud800"]))  # type: ignore[arg-type]
+    assert client.open_requests == []
+    await client.abort_requests_async(["a"])

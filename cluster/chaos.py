@@ -39,11 +39,11 @@ class Fault:
 
 
 FAULTS = {
+    "controller": Fault(signal.SIGKILL, lambda stack, rng: stack.named("ServeController")),
     "engine": Fault(signal.SIGKILL, lambda stack, rng: engines(rng.choice(stack.llm_replicas()))),
     "actor": Fault(signal.SIGKILL, lambda stack, rng: [rng.choice(stack.llm_replicas())]),
     "frozen": Fault(signal.SIGSTOP, lambda stack, rng: engines(rng.choice(stack.llm_replicas()))),
     "all engines": Fault(signal.SIGKILL, lambda stack, rng: [engine for r in stack.llm_replicas() for engine in engines(r)]),
-    "controller": Fault(signal.SIGKILL, lambda stack, rng: stack.named("ServeController")),
     "proxy": Fault(signal.SIGKILL, lambda stack, rng: stack.named("haproxy -"), survived=False),
     "ingress": Fault(signal.SIGKILL, lambda stack, rng: stack.named("ServeReplica:default:Ingress"), survived=False),
 }
@@ -85,6 +85,10 @@ class Stack:
     def llm_replicas(self) -> list[psutil.Process]:
         """Return the processes of the LLM replicas' actors that have an engine."""
         return [process for process in self.named("ServeReplica:default:LLM") if engines(process)]
+
+    def replicas(self) -> list[psutil.Process]:
+        """Return the processes of the actors of all deployments' replicas."""
+        return self.named("ServeReplica:default:")
 
     async def whole(self, http: httpx.AsyncClient, replicas: int = 2) -> None:
         """Wait until so many LLM replicas have answered."""

@@ -7,6 +7,8 @@ import gc
 import json
 import os
 from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from deployments.settings import Settings
@@ -25,6 +27,24 @@ def prepare(environment: dict[str, str]) -> None:
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
     os.environ.update(environment)
+
+
+@contextmanager
+def sparing_logging() -> Iterator[None]:
+    """Keep vLLM's import, and its making of a configuration, from configuring logging anew in a process of Serve's.
+
+    That would close all handlers of the process. With Serve's own closed, a controller that restarts takes the replica for broken and
+    stops it (Ray 2.60.0).
+    """
+    name = "VLLM_CONFIGURE_LOGGING"
+    before = os.environ.get(name)
+    os.environ[name] = "0"
+    try:
+        yield
+    finally:
+        del os.environ[name]
+        if before is not None:
+            os.environ[name] = before
 
 
 def server_arguments(settings: Settings) -> Namespace:
@@ -63,7 +83,10 @@ def engine_config(arguments: Namespace) -> "VllmConfig":
     from vllm.usage.usage_lib import UsageContext
 
     arguments.logits_processors = [*(arguments.logits_processors or []), "deployments.steering:CoatLimits"]
-    return AsyncEngineArgs.from_cli_args(arguments).create_engine_config(UsageContext.OPENAI_API_SERVER)
+    with sparing_logging():
+        config = AsyncEngineArgs.from_cli_args(arguments).create_engine_config(UsageContext.OPENAI_API_SERVER)
+    config.logging_config.configure_logging = True  # in the engine's own process
+    return config
 
 
 def frontend_config(arguments: Namespace) -> "VllmConfig":
@@ -73,6 +96,7 @@ def frontend_config(arguments: Namespace) -> "VllmConfig":
     build cannot make a whole engine configuration without a device.
     """
     from vllm.config import SchedulerConfig, VllmConfig
+    from vllm.config.logging import LoggingConfig
     from vllm.engine.arg_utils import AsyncEngineArgs
 
     wanted = AsyncEngineArgs.from_cli_args(arguments)
@@ -90,7 +114,7 @@ def frontend_config(arguments: Namespace) -> "VllmConfig":
     return VllmConfig(
         model_config=model,
         scheduler_config=scheduler,
-        logging_config=wanted.create_logging_config(),
+        logging_config=LoggingConfig(configure_logging=False),  # see sparing_logging
         observability_config=wanted.create_observability_config(),
         structured_outputs_config=wanted.create_structured_outputs_config(),
     )

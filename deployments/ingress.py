@@ -50,12 +50,12 @@ class Ingress:
         self._api_keys = api_keys
 
     async def __serve_build_asgi_app__(self) -> FastAPI:
-        from deployments.engine import prepare
+        from deployments.engine import prepare, sparing_logging
 
         phases = Phases("ingress")
         prepare({"VLLM_TARGET_DEVICE": "cpu"})  # whatever vLLM's build and this host's devices, nothing here runs on one
         with phases.reported():
-            with phases("import vllm"):
+            with phases("import vllm"), sparing_logging():
                 await asyncio.to_thread(_import_vllm)
             with phases("API server"):
                 return await self._build()

@@ -47,10 +47,10 @@ class LLM:
         tune_process()
 
     def _start(self, settings: Settings) -> "EngineCoreClient":
-        from deployments.engine import engine_config, prepare, server_arguments
+        from deployments.engine import engine_config, prepare, server_arguments, sparing_logging
 
         prepare(settings.llm.env)
-        with self._phases("import vllm"):
+        with self._phases("import vllm"), sparing_logging():
             from vllm.v1.engine.core_client import EngineCoreClient
             from vllm.v1.executor import Executor
         with self._phases("configure"):

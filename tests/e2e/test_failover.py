@@ -19,10 +19,13 @@ async def test_lost_replicas_lose_no_stream(served: Served) -> None:
     async with chaos.client(served.url) as http:
         await stack.whole(http)
         wanted = await chaos.calm(http)
-        for fault in ("actor", "frozen"):  # `make chaos` has more
+        before = {process.pid for process in stack.replicas()}
+        for fault in ("controller", "actor", "frozen"):  # `make chaos` has more
             outcome = await chaos.strike(stack, http, fault, wanted, rng)
             assert (outcome.lost, outcome.wrong) == ([], 0), outcome
-            assert outcome.moved > 0, outcome
+            assert (outcome.moved > 0) == (fault != "controller"), outcome
+            if fault == "actor":  # which a controller has replaced; the new one has taken over what the killed one left
+                assert len(before - {process.pid for process in stack.replicas()}) == 1
         ready = (await http.get("/ready")).json()
         assert ready["ingress"]["open"] == ready["ingress"]["states"] == 0
 

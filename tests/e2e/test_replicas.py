@@ -6,6 +6,9 @@ from typing import Any
 import httpx
 from conftest import Served
 
+from cluster import chaos
+from cluster.chaos import words
+
 ARGUMENTS = ("llm.num_replicas=2", "ingress.num_replicas=2", "llm.num_cpus=0.4", "ingress.num_cpus=0.4")
 BURST = 32
 
@@ -42,6 +45,29 @@ async def test_both_ingresses_take_requests(served: Served) -> None:
         while len(seen) < 2:
             replies = await asyncio.gather(*(http.get("/ready") for _ in range(8)))
             seen |= {reply.json()["ingress"]["id"] for reply in replies}
+
+
+async def test_a_killed_ingress_loses_only_what_it_held(served: Served) -> None:
+    """And new requests go on at once, by the other one."""
+    ingresses = [process for process in served.processes() if "ServeReplica:default:Ingress" in words(process)]
+    limits = httpx.Limits(max_connections=40)
+    async with httpx.AsyncClient(base_url=served.url, timeout=60, limits=limits) as http:
+        replies = [chaos.Reply() for _ in range(24)]
+        body = chaos.question(0) | {"max_tokens": 600}
+        reading = asyncio.gather(*(reply.read(http, body) for reply in replies))
+        held: dict[str, int] = {}
+        while not all(reply.chunks for reply in replies) or sum(held.values()) != len(replies):
+            ingress = (await http.get("/ready")).json()["ingress"]
+            held[ingress["id"]] = ingress["requests"]
+        ingresses[0].kill()
+        async with httpx.AsyncClient(base_url=served.url, timeout=60) as new:
+            for _ in range(20):
+                reply = await new.post("/v1/completions", json={"model": "nano", "prompt": "1", "max_tokens": 1})
+                assert reply.status_code == 200, reply.text
+        await reading
+    lost = [reply for reply in replies if not reply.well]
+    assert len(lost) in held.values(), "the rest went on"
+    assert len({reply.reasoning + reply.text for reply in replies if reply.well}) == 1
 
 
 async def test_samples_of_a_request_stay_on_one_replica(served: Served) -> None:

@@ -1,11 +1,13 @@
 """What the server says when it refuses: always an error as OpenAI's API writes one, with nothing of its inside."""
 
+import traceback
 from http import HTTPStatus
 from typing import Any
 
 from fastapi import FastAPI, Request
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from deployments import logs
 from deployments.errors import SatoriError
@@ -33,6 +35,26 @@ async def _unknown(request: Request, error: Exception) -> JSONResponse:
     logger.error("%s failed", request.url.path, exc_info=error)
     said = {"message": "the server failed at this request", "type": "InternalServerError", "param": None, "code": SatoriError.code}
     return JSONResponse({"error": said}, SatoriError.status)
+
+
+class Misread:
+    """ASGI middleware: what fails while a body is made into vLLM's request is the body's fault, whatever the exception.
+
+    vLLM's validators (0.32.0) take some values' types for granted, and end with an AttributeError where they are others.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        try:
+            await self._app(scope, receive, send)
+        except Exception as error:
+            if not any(frame.name == "request_body_to_args" for frame in traceback.extract_tb(error.__traceback__)):
+                raise
+            said = {"message": "a value in the body has a wrong type", "type": "BadRequestError", "param": None, "code": 400}
+            await JSONResponse({"error": said}, 400)(scope, receive, send)
 
 
 def check_early(engine: Any, responses: Any) -> None:

@@ -33,8 +33,8 @@ def prepare(environment: dict[str, str]) -> None:
 def sparing_logging() -> Iterator[None]:
     """Keep vLLM's import, and its making of a configuration, from configuring logging anew in a process of Serve's.
 
-    That would close all handlers of the process. With Serve's own closed, a controller that restarts takes the replica for broken and
-    stops it (Ray 2.60.0).
+    That would close all handlers of the process. With Serve's own closed, a controller that restarts takes the replica for broken
+    and stops it (Ray 2.60.0).
     """
     name = "VLLM_CONFIGURE_LOGGING"
     before = os.environ.get(name)

@@ -87,7 +87,7 @@ class Ingress:
         arguments.middleware += MIDDLEWARE
         app = build_app(arguments, TASKS, config.model_config)
         routes.keep_allowed(app)
-        app.user_middleware.append(Middleware(BodyLimit, settings=self._settings.http))  # the innermost
+        app.user_middleware += [Middleware(BodyLimit, settings=self._settings.http), Middleware(answers.Misread)]  # the innermost
         plain_text.install(self._engine.renderer)
         answers.install(app)
         await init_app_state(self._engine, app.state, arguments, TASKS)

@@ -1,12 +1,15 @@
 """Start and stop as a user does: nothing is left, ports are free, and a taken port or a wrong setting is told at once."""
 
+import contextlib
 import os
 import signal
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
 from conftest import ROOT, Served
@@ -30,13 +33,47 @@ def assert_nothing_left(processes: list[psutil.Process]) -> None:
     assert not listening()
 
 
-def by_signal(number: int) -> object:
-    return lambda application: os.kill(application.process.pid, number)
+class Streaming:
+    """A long reply that is being streamed."""
+
+    def __init__(self, application: Served) -> None:
+        self.last = ""
+        self._first = threading.Event()
+        self._thread = threading.Thread(target=self._read, args=(application.url,))
+        self._thread.start()
+        assert self._first.wait(30)
+
+    def _read(self, url: str) -> None:
+        body = {"model": "nano", "prompt": "count", "max_tokens": 3000, "ignore_eos": True, "stream": True}
+        with contextlib.suppress(httpx.HTTPError), httpx.stream("POST", f"{url}/v1/completions", json=body, timeout=60) as reply:
+            for line in reply.iter_lines():
+                self.last = line or self.last
+                self._first.set()
+
+    def end(self) -> str:
+        """Wait for the end; return the last line."""
+        self._thread.join()
+        return self.last
 
 
-def by_signal_when_nobody_reads(application: Served) -> None:
+def drained_when_nobody_reads(application: Served) -> None:
+    """The reply that is streamed ends well, new requests are refused, and the launcher's output is lost."""
+    streaming = Streaming(application)
     application.process.stdout.close()  # type: ignore[union-attr]
     os.kill(application.process.pid, signal.SIGTERM)
+    while httpx.get(f"{application.url}/ready").json().get("reason") != "draining":
+        pass
+    refused = httpx.post(f"{application.url}/v1/completions", json={"model": "nano", "prompt": "1", "max_tokens": 1})
+    assert (refused.status_code, int(refused.headers["retry-after"]) > 0) == (503, True)
+    assert streaming.end() == "data: [DONE]"
+
+
+def at_once_by_a_second_signal(application: Served) -> None:
+    streaming = Streaming(application)
+    os.kill(application.process.pid, signal.SIGINT)
+    assert "1 to answer" in next(line for line in application.process.stdout if "draining" in line)  # type: ignore[union-attr]
+    os.kill(application.process.pid, signal.SIGINT)
+    assert streaming.end() != "data: [DONE]"
 
 
 def by_serve_shutdown(application: Served) -> None:
@@ -44,7 +81,8 @@ def by_serve_shutdown(application: Served) -> None:
     subprocess.run([SERVE, "shutdown", "-y"], cwd=ROOT, env=environment, check=True, capture_output=True)
 
 
-@pytest.mark.parametrize("stop", [by_signal(signal.SIGINT), by_signal_when_nobody_reads, by_serve_shutdown])
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("stop", [drained_when_nobody_reads, at_once_by_a_second_signal, by_serve_shutdown])
 def test_a_stop_leaves_nothing_and_the_next_start_works(stop) -> None:  # type: ignore[no-untyped-def]
     with Served() as application:
         processes = application.processes()

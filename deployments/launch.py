@@ -324,7 +324,8 @@ def main(arguments: list[str]) -> int:
         application.wait_ready()
         application.wait_gone()
     except KeyboardInterrupt:
-        say("", "")  # below the ^C of a terminal
+        with contextlib.suppress(BrokenPipeError):
+            print()  # below the ^C of a terminal
         try:
             application.drain()
         except KeyboardInterrupt:

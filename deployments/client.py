@@ -101,7 +101,7 @@ class ServeEngineClient(EngineCoreClient):
         """Start the request on a replica. Returns at once; its outputs come from `get_output_async`."""
         intake.prepared()
         encoded = self._encode(request)
-        opened = OpenRequest(request, access.client_name(), time.monotonic())
+        opened = OpenRequest(request, client=access.client_name(), began=time.monotonic())
         if opened.client and not any(other.group == opened.group for other in self._open.values()):
             access.charge(opened.client, len(request.prompt_token_ids or ()))
         self._open[request.request_id] = opened
@@ -133,7 +133,7 @@ class ServeEngineClient(EngineCoreClient):
     def _close(self, opened: OpenRequest, how: str) -> asyncio.Task[None]:
         """Forget a request, and say in the log how it ended; return its call."""
         taken_s = time.monotonic() - opened.began
-        logger.info("request %s %s: %d tokens, %.2f s", opened.wire_id, how, len(opened.tokens), taken_s)
+        logs.REQUESTS.info("request %s %s: %d tokens, %.2f s", opened.wire_id, how, len(opened.tokens), taken_s)
         del self._open[opened.request.request_id]
         self._wire.pop(opened.wire_id, None)
         if opened.waiting is not None:

@@ -41,14 +41,14 @@ class OpenRequest:
     """
 
     request: EngineCoreRequest
-    client: str = ""
-    began: float = 0.0
     tokens: list[int] = field(default_factory=list)
     attempt: int = 0
     deaths: list[float] = field(default_factory=list)
     again: int = 0
     settled: asyncio.Event | None = None
     waiting: asyncio.TimerHandle | None = None
+    client: str = ""
+    began: float = 0.0
 
     @property
     def wire_id(self) -> str:

@@ -14,6 +14,7 @@ from ray.exceptions import RayActorError
 from ray.serve.handle import DeploymentHandle
 from starlette.middleware import Middleware
 
+from deployments import logs
 from deployments.bridge import UIBridge
 from deployments.draining import Draining, draining
 from deployments.errors import SatoriError
@@ -53,6 +54,7 @@ class Ingress:
         from deployments.engine import prepare, sparing_logging
 
         phases = Phases("ingress")
+        logs.write_requests("Ingress")
         prepare({"VLLM_TARGET_DEVICE": "cpu"})  # whatever vLLM's build and this host's devices, nothing here runs on one
         with phases.reported():
             with phases("import vllm"), sparing_logging():

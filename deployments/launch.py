@@ -162,7 +162,8 @@ class Application:
             for line in self._process.stdout or ():
                 log.write(line)
                 log.flush()
-                self._lines.put(line)
+                if MARK in line:
+                    self._lines.put(line)
 
     def wait_ready(self) -> None:
         """Show the phases until a first answer has come. Raises SatoriError when the application ends before."""

@@ -2,10 +2,21 @@
 
 Not by Serve's logger: in throughput mode it holds a thousand lines back (Ray 2.60.0). Ray keeps a worker's standard error in its
 logs and shows it in the terminal of `serve run`. Request ids are logged, what is in requests is not.
+
+A line for every request, when it has ended, goes to a file of the process instead, `requests_*.log` beside Serve's own logs
+(`/tmp/ray/session_latest/logs/serve`): Ray would pass it on to the terminal, at a cost, and leave out what looks alike.
 """
 
 import logging
+import logging.handlers
 import os
+from pathlib import Path
+
+FORMAT = logging.Formatter("%(levelname)s %(asctime)s %(name)s: %(message)s")
+REQUESTS = logging.getLogger("satori.requests")
+REQUESTS.propagate = False
+REQUESTS.addHandler(logging.NullHandler())
+FILE_BYTES, FILES_KEPT = 50_000_000, 5
 
 
 class _FileDescriptor(logging.Handler):
@@ -20,8 +31,19 @@ def logger(name: str) -> logging.Logger:
     parent = logging.getLogger("satori")
     if not parent.handlers:
         handler = _FileDescriptor()
-        handler.setFormatter(logging.Formatter("%(levelname)s %(asctime)s %(name)s: %(message)s"))
+        handler.setFormatter(FORMAT)
         parent.addHandler(handler)
         parent.setLevel(logging.INFO)
         parent.propagate = False
     return parent.getChild(name)
+
+
+def write_requests(deployment: str) -> None:
+    """Begin this replica's log of requests. Without it, lines to `REQUESTS` go nowhere."""
+    from ray.serve._private.logging_utils import get_serve_logs_dir
+
+    path = Path(get_serve_logs_dir()) / f"requests_{deployment}_{os.getpid()}.log"
+    handler = logging.handlers.RotatingFileHandler(path, maxBytes=FILE_BYTES, backupCount=FILES_KEPT)
+    handler.setFormatter(FORMAT)
+    REQUESTS.addHandler(handler)
+    REQUESTS.setLevel(logging.INFO)

@@ -50,6 +50,7 @@ class LLM:
         from deployments.engine import engine_config, prepare, server_arguments, sparing_logging
 
         prepare(settings.llm.env)
+        logs.write_requests("LLM")
         with self._phases("import vllm"), sparing_logging():
             from vllm.v1.engine.core_client import EngineCoreClient
             from vllm.v1.executor import Executor
@@ -94,7 +95,7 @@ class LLM:
             self._sender.release(address)
             done = running.finished.done() and not running.finished.cancelled()
             how = "failed" if done and running.finished.exception() else "ended" if done else "cancelled"
-            logger.info("request %s %s", request_id, how)
+            logs.REQUESTS.info("request %s %s", request_id, how)
             if not done:
                 await self._core.abort_requests_async([request_id])
 

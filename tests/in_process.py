@@ -62,7 +62,7 @@ async def served(**arguments: Any) -> AsyncIterator[Server]:
     """Make the app that the ingress makes for these settings, on a scripted core."""
     settings = load({"preset": "nano-cpu"} | {name.replace("__", "."): value for name, value in arguments.items()})
     engine.prepare({"VLLM_TARGET_DEVICE": "cpu"})
-    ingress = Ingress(settings, mock.MagicMock(), None)
+    ingress = Ingress(settings, mock.MagicMock(), None, None)
     with mock.patch.object(client, "ServeEngineClient", Core), mock.patch.object(engine, "tune_process"):
         server = Server(ingress, await ingress._build())
     try:

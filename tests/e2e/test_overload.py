@@ -13,6 +13,7 @@ import pytest
 from conftest import ROOT, Served
 
 ARGUMENTS = ("engine.max_num_seqs=1", "engine.max_num_queued_reqs=120", "engine.max_num_queued_tokens=40000", "ui.enabled=false")
+LOGS = Path("/tmp/ray/session_latest/logs")
 CROWD, SINGLE, SLOW = "sk-of-a-crowd", "sk-of-a-single-one", "sk-of-a-slow-one"
 CHAT: dict[str, Any] = {"model": "nano", "messages": [{"role": "user", "content": "What is 2 + 2?"}], "stream": True}
 CHAT |= {"max_tokens": 20, "ignore_eos": True, "temperature": 0}
@@ -133,8 +134,7 @@ async def test_keys_are_asked_for_and_told_nowhere(served: Served, http: httpx.A
     assert (wrong.status_code, wrong.json()["error"]["code"]) == (401, "invalid_api_key")
     assert (await http.get("/v1/models", headers={"x-api-key": SINGLE})).status_code == 200
     everything = (await http.get("/metrics")).text + wrong.text + (ROOT / ".run" / "serve.log").read_text()
-    logs = [path for path in Path("/tmp/ray/session_latest/logs").rglob("*") if path.is_file()]
-    everything += "".join(path.read_text(errors="replace") for path in logs)
+    everything += "".join(path.read_text(errors="replace") for path in LOGS.rglob("*") if path.is_file())
     assert [key for key in (CROWD, SINGLE, SLOW, "sk-wrong") if key in everything] == []
 
 
@@ -144,7 +144,10 @@ async def test_a_request_has_one_id_everywhere(served: Served, http: httpx.Async
     assert reply.headers["x-request-id"] == "mine"
     assert reply.json()["id"] == "chatcmpl-mine"
     given = (await http.post("/v1/chat/completions", json=ask, headers=bearer(SINGLE))).headers["x-request-id"]
-    log = ROOT / ".run" / "serve.log"
-    while not all(log.read_text().count(f"chatcmpl-{name}") == 2 for name in ("mine", given)):  # in the ingress, in the replica
-        await asyncio.sleep(0.05)
-    assert "What is 2 + 2" not in log.read_text()
+    for deployment in ("Ingress", "LLM"):
+        [log] = LOGS.glob(f"serve/requests_{deployment}_*.log")
+        while [log.read_text().count(f"chatcmpl-{name}") for name in ("mine", given)] != [1, 1]:
+            await asyncio.sleep(0.01)
+    everything = (ROOT / ".run" / "serve.log").read_text()
+    everything += "".join(path.read_text(errors="replace") for path in LOGS.rglob("*") if path.is_file())
+    assert "What is 2 + 2" not in everything

@@ -88,7 +88,6 @@ GOOD = digest("good")
         ("keys:", ["no list", "[] for none"]),
         (f"- name: {SECRET}", ["no list"]),
         (f"keys: [\n{{name: {SECRET}", ["not YAML (line"]),
-        ("keys: 2024-99-99", ["not YAML"]),
         ("keys: []\nkey: x", ["'key': unknown field", "allowed: keys"]),
         (f"keys: [{SECRET}]", ["keys.0: not a mapping", "allowed: the fields name, sha256"]),
         (f"keys: [{{name: bob, sha256: {SECRET}}}]", ["keys.0.sha256 of 'bob': wrong (not shown)", "64 hexadecimal digits"]),

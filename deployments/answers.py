@@ -38,9 +38,9 @@ async def _unknown(request: Request, error: Exception) -> JSONResponse:
 
 
 class Misread:
-    """ASGI middleware: what fails while a body is made into vLLM's request is the body's fault, whatever the exception.
+    """ASGI middleware: what fails while a body is made into a request and a prompt is the body's fault, whatever the exception.
 
-    vLLM's validators (0.32.0) take some values' types for granted, and end with an AttributeError where they are others.
+    vLLM's validators and renderers (0.32.0) take some values for granted, and end with an AttributeError where they are others.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -51,10 +51,16 @@ class Misread:
         try:
             await self._app(scope, receive, send)
         except Exception as error:
-            if not any(frame.name == "request_body_to_args" for frame in traceback.extract_tb(error.__traceback__)):
+            if not any(_reads(frame) for frame in traceback.extract_tb(error.__traceback__)):
                 raise
-            said = {"message": "a value in the body has a wrong type", "type": "BadRequestError", "param": None, "code": 400}
+            logger.warning("%s: the body could not be read", scope["path"], exc_info=error)
+            message = f"a value in the body is not what it should be ({type(error).__name__} while reading it)"
+            said = {"message": message, "type": "BadRequestError", "param": None, "code": 400}
             await JSONResponse({"error": said}, 400)(scope, receive, send)
+
+
+def _reads(frame: traceback.FrameSummary) -> bool:
+    return frame.name == "request_body_to_args" or "/vllm/renderers/" in frame.filename
 
 
 def check_early(engine: Any, responses: Any) -> None:

@@ -10,7 +10,7 @@ from http.cookies import SimpleCookie
 from typing import Any
 
 from ray.exceptions import RayError
-from ray.serve.exceptions import RayServeException
+from ray.serve.exceptions import RayServeException, RequestCancelledError
 from ray.serve.handle import DeploymentHandle
 from starlette.requests import HTTPConnection
 from starlette.responses import PlainTextResponse
@@ -53,6 +53,8 @@ class UIBridge:
                     if known is None:
                         message["headers"] = [*message["headers"], (b"set-cookie", _cookie(session).encode())]
                 await send(message)
+        except RequestCancelledError:  # the browser has gone
+            return
         except (RayError, RayServeException):
             if started:  # bytes are out; the browser's stream ends and Gradio reconnects
                 raise

@@ -19,7 +19,9 @@ class Client:
 
     def __init__(self, url: str) -> None:
         """`url` is the API's address without `/v1`."""
-        limits = httpx.Limits(max_connections=None, max_keepalive_connections=20)
+        # Each request on a connection of its own: as Ray configures HAProxy by default, it can miss that the client of a second one
+        # leaves.
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
         # A reply may be long in coming (a queue, a model that is being loaded), so reading has no limit of its own.
         timeout = httpx.Timeout(None, connect=CONNECT_S)
         self._http = httpx.AsyncClient(base_url=url, limits=limits, timeout=timeout, trust_env=False)

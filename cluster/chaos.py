@@ -229,8 +229,8 @@ async def strike(stack: Stack, http: httpx.AsyncClient, name: str, wanted: Seque
         len(replies),
         [error for reply in replies for error in reply.errors],
         sum(reply.well and not reply.same(other) for reply, other in zip(replies, wanted, strict=True)),
-        after[0] - before[0],
-        after[1] - before[1],
+        max(0, after[0] - before[0]),  # a new ingress counts anew
+        max(0, after[1] - before[1]),
         ended_s,
         whole_s,
     )

@@ -20,7 +20,7 @@ from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from deployments.errors import InvalidKeyError, LimitExceededError, SatoriError
+from deployments.errors import InvalidKeyError, LimitExceededError, SatoriError, error_body
 from deployments.keys import Key, KeyStore
 
 OPEN = frozenset("/ /health /ready /ping /version /metrics /docs /docs/oauth2-redirect /redoc /openapi.json".split())
@@ -203,5 +203,4 @@ def _refusal(error: SatoriError) -> JSONResponse:
     kind, headers = "AuthenticationError", {"www-authenticate": "Bearer"}
     if isinstance(error, LimitExceededError):
         kind, headers = "RateLimitError", {"retry-after": str(max(1, math.ceil(error.retry_after_s)))}
-    body = {"error": {"message": str(error), "type": kind, "param": None, "code": error.code}}
-    return JSONResponse(body, error.status, headers)
+    return JSONResponse(error_body(str(error), kind, error.code), error.status, headers)

@@ -10,7 +10,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from deployments import logs
-from deployments.errors import SatoriError
+from deployments.errors import SatoriError, error_body
 
 logger = logs.logger("ingress")
 
@@ -23,8 +23,8 @@ def install(app: FastAPI) -> None:
 
 
 async def _http(request: Request, error: HTTPException) -> JSONResponse:
-    said = {"message": str(error.detail), "type": HTTPStatus(error.status_code).phrase, "param": None, "code": error.status_code}
-    return JSONResponse({"error": said}, error.status_code, error.headers)
+    said = error_body(str(error.detail), HTTPStatus(error.status_code).phrase, error.status_code)
+    return JSONResponse(said, error.status_code, error.headers)
 
 
 async def _ours(request: Request, error: SatoriError) -> JSONResponse:
@@ -33,8 +33,8 @@ async def _ours(request: Request, error: SatoriError) -> JSONResponse:
 
 async def _unknown(request: Request, error: Exception) -> JSONResponse:
     logger.error("%s failed", request.url.path, exc_info=error)
-    said = {"message": "the server failed at this request", "type": "InternalServerError", "param": None, "code": SatoriError.code}
-    return JSONResponse({"error": said}, SatoriError.status)
+    said = error_body("the server failed at this request", "InternalServerError", SatoriError.code)
+    return JSONResponse(said, SatoriError.status)
 
 
 class Misread:
@@ -55,8 +55,7 @@ class Misread:
                 raise
             logger.warning("%s: the body could not be read", scope["path"], exc_info=error)
             message = f"a value in the body is not what it should be ({type(error).__name__} while reading it)"
-            said = {"message": message, "type": "BadRequestError", "param": None, "code": 400}
-            await JSONResponse({"error": said}, 400)(scope, receive, send)
+            await JSONResponse(error_body(message, "BadRequestError", 400), 400)(scope, receive, send)
 
 
 def _reads(frame: traceback.FrameSummary) -> bool:

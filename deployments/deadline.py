@@ -9,6 +9,8 @@ from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from deployments.errors import error_body
+
 HEADER = "x-request-timeout-s"
 
 
@@ -29,13 +31,9 @@ class Deadline:
             seconds = float(given)
         if not 0 < seconds < math.inf:
             message = f"{HEADER}={given!r}: allowed: a number of seconds greater than 0"
-            await JSONResponse(_error(message, "BadRequestError", 400), 400)(scope, receive, send)
+            await JSONResponse(error_body(message, "BadRequestError", 400, HEADER), 400)(scope, receive, send)
             return
         await _Timed(receive, send, seconds).serve(self._app, scope)
-
-
-def _error(message: str, kind: str, code: int) -> dict[str, object]:
-    return {"error": {"message": message, "type": kind, "param": HEADER, "code": code}}
 
 
 class _Timed:
@@ -55,7 +53,7 @@ class _Timed:
             timer.cancel()
         if not self._over.is_set() or self._finished:
             return
-        error = _error(f"the request was not finished within {self._seconds:g} s", "DeadlineExceededError", 504)
+        error = error_body(f"the request was not finished within {self._seconds:g} s", "DeadlineExceededError", 504, HEADER)
         if self._started is None:
             await JSONResponse(error, 504)(scope, self._receive, self._send)
             return

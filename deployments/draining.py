@@ -7,10 +7,12 @@ itself and other ones take the new requests.
 import os
 import tempfile
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
+
+from deployments.errors import error_body
 
 RUN = "SATORI_RUN"
 """The environment variable that names a run of `make serve`, in all its processes."""
@@ -43,8 +45,7 @@ class Draining:
             return
         if draining():
             message = "this server is about to stop and takes no new requests; try again on another one, or later"
-            error: dict[str, Any] = {"message": message, "type": "ServiceUnavailableError", "param": None, "code": 503}
-            await JSONResponse({"error": error}, 503)(scope, receive, send)
+            await JSONResponse(error_body(message, "ServiceUnavailableError", 503), 503)(scope, receive, send)
             return
         Draining.active += 1
         try:

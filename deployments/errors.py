@@ -3,6 +3,11 @@
 from typing import Any, ClassVar
 
 
+def error_body(message: str, kind: str, code: str | int, param: str | None = None) -> dict[str, Any]:
+    """Return an error as OpenAI's API writes one. `param` is what in the request was wrong."""
+    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+
+
 class SatoriError(Exception):
     """Base of all errors that satori-serve raises on purpose."""
 
@@ -15,7 +20,7 @@ class SatoriError(Exception):
 
     def body(self) -> dict[str, Any]:
         """Return the error as OpenAI's API writes one."""
-        return {"error": {"message": str(self), "type": type(self).__name__, "param": self.param, "code": self.code}}
+        return error_body(str(self), type(self).__name__, self.code, self.param)
 
 
 class SettingsError(SatoriError):

@@ -102,7 +102,7 @@ class ServeEngineClient(EngineCoreClient):
         intake.prepared()
         encoded = self._encode(request)
         opened = OpenRequest(request, client=access.client_name(), began=time.monotonic())
-        if opened.client and not any(other.group == opened.group for other in self._open.values()):
+        if opened.first_sample:  # the prompt counts once
             access.charge(opened.client, len(request.prompt_token_ids or ()))
         self._open[request.request_id] = opened
         self._wire[request.request_id] = opened

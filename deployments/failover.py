@@ -63,6 +63,12 @@ class OpenRequest:
         """
         return _SAMPLE.sub("", self.request.request_id)
 
+    @property
+    def first_sample(self) -> bool:
+        """Whether it is its group's only request, or the first of them."""
+        sample = _SAMPLE.match(self.request.request_id)
+        return sample is None or sample[0] == "0_"
+
     def killed_two(self, coincidence_s: float) -> bool:
         """Return whether two replicas died with it; two that died within `coincidence_s` count as one, once."""
         together = len(self.deaths) >= 2 and self.deaths[1] - self.deaths[0] <= coincidence_s

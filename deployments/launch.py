@@ -57,7 +57,7 @@ def environment() -> dict[str, str]:
         "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
         # Its `option idle-close-on-response` makes HAProxy (2.8) miss that the client of a reused connection has left.
         "RAY_SERVE_ENABLE_HAPROXY_OPTIMIZED_CONFIG": "0",
-        # A killed HAProxy is back after 5 s, not 30: three failed checks are waited for.
+        # A killed HAProxy is back after some 7 s, not 28: three failed checks are waited for.
         "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
         # Ray's older recorder of metrics: the new one takes some 5 % of the ingress' time, in three records a request.
         "RAY_enable_open_telemetry": "0",

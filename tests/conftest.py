@@ -10,10 +10,13 @@ from pathlib import Path
 
 import psutil
 import pytest
+from hypothesis import settings
 
-from cluster.chaos import engines, words
+from cluster.chaos import Stack, engines
 
 ROOT = Path(__file__).parent.parent
+settings.register_profile("patient", deadline=None)  # machines are busy; a test that blows up runs into its own time limit
+settings.load_profile("patient")
 
 
 class Served:
@@ -40,9 +43,14 @@ class Served:
         """Return all live processes of this application but the launcher itself."""
         return [process for process in psutil.Process(self.process.pid).children(recursive=True) if process.is_running()]
 
+    @property
+    def stack(self) -> Stack:
+        """The application as the chaos runs see it."""
+        return Stack(self.url, psutil.Process(self.process.pid))
+
     def engine(self) -> psutil.Process:
         """Return the process of the engine of the only LLM replica."""
-        [replica] = [process for process in self.processes() if "ServeReplica:default:LLM" in words(process)]
+        [replica] = self.stack.llm_replicas()
         [found] = engines(replica)
         return found
 

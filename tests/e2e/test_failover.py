@@ -15,7 +15,7 @@ ARGUMENTS = chaos.ARGUMENTS
 
 @pytest.mark.timeout(400)
 async def test_lost_replicas_lose_no_stream(served: Served) -> None:
-    stack, rng = chaos.Stack(served.url, psutil.Process(served.process.pid)), random.Random(7)
+    stack, rng = served.stack, random.Random(7)
     async with chaos.client(served.url) as http:
         await stack.whole(http)
         wanted = await chaos.calm(http)
@@ -32,8 +32,7 @@ async def test_lost_replicas_lose_no_stream(served: Served) -> None:
 
 def test_no_engine_outlives_its_replica(served: Served) -> None:
     """A killed actor's engine, and a hung engine, would hold a GPU's memory."""
-    replicas = chaos.Stack(served.url, psutil.Process(served.process.pid)).llm_replicas()
-    mine = {engine.pid for replica in replicas for engine in chaos.engines(replica)}
+    mine = {engine.pid for replica in served.stack.llm_replicas() for engine in chaos.engines(replica)}
     of_this_run = psutil.Process(max(mine)).environ()[RUN]
     found = {process for process in psutil.process_iter() if chaos.is_engine(process)}
     assert {process.pid for process in found if process.environ().get(RUN) == of_this_run} == mine

@@ -1,7 +1,6 @@
 """More than can be served: full queues refuse at once, clients take turns, and a slow reader holds up nobody else."""
 
 import asyncio
-import hashlib
 import json
 import socket
 from collections.abc import Iterator
@@ -12,6 +11,8 @@ import httpx
 import pytest
 from conftest import ROOT, Served
 
+from deployments.keys import digest
+
 ARGUMENTS = ("engine.max_num_seqs=1", "engine.max_num_queued_reqs=120", "engine.max_num_queued_tokens=40000", "ui.enabled=false")
 LOGS = Path("/tmp/ray/session_latest/logs")
 CROWD, SINGLE, SLOW = "sk-of-a-crowd", "sk-of-a-single-one", "sk-of-a-slow-one"
@@ -20,9 +21,9 @@ CHAT |= {"max_tokens": 20, "ignore_eos": True, "temperature": 0}
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+def served() -> Iterator[Served]:
     """One sequence at a time, and three keys."""
-    keys = [f"{name}:{hashlib.sha256(key.encode()).hexdigest()}" for name, key in zip("abc", (CROWD, SINGLE, SLOW), strict=True)]
+    keys = [f"{name}:{digest(key)}" for name, key in zip("abc", (CROWD, SINGLE, SLOW), strict=True)]
     with Served(*ARGUMENTS, environment={"SATORI_API_KEYS": ",".join(keys)}) as application:
         yield application
 

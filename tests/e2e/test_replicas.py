@@ -7,7 +7,6 @@ import httpx
 from conftest import Served
 
 from cluster import chaos
-from cluster.chaos import words
 
 ARGUMENTS = ("llm.num_replicas=2", "ingress.num_replicas=2", "llm.num_cpus=0.4", "ingress.num_cpus=0.4")
 BURST = 32
@@ -49,7 +48,7 @@ async def test_both_ingresses_take_requests(served: Served) -> None:
 
 async def test_a_killed_ingress_loses_only_what_it_held(served: Served) -> None:
     """And new requests go on at once, by the other one."""
-    ingresses = [process for process in served.processes() if "ServeReplica:default:Ingress" in words(process)]
+    ingresses = served.stack.named("ServeReplica:default:Ingress")
     limits = httpx.Limits(max_connections=40)
     async with httpx.AsyncClient(base_url=served.url, timeout=60, limits=limits) as http:
         replies = [chaos.Reply() for _ in range(24)]

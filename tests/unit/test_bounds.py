@@ -1,7 +1,6 @@
 """Bounds on requests: what is refused and how it is named, what passes, and that looking is quick."""
 
 import json
-import time
 from typing import Any
 
 import pytest
@@ -105,10 +104,9 @@ def test_what_is_within_bounds_or_for_vllm_to_judge_passes(request_: Any) -> Non
     ],
     ids=range(40),
 )
+@pytest.mark.timeout(20)  # what explodes takes minutes
 def test_what_is_out_of_bounds_is_refused_by_name_and_at_once(request_: Any, param: str | None) -> None:
-    began = time.monotonic()
     assert refusal(request_) == (param, "out_of_bounds")
-    assert time.monotonic() - began < 1
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,7 @@ def rendered(conversation: list[dict[str, Any]]) -> str:
 
 
 @given(st.lists(messages, min_size=1, max_size=4))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_only_the_templates_own_tokens_are_special(conversation: list[dict[str, Any]]) -> None:
     made = prompt(plain, conversation)
     # The tokenizer composes characters (NFC), as Qwen2's does.
@@ -54,7 +54,7 @@ def test_only_the_templates_own_tokens_are_special(conversation: list[dict[str, 
 
 
 @given(st.lists(messages, min_size=1, max_size=4))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_text_without_special_tokens_is_tokenized_as_ever(conversation: list[dict[str, Any]]) -> None:
     for message in conversation:
         while any(token in message["content"] for token in SPECIAL):

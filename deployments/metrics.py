@@ -268,6 +268,15 @@ DEVICES = Metric(
     labels=["kind"],
     parts=[LLM],
 )
+NODE_CPU = Metric(
+    Gauge, "satori_node_cpu_ratio", "Share of its node's CPU time in use, since the last look.", "share", parts=[INGRESS, LLM]
+)
+NODE_MEMORY = Metric(
+    Gauge, "satori_node_memory_available_bytes", "Memory of its node that can be had.", "bytes", parts=[INGRESS, LLM]
+)
+MEMORY = Metric(
+    Gauge, "satori_memory_bytes", "Resident memory of a replica, its engine's processes included.", "bytes", parts=[INGRESS, LLM]
+)
 
 # Autoscaling. The policy runs in Serve's controller.
 AUTOSCALING_DESIRED = Metric(

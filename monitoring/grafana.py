@@ -8,19 +8,12 @@ from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models import common as common_models
 from grafana_foundation_sdk.models import dashboard as models
 
-from deployments import metrics
 from monitoring.board import Board, Panel
-from monitoring.boards import BOARDS
+from monitoring.boards import ANNOTATIONS, BOARDS
 from monitoring.queries import VARIABLES
 
 SOURCE = models.DataSourceRef(type_val="prometheus", uid="${datasource}")
 HEIGHT, STAT_HEIGHT = 8, 4
-ANNOTATIONS = {
-    "Scaling": (f"max by (deployment) (changes({metrics.REPLICAS_TARGET.name}[1m])) > 0", "blue"),
-    "Fail-over": (f"sum(increase({metrics.FAILOVER_REQUESTS.name}[1m])) > 0", "red"),
-    "Start": ('max by (deployment) (time() - process_start_time_seconds{job="satori"} < 60)', "green"),
-}
-"""Events, drawn over all boards: when the wanted number of replicas changed, requests moved, a replica started."""
 
 
 def render(board: Board) -> str:

@@ -3,21 +3,32 @@
 from deployments import metrics
 from deployments.metrics import Metric
 from monitoring.board import Board, Panel, Row, graph
-from monitoring.queries import mean, quantile, rate, total
+from monitoring.queries import mean, quantile, rate, select, total
 
 SHARES = ((0.5, "p50"), (0.95, "p95"), (0.99, "p99"))
 
 
-def quantiles(title: str, description: str, metric: Metric) -> Panel:
+def quantiles(title: str, description: str, metric: Metric, *more: tuple[str, str]) -> Panel:
     """Return a panel with the usual quantiles of a histogram of seconds."""
-    return graph(title, description, "s", *((quantile(share, metric), legend) for share, legend in SHARES))
+    return graph(title, description, "s", *((quantile(share, metric), legend) for share, legend in SHARES), *more)
+
+
+def limit(objective: str) -> tuple[str, str]:
+    """Return a line at a setting of what is good."""
+    chosen = select(metrics.SLO_LIMIT, f'objective="{objective}"')
+    return f"max({chosen})", f"slo.{objective}_s"
 
 
 CLIENTS = (
-    quantiles("TTFT", "Time to the first token of any kind, from a stream's arrival to its first event going out.", metrics.TTFT),
+    quantiles(
+        "TTFT",
+        "Time to the first token of any kind, from a stream's arrival to its first event going out.",
+        metrics.TTFT,
+        limit("ttft"),
+    ),
     quantiles("TTFAT", "Time to the first token of the answer, after all reasoning, of streaming chats.", metrics.TTFAT),
     quantiles("ITL", "Gaps between the tokens of a stream, as they go out.", metrics.ITL),
-    quantiles("TPOT", "Time per output token of a stream after the first: a stream's pace.", metrics.TPOT),
+    quantiles("TPOT", "Time per output token of a stream after the first: a stream's pace.", metrics.TPOT, limit("tpot")),
     quantiles("E2E", "From a request's arrival to the end of its reply.", metrics.E2E),
     quantiles("Queue", "From a request's arrival until an engine begins with it: all its waiting.", metrics.QUEUE),
 )

@@ -125,6 +125,13 @@ COST = (
         ),
     ),
     graph(
+        "Requests by key",
+        "Requests that reached an engine, by name of the API key; (none) where no keys are asked for.",
+        "reqps",
+        (f"topk(10, {rate(metrics.KEY_REQUESTS, 'key')})", "{{key}}"),
+        stacked=True,
+    ),
+    graph(
         "Tokens by key",
         "Who uses it: tokens of prompts and replies by name of the API key; (none) where no keys are asked for.",
         "short",

@@ -15,8 +15,7 @@ from conftest import Served
 
 from monitoring import rules
 from monitoring.board import Panel
-from monitoring.boards import BOARDS
-from monitoring.grafana import ANNOTATIONS
+from monitoring.boards import ANNOTATIONS, BOARDS
 from monitoring.serve import Prometheus
 
 WINDOW = "20s"

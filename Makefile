@@ -5,7 +5,7 @@ EXTRA ?= $(if $(wildcard /dev/nvidia[0-9]*),gpu,cpu)
 RUN = .venv/bin/python
 READY = .venv/ready-$(EXTRA)
 
-.PHONY: serve stop test unit browser e2e lint bench chaos nano lock clean
+.PHONY: serve stop monitoring report test unit browser e2e lint bench chaos nano lock clean
 
 serve: $(READY)
 	@exec $(RUN) -m deployments.launch $(ARGS)
@@ -13,6 +13,14 @@ serve: $(READY)
 # Stop the application from another terminal. Ray guards its cluster with a token, which the command must be told to use.
 stop: $(READY)
 	RAY_AUTH_MODE=token .venv/bin/serve shutdown -y
+
+# Prometheus, and Grafana and Alertmanager where installed, beside a running application: make monitoring ARGS="--url http://host:8000"
+monitoring: $(READY)
+	@exec $(RUN) -m monitoring.serve $(ARGS)
+
+# Draw the dashboards out of a running Prometheus.
+report: .venv/ready-test
+	$(RUN) -m monitoring.report $(ARGS)
 
 test: lint unit browser e2e
 

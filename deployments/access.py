@@ -23,7 +23,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from deployments.errors import InvalidKeyError, LimitExceededError, SatoriError, error_body
 from deployments.keys import Key, KeyStore
 
-OPEN = frozenset("/ /health /ready /ping /version /metrics /docs /docs/oauth2-redirect /redoc /openapi.json".split())
+OPEN = frozenset(
+    "/ /health /ready /ping /version /metrics /metrics/targets /docs /docs/oauth2-redirect /redoc /openapi.json".split()
+)
 UI = "/ui"
 MINUTE_S = 60
 # Tokens are entered into the window this often: an entry costs a thread of the library's (35 µs at a token each 1.6 ms).

@@ -21,7 +21,7 @@ from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs, EngineCoreReques
 from vllm.v1.engine.core_client import EngineCoreClient
 from vllm.v1.serial_utils import MsgpackDecoder, MsgpackEncoder
 
-from deployments import access, intake, logs, metrics
+from deployments import access, intake, logs, measuring, metrics
 from deployments.channel import Address, Receiver
 from deployments.engine import TASKS
 from deployments.errors import EngineLostError, EngineUnavailableError, PoisonError, SatoriError
@@ -89,6 +89,11 @@ class ServeEngineClient(EngineCoreClient):
         return self._pace_s
 
     @property
+    def unassigned(self) -> int:
+        """Requests that wait for a replica. For another thread, too."""
+        return sum(not self._replicas.assigned(wire_id) for wire_id in list(self._wire))
+
+    @property
     def open_requests(self) -> list[str]:
         """Ids of the requests that are neither finished nor aborted."""
         return list(self._open)
@@ -101,7 +106,10 @@ class ServeEngineClient(EngineCoreClient):
         """Start the request on a replica. Returns at once; its outputs come from `get_output_async`."""
         intake.prepared()
         encoded = self._encode(request)
-        opened = OpenRequest(request, client=access.client_name(), began=time.monotonic())
+        record = measuring.current.get()
+        opened = OpenRequest(request, client=access.client_name(), began=time.monotonic(), record=record)
+        if record is not None:
+            record.engine.append(opened)
         if opened.first_sample:  # the prompt counts once
             access.charge(opened.client, len(request.prompt_token_ids or ()))
         self._open[request.request_id] = opened
@@ -142,6 +150,7 @@ class ServeEngineClient(EngineCoreClient):
 
     def _deliver(self, frames: list[zmq.Frame]) -> None:
         step: EngineCoreOutputs = self._decoder.decode(frames)
+        now = time.monotonic()
         new = []
         for output in step.outputs:
             wire_id = output.request_id
@@ -149,6 +158,9 @@ class ServeEngineClient(EngineCoreClient):
                 continue  # aborted, or of a lost attempt
             if opened.settled is not None:
                 opened.settled.set()
+            opened.last_step = step.timestamp
+            if not opened.first_here and output.new_token_ids:
+                opened.started(output.events, step.timestamp, now)
             try:
                 if opened.take(output):
                     new.append(output)
@@ -160,7 +172,7 @@ class ServeEngineClient(EngineCoreClient):
                 continue
             if output.finish_reason is not None:
                 self._replicas.ended(wire_id)
-                self._pace_s += PACE_WEIGHT * (time.monotonic() - opened.began - self._pace_s)
+                self._pace_s += PACE_WEIGHT * (now - opened.began - self._pace_s)
                 self._close(opened, f"ended ({output.finish_reason})")
         step.outputs = new
         self._outputs.put_nowait(step)
@@ -178,8 +190,8 @@ class ServeEngineClient(EngineCoreClient):
                 encoded = self._encode(opened.next_attempt())
                 self._wire[opened.wire_id] = opened
                 self._start_waiting(opened)
-                metrics.FAILOVER_REQUESTS.inc()
-                metrics.FAILOVER_TOKENS.inc(len(opened.tokens))
+                metrics.FAILOVER_REQUESTS.labels().inc()
+                metrics.FAILOVER_TOKENS.labels().inc(len(opened.tokens))
                 logger.warning("request %s moves on after %d tokens", opened.wire_id, len(opened.tokens))
         except SatoriError as error:
             self._end(opened, error)
@@ -244,6 +256,7 @@ class ServeEngineClient(EngineCoreClient):
             return
         for sibling in [other for other in self._open.values() if other is opened or other.group == opened.group]:
             logger.error("request %s is refused: %s", sibling.wire_id, error)
+            measuring.failed(error.code, sibling.record)
             call = self._close(sibling, "failed")
             if sibling is not opened:
                 call.cancel()

@@ -10,6 +10,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from deployments.errors import error_body
+from deployments.measuring import failed
 
 HEADER = "x-request-timeout-s"
 
@@ -53,6 +54,7 @@ class _Timed:
             timer.cancel()
         if not self._over.is_set() or self._finished:
             return
+        failed("deadline_exceeded")
         error = error_body(f"the request was not finished within {self._seconds:g} s", "DeadlineExceededError", 504, HEADER)
         if self._started is None:
             await JSONResponse(error, 504)(scope, self._receive, self._send)

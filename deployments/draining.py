@@ -13,6 +13,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from deployments.errors import error_body
+from deployments.measuring import failed
 
 RUN = "SATORI_RUN"
 """The environment variable that names a run of `make serve`, in all its processes."""
@@ -44,6 +45,7 @@ class Draining:
             await self._app(scope, receive, send)
             return
         if draining():
+            failed("draining")
             message = "this server is about to stop and takes no new requests; try again on another one, or later"
             await JSONResponse(error_body(message, "ServiceUnavailableError", 503), 503)(scope, receive, send)
             return

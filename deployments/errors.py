@@ -104,3 +104,11 @@ class GrammarTooComplexError(OutOfBoundsError):
     """A schema, regex or grammar would take too long to compile or to follow."""
 
     code = "grammar_too_complex"
+
+
+def _codes(kind: type[SatoriError]) -> set[str]:
+    return {kind.code}.union(*(_codes(child) for child in kind.__subclasses__()))
+
+
+CODES = frozenset(_codes(SatoriError) - {SettingsError.code, PortInUseError.code} | {"queue_full", "draining", "deadline_exceeded"})
+"""All codes of ours that a request may end with, which metrics tell apart; the last three are of no exception of ours."""

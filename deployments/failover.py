@@ -13,8 +13,9 @@ from typing import Any
 
 import msgspec
 from vllm.sampling_params import SamplingParams
-from vllm.v1.engine import EngineCoreOutput, EngineCoreRequest
+from vllm.v1.engine import EngineCoreEvent, EngineCoreEventType, EngineCoreOutput, EngineCoreRequest
 
+from deployments.measuring import Record
 from deployments.steering import ARGUMENT, REPEAT
 
 STATELESS = frozenset(
@@ -34,10 +35,11 @@ _SAMPLE = re.compile(r"^\d+_")
 class OpenRequest:
     """A request that has not ended: as vLLM's frontend gave it, whose it is, what came of it, and where it is now.
 
-    `began` is when it came, in seconds of the monotonic clock. `wire_id` names this attempt, so that outputs of a lost one are told
-    apart. `deaths` are the times, of the same clock, at which replicas died with it since its last token. `again` is how many of
-    the coming tokens were delivered before; `settled` is set when the new replica has sent something. `waiting` bounds its time
-    without a replica.
+    `began` is when it came, in seconds of the monotonic clock, and `first_here` when its first token was here, 0 before; `queue_s`
+    and `prefill_s` are what passed in the engine until then, `first_step` and `last_step` the engine's own times of its tokens.
+    `wire_id` names this attempt, so that outputs of a lost one are told apart. `deaths` are the times, of the same clock, at which
+    replicas died with it since its last token. `again` is how many of the coming tokens were delivered before; `settled` is set
+    when the new replica has sent something. `waiting` bounds its time without a replica.
     """
 
     request: EngineCoreRequest
@@ -49,6 +51,12 @@ class OpenRequest:
     waiting: asyncio.TimerHandle | None = None
     client: str = ""
     began: float = 0.0
+    record: Record | None = None
+    first_here: float = 0.0
+    queue_s: float = 0.0
+    prefill_s: float = 0.0
+    first_step: float = 0.0
+    last_step: float = 0.0
 
     @property
     def wire_id(self) -> str:
@@ -89,6 +97,14 @@ class OpenRequest:
         request.prompt_token_ids = [*(request.prompt_token_ids or ()), *self.tokens]
         request.sampling_params = _remaining(request.sampling_params, self.tokens)
         return request
+
+    def started(self, events: list[EngineCoreEvent] | None, step: float, now: float) -> None:
+        """Take the times of the first token: `step` of the engine's clock, `now` of ours."""
+        times = {event.type: event.timestamp for event in reversed(events or ())}
+        scheduled = times.get(EngineCoreEventType.SCHEDULED, step)
+        self.queue_s = scheduled - times.get(EngineCoreEventType.QUEUED, scheduled)
+        self.prefill_s = step - scheduled
+        self.first_step, self.first_here = step, now
 
     def take(self, output: EngineCoreOutput) -> bool:
         """Take an output of this attempt; return whether there is anything new in it, which is then under the request's own id.

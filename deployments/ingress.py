@@ -4,7 +4,7 @@ import asyncio
 import os
 import types
 from http import HTTPStatus
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import ray
 from fastapi import FastAPI
@@ -14,7 +14,7 @@ from ray.exceptions import RayActorError
 from ray.serve.handle import DeploymentHandle
 from starlette.middleware import Middleware
 
-from deployments import logs
+from deployments import exposition, logs, metrics
 from deployments.bridge import UIBridge
 from deployments.draining import Draining, draining
 from deployments.errors import SatoriError
@@ -36,6 +36,7 @@ MIDDLEWARE = [
         "draining.Draining",
         "access.Access",
         "overload.RetryAfter",
+        "measuring.Measuring",
     )
 ]
 
@@ -49,18 +50,26 @@ class Ingress:
         self._llm = llm
         self._ui = ui
         self._api_keys = api_keys
+        self._replicas = exposition.Replicas()
 
     async def __serve_build_asgi_app__(self) -> FastAPI:
         from deployments.engine import prepare, sparing_logging
 
         phases = Phases("ingress")
         logs.write_requests("Ingress")
+        exposition.show(metrics.INGRESS, self._settings)
         prepare({"VLLM_TARGET_DEVICE": "cpu"})  # whatever vLLM's build and this host's devices, nothing here runs on one
         with phases.reported():
             with phases("import vllm"), sparing_logging():
                 await asyncio.to_thread(_import_vllm)
             with phases("API server"):
-                return await self._build()
+                app = await self._build()
+        phases.done("start")
+        metrics.ONGOING.labels().set_function(lambda: Draining.active)
+        metrics.UNASSIGNED.labels().set_function(lambda: self._client.unassigned)
+        self._replicas.watch()
+        self._lag = asyncio.create_task(exposition.watch_loop())
+        return app
 
     async def _build(self) -> FastAPI:
         from vllm.entrypoints.launchers.api_server.app_state import init_app_state
@@ -71,8 +80,10 @@ class Ingress:
         from deployments.body import BodyLimit
         from deployments.client import ServeEngineClient, used_by_async_llm
         from deployments.engine import TASKS, frontend_config, server_arguments, tune_process, writes_coat
+        from deployments.measuring import Measuring, Writer
         from deployments.overload import BoundedLLM, RetryAfter
         from deployments.replies import CoatServing
+        from deployments.vllm_metrics import FrontendMetrics
 
         arguments = await asyncio.to_thread(server_arguments, self._settings)
         config = await asyncio.to_thread(frontend_config, arguments)
@@ -82,8 +93,13 @@ class Ingress:
         )
         with used_by_async_llm(self._client):
             self._engine = BoundedLLM(
-                config, Executor, log_stats=not arguments.disable_log_stats, log_requests=arguments.enable_log_requests
+                config,
+                Executor,
+                log_stats=not arguments.disable_log_stats,
+                log_requests=arguments.enable_log_requests,
+                stat_loggers=None if arguments.disable_log_stats else [FrontendMetrics],
             )
+        Measuring.writer = Writer(self._settings.served_model_name, self._settings.slo)
         RetryAfter.pace_s = lambda _: self._client.pace_s
         access.install(open_store(self._settings.access.keys, self._api_keys))
         arguments.middleware += MIDDLEWARE
@@ -99,6 +115,8 @@ class Ingress:
             CoatServing.adopt(app.state.openai_serving_chat, self._settings.coat)
         app.state.server = types.SimpleNamespace()  # vLLM's own launcher puts its uvicorn server here
         app.get("/ready")(self.ready)
+        app.get("/metrics/targets")(self.targets)
+        app.router.routes.insert(0, app.router.routes.pop())  # before vLLM's mount of /metrics
         if self._ui is not None:
             app.mount("/ui", UIBridge(self._ui))
             app.get("/", include_in_schema=False)(lambda: RedirectResponse("/ui/"))
@@ -108,6 +126,10 @@ class Ingress:
         # push others aside.
         os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
         return app
+
+    async def targets(self) -> list[dict[str, Any]]:
+        """Return all processes that have metrics, for Prometheus' `http_sd_configs`."""
+        return await asyncio.to_thread(self._replicas.targets)
 
     def _refuse(self, request_id: str, error: SatoriError) -> None:
         """Let vLLM's server answer a request with this error."""

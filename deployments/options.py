@@ -2,7 +2,6 @@
 over several chains, or turns the reading of actions off. What replies carry is in `deployments.replies`.
 """
 
-import time
 from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
@@ -56,7 +55,6 @@ class CoatChatRequest(ChatCompletionRequest):
     coat: CoatOptions | None = None
     # vLLM fills this per class to tell which fields it does not know; a subclass must not share it.
     field_names: ClassVar[set[str] | None] = None
-    _arrived: float = PrivateAttr(default_factory=time.monotonic)
     _tokens: dict[str, Any] = PrivateAttr(default_factory=dict)  # token ids for the limits, set by `deployments.replies`
 
     @model_validator(mode="after")

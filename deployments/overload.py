@@ -14,6 +14,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from vllm.exceptions import GracefulHTTPError, MaxQueuedTokensError, QueueOverflowError
 from vllm.v1.engine.async_llm import AsyncLLM
 
+from deployments.measuring import failed
+
 LONGEST_S = 60
 
 
@@ -27,6 +29,7 @@ class BoundedLLM(AsyncLLM):
         except (QueueOverflowError, MaxQueuedTokensError) as error:
             kind = "reqs" if isinstance(error, QueueOverflowError) else "tokens"
             limit = getattr(self.scheduler_config, f"max_num_queued_{kind}")
+            failed("queue_full")
             message = f"the queue is full (engine.max_num_queued_{kind}={limit}); try again after a moment"
             raise GracefulHTTPError(message, HTTPStatus.TOO_MANY_REQUESTS) from error
 

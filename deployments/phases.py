@@ -6,11 +6,13 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from deployments import metrics
+
 MARK = "satori-phase"
 
 
 class Phases:
-    """The phases of one part's start-up (`ingress`, `engine`), each printed with its seconds when it is done."""
+    """The phases of one part's start-up (`ingress`, `engine`); when one is done its seconds are printed, and kept as a metric."""
 
     def __init__(self, part: str) -> None:
         self._part = part
@@ -37,5 +39,6 @@ class Phases:
         self._print(phase, time.monotonic() - self._began)
 
     def _print(self, phase: str, seconds: float) -> None:
+        metrics.STARTUP.labels(phase).set(seconds)
         # Not print: Serve replaces it, and sys.stdout, in replicas by a logger that may hold lines back.
         os.write(1, f"{MARK} {self._part}: {phase} {seconds:.1f} s\n".encode())

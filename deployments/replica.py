@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import psutil
+from prometheus_client import REGISTRY
 from ray import serve
 
-from deployments import logs
+from deployments import exposition, logs, metrics
 from deployments.channel import Address, Lane, Sender
 from deployments.errors import EngineLostError, EngineUnavailableError
 from deployments.fairness import FIRST, FairOrder
@@ -19,6 +20,7 @@ from deployments.settings import Settings
 if TYPE_CHECKING:
     from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs
     from vllm.v1.engine.core_client import EngineCoreClient
+    from vllm.v1.metrics.stats import SchedulerStats
 
 logger = logs.logger("replica")
 
@@ -39,6 +41,8 @@ class LLM:
         from deployments.engine import tune_process
 
         self._phases = Phases("engine")
+        self._stats: SchedulerStats | None = None
+        exposition.show(metrics.LLM, settings)
         with self._phases.reported():
             self._core = await asyncio.to_thread(self._start, settings)
         self._phases.done("start")
@@ -57,12 +61,26 @@ class LLM:
         with self._phases("configure"):
             config = engine_config(server_arguments(settings))
         with self._phases("load model"):
-            return EngineCoreClient.make_async_mp_client(config, Executor.get_class(config), log_stats=True)
+            core = EngineCoreClient.make_async_mp_client(config, Executor.get_class(config), log_stats=True)
+        from deployments.vllm_metrics import EngineGauges
+
+        REGISTRY.register(EngineGauges(config, self._rank, lambda: self._stats))
+        gpus = settings.llm.num_gpus
+        metrics.DEVICES.labels("gpu" if gpus else "cpu").set(gpus or 1)
+        return core
+
+    @staticmethod
+    def _rank() -> int:
+        """Return this replica's number among those of its deployment."""
+        return serve.get_replica_context().rank.rank
 
     def _serve(self) -> None:
         from vllm.v1.engine import EngineCoreRequest
         from vllm.v1.serial_utils import MsgpackDecoder, MsgpackEncoder
 
+        from deployments.vllm_metrics import counts
+
+        self._counts = counts
         self._decoder = MsgpackDecoder(EngineCoreRequest)
         self._encoder = MsgpackEncoder()
         self._sender = Sender()
@@ -70,7 +88,6 @@ class LLM:
         self._id = serve.get_replica_context().replica_id.unique_id
         self._order = FairOrder()
         self._served = 0
-        self._scheduler = {"running": 0, "waiting": 0}
         self._error: Exception | None = None
         self._active = time.monotonic()
         self._tasks = [asyncio.create_task(self._forward()), asyncio.create_task(self._watch())]
@@ -101,7 +118,9 @@ class LLM:
 
     async def state(self) -> dict[str, Any]:
         """Return this replica's id and its requests: here (`open`), in the engine (`running`, `waiting`), ended (`served`)."""
-        return {"id": self._id, "open": len(self._running), "served": self._served, **self._scheduler}
+        stats = self._stats
+        engine = {"running": stats.num_running_reqs if stats else 0, "waiting": stats.num_waiting_reqs if stats else 0}
+        return {"id": self._id, "open": len(self._running), "served": self._served, **engine}
 
     async def check_health(self) -> None:
         """Raise when the engine is dead; Serve then replaces this replica."""
@@ -144,8 +163,11 @@ class LLM:
                 running.finished.set_exception(EngineLostError(str(error)))
 
     def _send(self, step: "EngineCoreOutputs") -> None:
+        step.engine_index = self._rank()
         if (stats := step.scheduler_stats) is not None:
-            self._scheduler = {"running": stats.num_running_reqs, "waiting": stats.num_waiting_reqs}
+            self._stats = stats
+            if not self._counts(stats):
+                step.scheduler_stats = None  # nothing for the ingresses' counters
         parts: dict[Lane, list[EngineCoreOutput]] = {}
         for output in step.outputs:
             if (running := self._running.get(output.request_id)) is None:
@@ -158,6 +180,8 @@ class LLM:
             part.append(output)
             if output.finish_reason is not None and not running.finished.done():
                 running.finished.set_result(None)
+        if not parts and step.scheduler_stats is not None and self._running:
+            parts[next(iter(self._running.values())).lane] = []
         for lane, outputs in parts.items():
             step.outputs = outputs
             lane.send(self._encoder.encode(step))

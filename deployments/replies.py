@@ -13,7 +13,7 @@ from vllm.entrypoints.openai.chat_completion.serving import OpenAIServingChat
 from vllm.outputs import RequestOutput
 from vllm.parser.abstract_parser import DelegatingParser
 
-from deployments import metrics
+from deployments import measuring, metrics
 from deployments.ballot import Ballot, announced
 from deployments.coat import Delta
 from deployments.options import CoatChatRequest
@@ -32,10 +32,10 @@ class CoatParser(DelegatingParser):
         assert isinstance(self._reasoning_parser, CoatReasoningParser)
         self.coat = self._reasoning_parser
         self._model = model
-        self._arrived = request._arrived
+        self._record = measuring.current.get() or measuring.Record(0.0)
         self._shows_reasoning = request.include_reasoning
-        self._votes = request.vote is not None
-        self._first = self._answered = False
+        self._record.vote = request.vote is not None
+        self._record.reads = request.parsed
         self.coat.off = not request.parsed
 
     def parse_delta(
@@ -56,13 +56,12 @@ class CoatParser(DelegatingParser):
         self.coat.transcript.ids += delta_token_ids
         self.coat.feed(delta_text)
         delta = self.coat.next()
-        if not self._answered and not self._votes:
-            self._time(delta)
         if finished:
             return self._last(delta)
         if delta is None:
             return None
         if delta.content:
+            self._answers()
             return DeltaMessage(content=delta.text)
         if not self._shows_reasoning:
             return None
@@ -80,23 +79,18 @@ class CoatParser(DelegatingParser):
         message = _reasoning(shown, coat) if shown else DeltaMessage(coat=coat)
         if content:
             message.content = content
-            if not self._answered:
-                self._time(Delta(True, None, 0, content))
+            self._answers()
         return message
 
-    def _time(self, delta: Delta | None) -> None:
-        elapsed = time.monotonic() - self._arrived
-        if not self._first:
-            self._first = True
-            metrics.TTFT.labels(self._model).observe(elapsed)
-        if delta is not None and delta.content:
-            self._answered = True
-            metrics.TTFAT.labels(self._model).observe(elapsed)
+    def _answers(self) -> None:
+        """Note when the answer begins."""
+        if self._record.answered is None:
+            self._record.answered = time.monotonic()
 
     def summary(self) -> dict[str, Any]:
         """Return what the client gets of the finished reply, and count it in the metrics."""
         summary = self.coat.transcript.summary()
-        _count(self._model, summary, len(self.coat.transcript.ids))
+        self._record.answer_tokens += _count(self._model, summary, len(self.coat.transcript.ids))
         return summary if self._shows_reasoning else {"answer": summary["answer"]}
 
 
@@ -105,15 +99,19 @@ def _reasoning(text: str, coat: dict[str, Any]) -> DeltaMessage:
     return DeltaMessage(reasoning=text, reasoning_content=text, coat=coat)
 
 
-def _count(model: str, summary: dict[str, Any], tokens: int) -> None:
+def _count(model: str, summary: dict[str, Any], tokens: int) -> int:
+    """Count a complete reply; return the tokens of its answer."""
     segments = summary["segments"]
     actions = [segment["action"] for segment in segments]
     metrics.REFLECTIONS.labels(model).observe(actions.count("reflect"))
     metrics.EXPLORATIONS.labels(model).observe(actions.count("explore"))
     metrics.ANSWERS.labels(model, "yes" if summary["answer"] is not None else "no").inc()
     for segment in segments:
-        metrics.TOKENS.labels(model, segment["action"]).inc(segment["tokens"])
-    metrics.TOKENS.labels(model, "answer").inc(tokens - sum(segment["tokens"] for segment in segments))
+        metrics.COAT_TOKENS.labels(model, segment["action"]).inc(segment["tokens"])
+        metrics.COAT_ACTIONS.labels(model, segment["action"]).inc()
+    answer = tokens - sum(segment["tokens"] for segment in segments)
+    metrics.COAT_TOKENS.labels(model, "answer").inc(answer)
+    return answer
 
 
 class CoatServing(OpenAIServingChat):

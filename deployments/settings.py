@@ -92,6 +92,13 @@ class CoatSettings(Section):
     openings: list[str] = ["The final answer", "the final answer"]
 
 
+class SloSettings(Section):
+    """What a request must keep to be good (`satori_slo_requests_total`): seconds to its first token, and for each after it."""
+
+    ttft_s: float = Field(2.0, gt=0)
+    tpot_s: float = Field(0.1, gt=0)
+
+
 class AccessSettings(Section):
     """Who may use the API. `keys` is a YAML file (made absolute) of API keys and their limits; see `deployments.keys`."""
 
@@ -120,6 +127,7 @@ class Settings(Section):
     ui: UISettings = UISettings()
     coat: CoatSettings = CoatSettings()
     access: AccessSettings = AccessSettings()
+    slo: SloSettings = SloSettings()
     engine: dict[str, Any] = {}
     api: dict[str, Any] = {}
 

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
+from deployments import exposition
 from deployments.settings import Settings
 
 
@@ -13,6 +14,7 @@ class WebUI:
     async def __init__(self, settings: Settings) -> None:  # type: ignore[misc]  # Serve awaits it
         from ui.app import asgi
 
+        exposition.show("UI", settings)
         self._app: Any = await asyncio.to_thread(asgi, settings.ui.api_url or f"http://127.0.0.1:{settings.http.port}")
         self._lifespan = self._app.router.lifespan_context(self._app)
         await self._lifespan.__aenter__()

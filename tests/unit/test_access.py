@@ -19,6 +19,7 @@ from starlette.routing import Mount, Route
 from deployments import access, ingress
 from deployments.access import OPEN, Access
 from deployments.keys import KeyStore, digest
+from deployments.measuring import Measuring
 from deployments.overload import RetryAfter
 
 SECRET = "sk-satori-alice"
@@ -418,7 +419,7 @@ async def test_access_comes_before_vllms_own_middleware_and_lets_preflights_thro
         middleware=list(ingress.MIDDLEWARE),
     )
     init_entrypoints_middleware(arguments, inside, ("generate",))
-    assert [middleware.cls for middleware in inside.user_middleware[:2]] == [RetryAfter, Access]
+    assert [middleware.cls for middleware in inside.user_middleware[:3]] == [Measuring, RetryAfter, Access]
     app.asgi = inside  # type: ignore[assignment]
     async with app.client(origin="http://elsewhere") as http:
         asked = {"access-control-request-method": "POST", "access-control-request-headers": "authorization"}

@@ -43,6 +43,12 @@ def test_ui_knows_http_only() -> None:
         assert not {name for name in imports(path) if name.split(".")[0] in {"ray", "vllm", "torch", "deployments"}}
 
 
+def test_monitoring_knows_the_metrics_of_the_application_only() -> None:
+    for path in (ROOT / "monitoring").glob("**/*.py"):
+        ours = {name for name in imports(path) if name.split(".")[0] in {"deployments", "ui", "cluster", *HEAVY}}
+        assert {".".join(name.split(".")[:2]) for name in ours} <= {"deployments", "deployments.metrics"}
+
+
 @pytest.mark.parametrize("module", ["deployments.application", "deployments.launch"])
 def test_the_driver_imports_neither_vllm_nor_torch(module: str) -> None:
     code = f"import sys, {module}; print([name for name in ('vllm', 'torch', 'transformers') if name in sys.modules])"

@@ -9,9 +9,10 @@ import pytest
 from ray import serve
 from vllm.sampling_params import SamplingParams
 from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs, EngineCoreRequest, FinishReason
-from vllm.v1.metrics.stats import SchedulerStats
+from vllm.v1.metrics.stats import PrefixCacheStats, SchedulerStats
 from vllm.v1.serial_utils import MsgpackDecoder, MsgpackEncoder
 
+from deployments import exposition
 from deployments.channel import Receiver
 from deployments.errors import EngineLostError, EngineUnavailableError
 from deployments.replica import LLM
@@ -49,12 +50,14 @@ class Ingress:
     def __init__(self) -> None:
         self.tokens: dict[str, list[int]] = {}
         self.stats = 0
+        self.engines: set[int] = set()
         self._decoder = MsgpackDecoder(EngineCoreOutputs)
         self.receiver = Receiver("127.0.0.1", self._deliver)
 
     def _deliver(self, frames: list[Any]) -> None:
         step = self._decoder.decode(frames)
         self.stats += step.scheduler_stats is not None
+        self.engines.add(step.engine_index)
         for output in step.outputs:
             self.tokens.setdefault(output.request_id, []).extend(output.new_token_ids)
 
@@ -64,18 +67,19 @@ def encoded(request_id: str) -> list[bytes]:
     return [bytes(part) for part in MsgpackEncoder().encode(request)]
 
 
-def step(*outputs: tuple[str, int, bool], running: int = 0) -> EngineCoreOutputs:
+def step(*outputs: tuple[str, int, bool], running: int = 0, counts: bool = True) -> EngineCoreOutputs:
     return EngineCoreOutputs(
         outputs=[EngineCoreOutput(i, [token], finish_reason=FinishReason.STOP if last else None) for i, token, last in outputs],
-        scheduler_stats=SchedulerStats(num_running_reqs=running),
+        scheduler_stats=SchedulerStats(running, prefix_cache_stats=PrefixCacheStats(requests=1 if counts else 0, queries=7)),
     )
 
 
 @pytest.fixture
 async def llm(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[LLM]:
-    context = SimpleNamespace(replica_id=SimpleNamespace(unique_id="r1"))
+    context = SimpleNamespace(replica_id=SimpleNamespace(unique_id="r1"), rank=SimpleNamespace(rank=3))
     monkeypatch.setattr(serve, "get_replica_context", lambda: context)
     monkeypatch.setattr(LLM, "_start", lambda self, settings: Core())
+    monkeypatch.setattr(exposition, "show", lambda part, settings: None)
     made = LLM.__new__(LLM)
     await made.__init__(load({"preset": "nano-cpu"}))  # type: ignore[misc]
     yield made
@@ -114,6 +118,7 @@ async def test_each_ingress_gets_its_own_tokens_and_calls_end(llm: LLM, ingress:
     assert one.tokens == {"a": [1, 2], "b": [1, 2]}
     assert two.tokens == {"c": [1, 2]}
     assert one.stats + two.stats == 2, "a step's counters go to one ingress only"
+    assert one.engines == two.engines == {3}, "the ingresses are told which engine it was"
     assert await llm.state() == {"id": "r1", "open": 0, "served": 3, "running": 0, "waiting": 0}
     assert llm._core.aborted == []
     two.receiver.close()
@@ -180,3 +185,15 @@ async def test_waiting_requests_start_in_an_order_that_is_fair_between_clients(l
     for call in [*calls[3:], late]:
         call.cancel()
     await asyncio.gather(*calls[3:], late, return_exceptions=True)
+
+
+async def test_counters_of_a_step_without_tokens_are_sent_and_gauges_are_not(llm: LLM, ingress: Ingress) -> None:
+    [call] = await started(llm, ingress, "a")
+    llm._core.steps.put_nowait(step(running=1))  # a part of a long prompt was read
+    llm._core.steps.put_nowait(step(running=1, counts=False))
+    llm._core.steps.put_nowait(step(("a", 1, True), running=2, counts=False))
+    await call
+    while "a" not in ingress.tokens:
+        await asyncio.sleep(0.001)
+    assert ingress.stats == 1
+    assert (await llm.state())["running"] == 2

@@ -1,0 +1,76 @@
+"""What a dashboard is made of, apart from how it is shown: `grafana` makes JSON of it, `report` draws it."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from monitoring.queries import VARIABLES
+
+
+@dataclass(frozen=True)
+class Query:
+    """One PromQL expression; `legend` is Grafana's template for the names of its series, `{{label}}` or fixed."""
+
+    expr: str
+    legend: str = ""
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One panel. `unit` is Grafana's name of a unit.
+
+    `empty` is shown where there is no data; it says what that means. `needs` names what else must be there for data to come, and is
+    empty where the application alone is enough. `warn` and `bad` are values from which a number's colour changes, downwards where
+    `bad` is below `warn`.
+    """
+
+    title: str
+    description: str
+    unit: str
+    queries: tuple[Query, ...]
+    kind: Literal["timeseries", "stat"] = "timeseries"
+    empty: str = "no requests yet"
+    needs: str = ""
+    stacked: bool = False
+    warn: float | None = None
+    bad: float | None = None
+    width: int = 8
+
+
+@dataclass(frozen=True)
+class Row:
+    """Panels under one heading."""
+
+    title: str
+    panels: tuple[Panel, ...]
+
+
+@dataclass(frozen=True)
+class Board:
+    """One dashboard. `question` is what it answers."""
+
+    uid: str
+    title: str
+    question: str
+    rows: tuple[Row, ...]
+
+    @property
+    def panels(self) -> Iterator[Panel]:
+        """All panels, in order."""
+        return (panel for row in self.rows for panel in row.panels)
+
+    @property
+    def variables(self) -> list[str]:
+        """The variables that its queries use."""
+        text = " ".join(query.expr for panel in self.panels for query in panel.queries)
+        return [name for name in VARIABLES if f"${name}" in text]
+
+
+def stat(title: str, description: str, unit: str, expr: str, **options: object) -> Panel:
+    """Return a panel with one number."""
+    return Panel(title, description, unit, (Query(expr, title),), kind="stat", **({"width": 4} | options))  # type: ignore[arg-type]
+
+
+def graph(title: str, description: str, unit: str, *queries: tuple[str, str], **options: object) -> Panel:
+    """Return a panel with lines over time, from pairs of expression and legend."""
+    return Panel(title, description, unit, tuple(Query(*query) for query in queries), **options)  # type: ignore[arg-type]

@@ -1,0 +1,125 @@
+"""What broke, who noticed, and what did it cost?"""
+
+from deployments import metrics
+from monitoring import slo
+from monitoring.board import Board, Row, graph, stat
+from monitoring.queries import quantile, rate, select, total
+
+NOW = (
+    stat(
+        "Fail-overs in 10 min",
+        "Requests that moved on from an LLM replica that was lost, in mid-stream. Clients do not notice.",
+        "short",
+        f"sum(increase({select(metrics.FAILOVER_REQUESTS)}[10m]))",
+        warn=1,
+        bad=slo.FAILOVERS,
+        empty="no ingress is scraped",
+    ),
+    stat(
+        "Tokens computed again in 10 min",
+        "Tokens that moved requests had to compute a second time.",
+        "short",
+        f"sum(increase({select(metrics.FAILOVER_TOKENS)}[10m]))",
+        empty="no ingress is scraped",
+    ),
+    stat(
+        "Targets down",
+        "Processes of the application that Prometheus cannot scrape.",
+        "short",
+        'count(up{job="satori"} == 0) or vector(0)',
+        warn=1,
+        bad=2,
+    ),
+    stat(
+        "Waiting for a replica",
+        "Requests that no LLM replica has taken yet.",
+        "short",
+        total(metrics.UNASSIGNED),
+        warn=1,
+        bad=10,
+        empty="no ingress is scraped",
+    ),
+    stat(
+        "Youngest ingress",
+        "Time since the newest ingress replica started. A small value is a deploy, a scale-up or a restart.",
+        "s",
+        'min(time() - process_start_time_seconds{deployment="Ingress"})',
+        empty="no ingress is scraped",
+    ),
+    stat(
+        "Youngest LLM replica",
+        "Time since the newest LLM replica started. A small value is a deploy, a scale-up or a restart.",
+        "s",
+        'min(time() - process_start_time_seconds{deployment="LLM"})',
+        empty="no LLM replica",
+    ),
+)
+
+FAULTS = (
+    graph(
+        "Fail-overs",
+        "Requests that moved, a minute.",
+        "short",
+        (f"60 * {rate(metrics.FAILOVER_REQUESTS)}", "requests moved"),
+        empty="no ingress is scraped",
+    ),
+    graph(
+        "Tokens for nothing",
+        "Tokens a second that were computed again after a move, or that nobody got.",
+        "short",
+        (rate(metrics.FAILOVER_TOKENS), "computed again"),
+        (rate(metrics.WASTED_TOKENS, "reason"), "lost by {{reason}}"),
+        stacked=True,
+        empty="no ingress is scraped",
+    ),
+    graph(
+        "Refusals by code",
+        "Requests that end with an error, by its code; a number is the status of an error without a code of ours.",
+        "reqps",
+        (f"{rate(metrics.REFUSALS, 'code')} > 0", "{{code}}"),
+        stacked=True,
+        empty="none",
+    ),
+    graph(
+        "Requests by outcome",
+        "How requests end.",
+        "reqps",
+        (rate(metrics.REQUESTS, "outcome"), "{{outcome}}"),
+        stacked=True,
+    ),
+    graph(
+        "Targets",
+        "Processes that Prometheus scrapes, by deployment: 1 is up.",
+        "short",
+        ('sum by (deployment) (up{job="satori"})', "{{deployment}}"),
+        empty="Prometheus finds no target",
+    ),
+)
+
+SATURATION = (
+    graph(
+        "Event loop of the ingress",
+        "How late the ingress' event loop is; tokens that wait for it are as late.",
+        "s",
+        (quantile(0.5, metrics.LOOP_LAG), "p50"),
+        (quantile(0.99, metrics.LOOP_LAG), "p99"),
+        empty="no ingress is scraped",
+    ),
+    graph(
+        "CPU of the ingresses",
+        "CPU seconds a second of each ingress. One has one event loop: near 1 it is full, and another replica is needed.",
+        "short",
+        (
+            rate("process_cpu_seconds_total", "replica", where=['deployment="Ingress"']),
+            "{{replica}}",
+        ),
+        empty="no ingress is scraped",
+    ),
+)
+
+BOARD = Board(
+    "satori-resilience",
+    "Satori / Resilience",
+    "What broke, who noticed, and what did it cost?",
+    (Row("Now", NOW), Row("Faults", FAULTS), Row("Saturation of the ingress", SATURATION)),
+)

@@ -4,7 +4,7 @@
     requests expected when a     ├─ the most ─> / requests a replica can hold ─> replicas ─> bounds
     replica started now is up,   │                within both SLOs: by TPOT, KV cache, max_num_seqs
     and headroom for bursts    ──┘
-    prompts to read ─────────────── / tokens a replica reads in a second
+    prompts to read in a second ─── / tokens that a replica reads in half a second
 
 More replicas start at once. Fewer are kept when the load of the whole time of `downscale_hold_s` fits into fewer with a margin.
 
@@ -22,11 +22,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from deployments.learned import BIN_S, Costs, Memory, arrivals, learn
+from deployments.learned import BIN_S, Costs, Memory, arrivals, learn, rise
 from deployments.settings import AutoscalingSettings
 
 REPORT_LAG_S = 5.0  # from a change of the load to a decision that knows it
-MARGIN = 1.1  # fewer replicas are enough when they would be with this much more load
+MARGIN = 1.04  # fewer replicas are enough when they would be with this much more load
+PREFILL_SHARE = 0.5  # of a replica's time at most goes into prompts: beyond, they queue for long
+PREEMPTED_SHARE = 0.05  # of requests: more preemptions are a sign of overload
 TPOT_MARGIN = 0.9  # TPOT's 95th percentile is above its mean: requests differ, and prompts come between
 
 
@@ -38,7 +40,9 @@ class Reason(StrEnum):
     BACKLOG = "backlog"  # more, for the requests that are here
     FORECAST = "forecast"  # more, for those expected by the time that a replica is up
     PROMPTS = "prompts"  # more, as prompts are not read fast enough for TTFT
-    QUEUE_TIME = "queue_time"  # one more, as requests wait longer than TTFT allows although the load should fit
+    QUEUE_TIME = "queue_time"  # one more, although the load should fit, as requests wait for longer than TTFT allows,
+    PREEMPTIONS = "preemptions"  # as KV caches overflow,
+    TPOT = "tpot"  # as tokens come too slowly
     HOLD = "hold"  # fewer would do, but not for long enough
     LOWER_LOAD = "lower_load"  # fewer
     IDLE = "idle"  # none
@@ -148,7 +152,7 @@ def gather(
 
 def decide(signals: Signals, settings: AutoscalingSettings, memory: Memory) -> Decision:
     """Return how many replicas there should be. Call it at any interval; each report counts for the time since the call before."""
-    memory = learn(memory, signals, settings)
+    memory = learn(memory, signals)
     needs, inputs = _needs(signals, settings, memory)
     first = max(needs, key=lambda reason: needs[reason])
     enough = math.ceil(max(needs.values()) * MARGIN - 1e-9)
@@ -164,8 +168,7 @@ def decide(signals: Signals, settings: AutoscalingSettings, memory: Memory) -> D
 def capacity(settings: AutoscalingSettings, costs: Costs) -> float:
     """Return the running requests that a replica holds within the SLO of TPOT, its KV cache and `max_num_seqs`; at least 1."""
     by_tpot = (TPOT_MARGIN * settings.tpot_p95_s - costs.step_s) / costs.step_per_request_s
-    room = settings.kv_cache_target * (1 - min(costs.preemptions_per_request, 0.5))  # with preemptions the target was too high
-    by_kv_cache = room / costs.kv_per_request if costs.kv_per_request else math.inf
+    by_kv_cache = settings.kv_cache_target / costs.kv_per_request if costs.kv_per_request else math.inf
     return max(1.0, min(by_tpot, by_kv_cache, settings.max_num_seqs))
 
 
@@ -175,24 +178,26 @@ def _needs(signals: Signals, settings: AutoscalingSettings, memory: Memory) -> t
     held = capacity(settings, costs)
     startup_s = memory.startup_s if memory.startup_s is not None else settings.startup_s
     ahead_s = startup_s + REPORT_LAG_S
-    arrivals_per_s, spread = arrivals(memory, ahead_s)
+    now_per_s = arrivals(memory)
+    factor = rise(memory, now_per_s, ahead_s, settings.burst_share)
+    arrivals_per_s = now_per_s * (factor or 1.0)
     reply_s = costs.tokens_per_request * (costs.step_s + costs.step_per_request_s * held)
     final = arrivals_per_s * reply_s
     expected = final + (signals.ongoing - final) * math.exp(-ahead_s / reply_s)
-    headroom = settings.headroom * math.sqrt((1 + spread) / 2 * expected)
-    prefill = memory.prefill_tokens_per_s or settings.prefill_tokens_per_s
+    if factor is None:
+        expected += 2 * math.sqrt(expected)
+    prompts = arrivals_per_s * costs.prompt_tokens_per_request / PREFILL_SHARE + signals.queued_prompt_tokens / ahead_s
     needs = {
         Reason.BACKLOG: signals.ongoing / held,
-        Reason.FORECAST: (expected + headroom) / held,
-        Reason.PROMPTS: (signals.prefill_tokens_per_s + signals.queued_prompt_tokens / settings.ttft_p95_s) / prefill,
+        Reason.FORECAST: expected / held,
+        Reason.PROMPTS: prompts / settings.prefill_tokens_per_s,
     }
     inputs = {
         "ongoing": signals.ongoing,
         "expected": expected,
-        "headroom": headroom,
         "requests_per_replica": held,
-        "arrivals_per_s": arrivals_per_s,
-        "dispersion": spread,
+        "arrivals_per_s": now_per_s,
+        "rise": factor or 1.0,
         "reply_s": reply_s,
         "startup_s": startup_s,
         "queue_time_s": signals.queue_time_s,
@@ -209,8 +214,8 @@ def _choose(signals: Signals, settings: AutoscalingSettings, memory: Memory, nee
         return signals.target, Reason.BLIND
     if needed > signals.target:
         return needed, first
-    if signals.queue_time_s > settings.ttft_p95_s and signals.waiting and signals.ready >= signals.target:
-        return signals.target + 1, Reason.QUEUE_TIME
+    if (symptom := _symptom(signals, settings)) is not None and signals.ready >= signals.target:
+        return signals.target + 1, symptom
     if settings.min_replicas == 0 and not signals.ongoing and signals.now_s - memory.busy_s >= settings.idle_s:
         return 0, Reason.IDLE
     bins = math.ceil(settings.downscale_hold_s / BIN_S)
@@ -220,3 +225,14 @@ def _choose(signals: Signals, settings: AutoscalingSettings, memory: Memory, nee
     if len(memory.needed) < bins or signals.reporting < signals.ready:  # a silent replica may be full
         return signals.target, Reason.HOLD
     return enough, Reason.LOWER_LOAD
+
+
+def _symptom(signals: Signals, settings: AutoscalingSettings) -> Reason | None:
+    """Return what shows that replicas are overloaded, although by what was learned they should not be."""
+    if signals.waiting and signals.queue_time_s > settings.ttft_p95_s:
+        return Reason.QUEUE_TIME
+    if signals.preemptions_per_s > PREEMPTED_SHARE * signals.ended_per_s:
+        return Reason.PREEMPTIONS
+    if signals.decode_tokens_per_s and signals.running / signals.decode_tokens_per_s > settings.tpot_p95_s:
+        return Reason.TPOT
+    return None

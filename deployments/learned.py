@@ -1,7 +1,7 @@
 """What the autoscaler remembers from one decision to the next and has learned: a value, and the function that makes the next.
 
-Learned are: arrivals over time, tokens a reply has, what one more request costs a replica in time per token and in KV cache, how
-fast it reads prompts, and how long a replica takes to start.
+Learned are: arrivals over time, tokens of a prompt and a reply, what one more request costs a replica in time per token and in KV
+cache, and how long a replica takes to start.
 """
 
 import math
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 BIN_S = 5.0
 BINS = 240  # 20 minutes
+SAMPLE_S = 15.0
+SAMPLES = 240  # an hour
+SMOOTHED_S = 30.0
 HALF_LIFE_S = 600.0  # of what a request costs
 PRIOR_S = 1.0  # how long the settings count as measured, at each of two points
 LONGEST_STEP_S = 60.0  # a longer gap between two decisions says nothing about what happened in it
@@ -28,7 +31,8 @@ class Memory:
     """Everything that persists between decisions, in values that JSON knows; `dump` and `load` are its ways there and back.
 
     `arrived` and `needed` are of bins of `BIN_S`, the oldest first: requests that arrived, and the most replicas that the load
-    needed. `costs` are decaying sums over time (see `Costs`). `launches` are the times and counts of replicas that are starting.
+    needed. `rate` is arrivals a second, smoothed, and `rates` what it was every `SAMPLE_S` of the last hour. `costs` are decaying
+    sums over time (see `Costs`). `launches` are the times and counts of replicas that are starting.
     """
 
     at_s: float | None = None
@@ -38,11 +42,13 @@ class Memory:
     bin_needed: int = 0
     arrived: tuple[float, ...] = ()
     needed: tuple[int, ...] = ()
+    rate: float = 0.0
+    sampled_s: float = 0.0
+    rates: tuple[float, ...] = ()
     ready: int = 0
     target: int = 0
     launches: tuple[tuple[float, int], ...] = ()
     startup_s: float | None = None
-    prefill_tokens_per_s: float | None = None
     costs: tuple[float, ...] = (0.0,) * 10
 
     def dump(self) -> dict[str, Any]:
@@ -52,7 +58,7 @@ class Memory:
     @classmethod
     def load(cls, dumped: Mapping[str, Any]) -> "Memory":
         """Return the memory that was dumped; of nothing, an empty one."""
-        lists = {name: tuple(dumped[name]) for name in ("arrived", "needed", "costs") if name in dumped}
+        lists = {name: tuple(dumped[name]) for name in ("arrived", "needed", "rates", "costs") if name in dumped}
         launches = tuple((float(at_s), int(count)) for at_s, count in dumped.get("launches", ()))
         return cls(**{**dumped, **lists, "launches": launches})
 
@@ -67,13 +73,13 @@ class Costs:
     step_s: float
     step_per_request_s: float
     tokens_per_request: float
+    prompt_tokens_per_request: float
     kv_per_request: float
-    preemptions_per_request: float
 
     @classmethod
     def read(cls, memory: Memory, settings: AutoscalingSettings) -> "Costs":
         """Return the costs: a straight line through times per token by running requests, and ratios of sums."""
-        weight, n, nn, t, nt, generated, ended, preempted, kv, running = memory.costs
+        weight, n, nn, t, nt, kv, running, generated, read, ended = memory.costs
         for prior_n in (1.0, 100.0):
             prior_t = settings.step_s + prior_n * settings.step_per_request_s
             weight, n, nn = weight + PRIOR_S, n + PRIOR_S * prior_n, nn + PRIOR_S * prior_n**2
@@ -83,27 +89,24 @@ class Costs:
             step_s=max((t - slope * n) / weight, 0.0),
             step_per_request_s=slope,
             tokens_per_request=(generated + 10 * settings.tokens_per_request) / (ended + 10),
+            prompt_tokens_per_request=read / (ended + 10),
             kv_per_request=kv / running if running else 0.0,
-            preemptions_per_request=preempted / (ended + 10),
         )
 
 
-def learn(memory: Memory, signals: "Signals", settings: AutoscalingSettings) -> Memory:
+def learn(memory: Memory, signals: "Signals") -> Memory:
     """Return the memory after `signals`. What they report is taken to have held since the decision before."""
     if memory.at_s is None:
         memory = replace(memory, at_s=signals.now_s, busy_s=signals.now_s, bin_began_s=signals.now_s, ready=signals.ready)
+        memory = replace(memory, rate=signals.arrivals_per_s, sampled_s=signals.now_s)
     assert memory.at_s is not None
     step_s = min(max(signals.now_s - memory.at_s, 0.0), LONGEST_STEP_S)
     memory = _count_arrivals(memory, signals, step_s)
+    memory = _sample_rate(memory, signals, step_s)
     memory = _watch_starts(memory, signals)
     if signals.ongoing or signals.arrivals_per_s:
         memory = replace(memory, busy_s=signals.now_s)
-    return replace(
-        memory,
-        at_s=signals.now_s,
-        costs=_add_costs(memory.costs, signals, step_s),
-        prefill_tokens_per_s=_prefill_speed(memory, signals, settings, step_s),
-    )
+    return replace(memory, at_s=signals.now_s, costs=_add_costs(memory.costs, signals, step_s))
 
 
 def _count_arrivals(memory: Memory, signals: "Signals", step_s: float) -> Memory:
@@ -126,6 +129,14 @@ def _count_arrivals(memory: Memory, signals: "Signals", step_s: float) -> Memory
         arrived=tuple(arrived[-BINS:]),
         needed=tuple(needed[-BINS:]),
     )
+
+
+def _sample_rate(memory: Memory, signals: "Signals", step_s: float) -> Memory:
+    kept = math.exp(-step_s / SMOOTHED_S)
+    memory = replace(memory, rate=kept * memory.rate + (1 - kept) * signals.arrivals_per_s)
+    if signals.now_s - memory.sampled_s < SAMPLE_S:
+        return memory
+    return replace(memory, sampled_s=signals.now_s, rates=(*memory.rates, memory.rate)[-SAMPLES:])
 
 
 def _watch_starts(memory: Memory, signals: "Signals") -> Memory:
@@ -154,20 +165,9 @@ def _add_costs(costs: Sequence[float], signals: "Signals", step_s: float) -> tup
     added = [0.0] * len(costs)
     if signals.reporting and signals.decode_tokens_per_s > signals.running / LONGEST_STEP_S > 0:
         n, t = signals.running / signals.reporting, signals.running / signals.decode_tokens_per_s
-        added = [1.0, n, n * n, t, n * t, 0.0, 0.0, 0.0, signals.kv_cache_usage, signals.running]
-    added[5:8] = [signals.decode_tokens_per_s, signals.ended_per_s, signals.preemptions_per_s]
+        added[:7] = [1.0, n, n * n, t, n * t, signals.kv_cache_usage, signals.running]
+    added[7:] = [signals.decode_tokens_per_s, signals.prefill_tokens_per_s, signals.ended_per_s]
     return tuple(kept * old + step_s * new for old, new in zip(costs, added, strict=True))
-
-
-def _prefill_speed(memory: Memory, signals: "Signals", settings: AutoscalingSettings, step_s: float) -> float | None:
-    """Return how fast a replica reads prompts: it shows when prompts wait although there is room for them."""
-    room = signals.kv_cache_usage < 0.8 * signals.reporting and signals.running < 0.9 * settings.max_num_seqs * signals.reporting
-    if not (room and signals.reporting and signals.queued_prompt_tokens > signals.prefill_tokens_per_s > 0):
-        return memory.prefill_tokens_per_s
-    now = signals.prefill_tokens_per_s / signals.reporting
-    before = memory.prefill_tokens_per_s
-    kept = 0.5 ** (step_s / 60)
-    return now if before is None else kept * before + (1 - kept) * now
 
 
 def dispersion(counts: Sequence[float], window: int) -> float:
@@ -185,38 +185,50 @@ def dispersion(counts: Sequence[float], window: int) -> float:
     return max(1.0, variance / 2 / (sum(sums) / len(sums)))
 
 
-def arrivals(memory: Memory, ahead_s: float) -> tuple[float, float]:
-    """Return arrivals a second: those expected in `ahead_s`, and their index of dispersion over windows of that length.
+def arrivals(memory: Memory) -> float:
+    """Return the arrivals a second of now: the mean of three minutes, as long as shorter times do not differ by more than chance.
 
-    Expected is what a straight line through the last ten minutes comes to. Where the last minute, or its last quarter, differs
-    from the line's now by more than chance (two standard deviations), it counts with that bound.
+    The last minute counts with its bound of two standard deviations, up or down; a quarter of it, or its last bin, counts in full
+    when it is above by three or four. The standard deviations are those of the minutes before.
     """
-    counts = memory.arrived
-    spread, near, level, growth = _shape(counts, max(1, round(ahead_s / BIN_S)))
+    spread = _spread(memory.arrived[:-12][-120:])
     open_s = memory.at_s - memory.bin_began_s if memory.at_s is not None else 0.0
-    for bins in (12, 3):
-        last = counts[-bins:]
+
+    def rate(bins: int) -> tuple[float, float]:
+        last = memory.arrived[-bins:]
         seconds = max(BIN_S * len(last) + open_s, BIN_S)
-        rate = (sum(last) + memory.bin_arrived) / seconds
-        chance = 2 * math.sqrt(near * max(rate, level) / seconds)
-        level = max(level, rate - chance)
-        if bins == 12:
-            level = min(level, rate + chance)
-    return level + max(growth, 0.0) * ahead_s, spread
+        mean = (sum(last) + memory.bin_arrived) / seconds
+        return mean, math.sqrt(spread * max(mean, level) / seconds)
+
+    level = 0.0
+    level, _ = rate(36)
+    minute, deviation = rate(12)
+    level = min(max(level, minute - 2 * deviation), minute + 2 * deviation)
+    for bins, deviations in ((3, 3), (1, 4)):
+        recent, deviation = rate(bins)
+        if recent - deviations * deviation > level:
+            level = recent
+    return level
 
 
-@lru_cache(maxsize=8)  # bins close every few seconds, decisions are made more often
-def _shape(counts: tuple[float, ...], window: int) -> tuple[float, float, float, float]:
-    """Return the dispersion in windows of `window` bins, that in quarters of a minute until a minute ago, and arrivals a second
-    now and their growth in a second by a line through the last ten minutes, its slope brought nearer to zero by its standard error.
+@lru_cache(maxsize=4)  # bins close every few seconds, decisions are made more often
+def _spread(counts: tuple[float, ...]) -> float:
+    return dispersion(counts, 3)
+
+
+def rise(memory: Memory, now_per_s: float, ahead_s: float, share: float) -> float | None:
+    """Return by which factor arrivals rise within `ahead_s` at most, in `share` of the last hour's moments with about as many.
+
+    None where there are fewer than 20 such moments (five minutes).
     """
-    spread, near = dispersion(counts, window), dispersion(counts[-132:-12], 3)
-    counts = counts[-120:]
-    if len(counts) < 12:
-        return spread, near, sum(counts) / max(len(counts), 1) / BIN_S, 0.0
-    mean, middle = sum(counts) / len(counts), (len(counts) - 1) / 2
-    squares = sum((at - middle) ** 2 for at in range(len(counts)))
-    slope = sum((at - middle) * count for at, count in enumerate(counts)) / squares
-    error = math.sqrt(near * max(mean, 1.0) / squares)
-    slope = math.copysign(max(abs(slope) - error, 0.0), slope)
-    return spread, near, max(mean + slope * middle, 0.0) / BIN_S, slope / BIN_S**2
+    rises = _rises(memory.rates, max(1, round(ahead_s / SAMPLE_S)))
+    similar = sorted(factor for rate, factor in rises if 0.7 * now_per_s <= rate <= 1.4 * now_per_s)
+    if len(similar) < 20:
+        return None
+    return max(1.0, similar[min(int(share * len(similar)), len(similar) - 1)])
+
+
+@lru_cache(maxsize=4)
+def _rises(rates: tuple[float, ...], ahead: int) -> list[tuple[float, float]]:
+    """Return each moment's rate, and the factor to the highest of the `ahead` moments after it."""
+    return [(rate, max(rates[at + 1 : at + 1 + ahead]) / rate) for at, rate in enumerate(rates[:-ahead]) if rate]

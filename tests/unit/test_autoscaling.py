@@ -168,12 +168,13 @@ def test_it_learns_what_a_replica_holds_from_its_speed() -> None:
 
 
 def test_what_a_replica_holds_is_bounded_by_each_of_its_three_limits() -> None:
-    costs = Costs(step_s=0.02, step_per_request_s=1e-4, tokens_per_request=1000, kv_per_request=0.0, preemptions_per_request=0.0)
+    costs = Costs(
+        0.02, 1e-4, tokens_per_request=1000, prompt_tokens_per_request=100, kv_per_request=0.0, preemptions_per_request=0.0
+    )
     assert capacity(SETTINGS, costs) == pytest.approx(250)
     assert capacity(SETTINGS.model_copy(update={"max_num_seqs": 64}), costs) == 64
     full = replace(costs, kv_per_request=0.01)
     assert capacity(SETTINGS, full) == pytest.approx(85)
-    assert capacity(SETTINGS, replace(full, preemptions_per_request=0.2)) == pytest.approx(68)
     assert capacity(SETTINGS, replace(costs, step_s=1.0)) == 1, "a model that is too slow for the SLO gets a replica a request"
 
 
@@ -182,7 +183,7 @@ def test_what_a_replica_holds_is_bounded_by_each_of_its_three_limits() -> None:
     [
         ({"waiting": 900}, Reason.BACKLOG),
         ({"arrivals_per_s": 60}, Reason.FORECAST),
-        ({"queued_prompt_tokens": 400_000}, Reason.PROMPTS),
+        ({"prefill_tokens_per_s": 40_000}, Reason.PROMPTS),
         ({"queue_time_s": 3.0, "waiting": 2}, Reason.QUEUE_TIME),
         ({}, Reason.HOLD),
         ({"running": 400, "decode_tokens_per_s": 400 / STEP_S, "arrivals_per_s": 13.3, "ended_per_s": 13.3}, Reason.STEADY),

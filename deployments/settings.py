@@ -10,10 +10,10 @@ import re
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from deployments.errors import SettingsError
 
@@ -71,6 +71,41 @@ class LLMSettings(Section):
     env: dict[str, str] = {}
 
 
+class AutoscalingSettings(Section):
+    """How many LLM replicas there are; while not `enabled`, always `llm.num_replicas`. See `deployments.autoscaling`.
+
+    95 % of the requests are to have their first token within `ttft_p95_s`, and a mean time per token after it within
+    `tpot_p95_s`. `headroom` is kept free for bursts, in standard deviations of the load. Replicas leave when the load of
+    `downscale_hold_s` fits into fewer, and the last one after `idle_s` without requests where `min_replicas` is 0.
+
+    The others say what a replica can do (defaults: a 7B model in bfloat16 on an RTX 4090; sources in `cluster/replicas.py`):
+    seconds to start, seconds for a token and more for each running request, prompt tokens read in a second, tokens of a reply.
+    What is measured takes their place. `max_num_seqs` is the engine's, and of its KV cache `kv_cache_target` is used.
+    """
+
+    enabled: bool = False
+    min_replicas: int = Field(1, ge=0)
+    max_replicas: int = Field(8, ge=1)
+    ttft_p95_s: float = Field(2.0, gt=0)
+    tpot_p95_s: float = Field(0.05, gt=0)
+    burst_share: float = Field(0.95, gt=0, le=1)
+    downscale_hold_s: float = Field(90, ge=0)
+    idle_s: float = Field(600, ge=0)
+    startup_s: float = Field(90, gt=0)
+    step_s: float = Field(0.018, gt=0)
+    step_per_request_s: float = Field(0.00015, gt=0)
+    prefill_tokens_per_s: float = Field(8000, gt=0)
+    tokens_per_request: float = Field(1000, gt=0)
+    max_num_seqs: int = Field(256, ge=1)
+    kv_cache_target: float = Field(0.85, gt=0, le=1)
+
+    @model_validator(mode="after")
+    def _bounds_in_order(self) -> Self:
+        if self.max_replicas < self.min_replicas:
+            raise ValueError(f"min_replicas={self.min_replicas} is above max_replicas={self.max_replicas}; allowed: at most that")
+        return self
+
+
 class UISettings(Section):
     """The UI deployment. `api_url` is where it finds the API; by default this application, on the UI's own host."""
 
@@ -124,6 +159,7 @@ class Settings(Section):
     http: HttpSettings = HttpSettings()
     ingress: IngressSettings = IngressSettings()
     llm: LLMSettings = LLMSettings()
+    autoscaling: AutoscalingSettings = AutoscalingSettings()
     ui: UISettings = UISettings()
     coat: CoatSettings = CoatSettings()
     access: AccessSettings = AccessSettings()

@@ -31,7 +31,8 @@ import psutil
 from deployments import keys
 from deployments import settings as settings_module
 from deployments.draining import RUN, marker
-from deployments.errors import PortInUseError, SatoriError
+from deployments.errors import PortInUseError, SatoriError, SettingsError
+from deployments.hardware import lacking
 from deployments.phases import MARK
 from deployments.settings import ROOT, Settings, is_path
 
@@ -93,6 +94,15 @@ def check_ports(settings: Settings, variables: dict[str, str]) -> None:
                 f"port {connection.laddr.port} is taken by {_owner(connection.pid)}; stop it, or choose another: make serve"
                 " ARGS=http.port=8001"
             )
+
+
+def check_gpus(settings: Settings, address: str, gpus: int) -> None:
+    """Raise SettingsError when LLM replicas ask for more GPUs than this machine has, where it is to be the whole cluster.
+
+    `address` is Ray's. GPU types are known to Ray only, so the ingress looks at them (`/ready`).
+    """
+    if address == "local" and (lack := lacking(settings.llm.model_copy(update={"accelerator_type": None}), {"GPU": gpus})):
+        raise SettingsError(lack.replace("the cluster", "this machine"))
 
 
 def _owner(pid: int | None) -> str:
@@ -317,6 +327,7 @@ def main(arguments: list[str]) -> int:
         print(f"satori-serve: {settings.served_model_name}, preset {settings.preset}", flush=True)
         guarded = keys.open_store(settings.access.keys, os.environ.get(keys.ENVIRONMENT)) is not None
         warn(keys.exposed(settings.http, guarded))
+        check_gpus(settings, environment()["RAY_ADDRESS"], gpus=len(list(Path("/dev").glob("nvidia[0-9]*"))))
         fetch_model(settings.model)
         application = Application(arguments, settings, guarded)
     except SatoriError as error:

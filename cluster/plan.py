@@ -146,8 +146,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     lines = preset(chosen, card, options) if chosen else None
     assumed = assumptions(shape, demand, options)
     if options.json:
-        plan = {"model": asdict(shape), "gpu": asdict(card), "limits": asdict(limits), "demand": asdict(demand)}
-        plan |= {"rows": [asdict(one) for one in rows], "preset": lines, "assumed": " ".join(assumed)}
+        plan: dict[str, Any] = {"rows": [asdict(one) for one in rows], "preset": lines, "assumed": " ".join(assumed)}
+        plan |= {"model": asdict(shape), "gpu": asdict(card), "limits": asdict(limits), "demand": asdict(demand)}
         print(json.dumps(plan, indent=1))
         return 0
     size = f"{shape.parameters / 1e9:.3g} B" if shape.parameters >= 1e8 else f"{shape.parameters / 1e6:.3g} M"

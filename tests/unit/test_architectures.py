@@ -107,7 +107,7 @@ def test_an_id_without_the_hub_is_an_error_that_says_so(monkeypatch: pytest.Monk
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(PlanError, match="model='someone/something': its config.json could not be had"):
+    with pytest.raises(PlanError, match=r"model='someone/something': its .* could not be had"):
         architectures.load("someone/something")
 
 

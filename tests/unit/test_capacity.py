@@ -62,7 +62,8 @@ def test_figures_stay_below_the_card() -> None:
 
 
 def measured(run: dict[str, Any]) -> str:
-    return f"{run['source'].split('/')[2]} {run['model']['hidden_size']} {run['precision']} tp{run['tp']} {run['requests']} {run['tokens_s']}"
+    host, hidden = run["source"].split("/")[2], run["model"]["hidden_size"]
+    return f"{host} {hidden} {run['precision']} tp{run['tp']} {run['requests']} {run['tokens_s']}"
 
 
 @pytest.mark.parametrize("run", PUBLISHED["measured"], ids=measured)

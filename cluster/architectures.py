@@ -127,6 +127,8 @@ def shape(config: Mapping[str, Any], stored: int | None = None) -> Shape:
         raise PlanError(f"num_key_value_heads={kv_heads}: allowed: a divisor of num_attention_heads={heads}")
     hidden, layers = _number(config, "hidden_size"), _number(config, "num_hidden_layers")
     head_dim = _number(config, "head_dim", hidden // heads)
+    if architecture == "Qwen2ForCausalLM" and head_dim != hidden // heads:  # which vLLM 0.32 does not read
+        raise PlanError(f"head_dim={head_dim}: allowed for {architecture}: hidden_size / num_attention_heads = {hidden // heads}")
     window = config.get("sliding_window") or 0
     found = Shape(
         architecture=architecture,

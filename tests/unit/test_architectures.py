@@ -84,6 +84,7 @@ def test_a_window_bounds_what_its_layers_keep() -> None:
         (config("Qwen2ForCausalLM", hidden_size=None), ["hidden_size=None", "whole number"]),
         (config("Qwen2ForCausalLM", num_hidden_layers="3"), ["num_hidden_layers='3'", "whole number"]),
         (config("Qwen2ForCausalLM", num_key_value_heads=3), ["num_key_value_heads=3", "divisor of num_attention_heads=4"]),
+        (config("Qwen2ForCausalLM", head_dim=32), ["head_dim=32", "num_attention_heads = 16"]),
         (config("Qwen2ForCausalLM", quantization_config={"quant_method": "awq"}), ["quantization_config='awq'", "not planned"]),
     ],
 )

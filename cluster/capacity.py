@@ -16,8 +16,8 @@ from cluster.architectures import PlanError, Shape
 
 GIB = 2**30
 BANDWIDTH_SHARE = 0.9
-FLOPS_SHARE = 0.5
-STEP_S = 0.0015
+FLOPS_SHARE = 0.45
+STEP_S = 0.002
 """The shares of a card's bandwidth and FLOPs that are reached, and the rest of a step's time (scheduling, launches, sampling).
 
 Fitted on a grid to the single-card runs of published.yaml.

@@ -52,7 +52,7 @@ def test_more_cards_than_kv_heads_hold_copies() -> None:
 def test_one_stream_is_bound_by_the_bandwidth() -> None:
     replica = Replica(model("qwen2-7b"), CARD, BF16)
     bound = CARD.bandwidth_bytes_s / (replica.weights_bytes - 152064 * 3584 * 2)  # the embedding is not read
-    assert 0.8 * bound < replica.tokens_s(1, 1, 256) < bound
+    assert 0.75 * bound < replica.tokens_s(1, 1, 256) < bound
 
 
 def test_figures_stay_below_the_card() -> None:

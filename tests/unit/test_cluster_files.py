@@ -47,8 +47,6 @@ RAY_SERVICE = fields(
     spec=fields(
         "rayClusterConfig",
         serveConfigV2=TEXT,
-        deploymentUnhealthySecondThreshold=NUMBER,
-        serviceUnhealthySecondThreshold=NUMBER,
         rayClusterConfig=fields(
             "headGroupSpec",
             rayVersion=TEXT,

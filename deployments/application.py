@@ -37,7 +37,8 @@ def config(arguments: dict[str, Any]) -> Application:
 def build(settings: Settings, replica: type[LLM] = LLM) -> Application:
     """Return the graph: Ingress -> LLM, and Ingress -> UI where that is enabled.
 
-    `replica` is the class to deploy as LLM; tests pass one with scripted tokens. Raises SettingsError when API keys are wrong.
+    `replica` is the class to deploy as LLM; tests pass one with scripted tokens. Serve spreads the replicas of each over the nodes
+    that have what they ask for (its strategy SPREAD); only LLM replicas ask for GPUs. Raises SettingsError when API keys are wrong.
     """
     _listen(settings)
     # Looked up here for all ingress replicas: on another host the variable may not be there, and nothing would be asked for.
@@ -52,7 +53,11 @@ def build(settings: Settings, replica: type[LLM] = LLM) -> Application:
         num_replicas=settings.llm.num_replicas,
         max_ongoing_requests=settings.llm.max_ongoing_requests,
         graceful_shutdown_timeout_s=settings.llm.graceful_shutdown_timeout_s,
-        ray_actor_options={"num_cpus": settings.llm.num_cpus, "num_gpus": settings.llm.num_gpus},
+        ray_actor_options={
+            "num_cpus": settings.llm.num_cpus,
+            "num_gpus": settings.llm.num_gpus,
+            "accelerator_type": settings.llm.accelerator_type,
+        },
         request_router_config=RequestRouterConfig(request_router_class="deployments.routing:LeastRequestsRouter"),
     )
     ingress = serve.deployment(
@@ -62,7 +67,8 @@ def build(settings: Settings, replica: type[LLM] = LLM) -> Application:
         num_replicas=settings.ingress.num_replicas,
         max_ongoing_requests=settings.ingress.max_ongoing_requests,
         graceful_shutdown_timeout_s=settings.ingress.graceful_shutdown_timeout_s,
-        ray_actor_options={"num_cpus": settings.ingress.num_cpus},
+        max_replicas_per_node=settings.ingress.max_replicas_per_node,
+        ray_actor_options={"num_cpus": settings.ingress.num_cpus, "label_selector": settings.ingress.label_selector},
     )
     if not settings.ui.enabled:
         return ingress.bind(settings, llm.bind(settings), None, api_keys)
@@ -72,7 +78,7 @@ def build(settings: Settings, replica: type[LLM] = LLM) -> Application:
         logging_config=quiet,
         num_replicas=settings.ui.num_replicas,
         max_ongoing_requests=settings.ui.max_ongoing_requests,
-        ray_actor_options={"num_cpus": settings.ui.num_cpus},
+        ray_actor_options={"num_cpus": settings.ui.num_cpus, "label_selector": settings.ui.label_selector},
         request_router_config=RequestRouterConfig(request_router_class="deployments.routing:StickyRouter"),
     )
     return ingress.bind(settings, llm.bind(settings), ui.bind(settings), api_keys)

@@ -18,6 +18,7 @@ from deployments import exposition, logs, metrics
 from deployments.bridge import UIBridge
 from deployments.draining import Draining, draining
 from deployments.errors import SatoriError
+from deployments.hardware import lacking
 from deployments.keys import open_store
 from deployments.phases import Phases
 from deployments.settings import Settings
@@ -25,6 +26,7 @@ from deployments.settings import Settings
 if TYPE_CHECKING:
     from deployments.channel import Address
 
+logger = logs.logger("ingress")
 READY_S = 2.0
 # From the inside out: the last sees a request first, before any of vLLM's own.
 MIDDLEWARE = [
@@ -58,6 +60,8 @@ class Ingress:
         phases = Phases("ingress")
         logs.write_requests("Ingress")
         exposition.show(metrics.INGRESS, self._settings)
+        if lack := await asyncio.to_thread(self._lacking):
+            logger.warning("%s", lack)
         prepare({"VLLM_TARGET_DEVICE": "cpu"})  # whatever vLLM's build and this host's devices, nothing here runs on one
         with phases.reported():
             with phases("import vllm"), sparing_logging():
@@ -151,8 +155,14 @@ class Ingress:
         try:
             replica = await asyncio.wait_for(self._llm.state.remote(), READY_S)
         except (TimeoutError, RayActorError):
-            return JSONResponse({"ready": False, "reason": "no LLM replica is up", "ingress": mine}, 503)
+            reason = "no LLM replica is up"
+            if lack := await asyncio.to_thread(self._lacking):
+                reason += f"; {lack}"
+            return JSONResponse({"ready": False, "reason": reason, "ingress": mine}, 503)
         return JSONResponse({"ready": True, "replica": replica, "ingress": mine})
+
+    def _lacking(self) -> str | None:
+        return lacking(self._settings.llm, ray.cluster_resources())
 
 
 class LLMReplicas:

@@ -31,7 +31,9 @@ import psutil
 from deployments import keys
 from deployments import settings as settings_module
 from deployments.draining import RUN, marker
-from deployments.errors import PortInUseError, SatoriError
+from deployments.environment import SERVING
+from deployments.errors import PortInUseError, SatoriError, SettingsError
+from deployments.hardware import lacking
 from deployments.phases import MARK
 from deployments.settings import ROOT, Settings, is_path
 
@@ -44,30 +46,9 @@ HAPROXY_PORTS = {"RAY_SERVE_HAPROXY_METRICS_PORT": 9101, "RAY_SERVE_HAPROXY_STAT
 
 def environment() -> dict[str, str]:
     """Return the environment for Ray's processes: ours, over defaults that the caller's own environment wins over."""
-    defaults = {
-        "RAY_SERVE_ENABLE_HA_PROXY": "1",
-        "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
-        "RAY_SERVE_HAPROXY_NBTHREAD": "1",
-        # The replica's own drain is bounded by its settings; this minimum is for load balancers that poll slowly.
-        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
-        # Less work in the background: with the defaults, Serve's loops took 5 % of a 2-core machine under load.
-        "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.5",
-        "RAY_SERVE_METRICS_EXPORT_INTERVAL_MS": "2000",
-        "RAY_SERVE_MAX_PER_REPLICA_RETRY_COUNT": "1",
-        "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
-        # Its `option idle-close-on-response` makes HAProxy (2.8) miss that the client of a reused connection has left.
-        "RAY_SERVE_ENABLE_HAPROXY_OPTIMIZED_CONFIG": "0",
-        # A killed HAProxy is back after some 7 s, not 28: three failed checks are waited for.
-        "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
-        # Ray's older recorder of metrics: the new one takes some 5 % of the ingress' time, in three records a request.
-        "RAY_enable_open_telemetry": "0",
-        "RAY_USAGE_STATS_ENABLED": "0",
-        # A cluster of its own: the address that a killed `ray start` leaves behind would be waited for, and a running cluster's
-        # processes have not this environment.
-        "RAY_ADDRESS": "local",
-        "RAY_process_group_cleanup_enabled": "1",
-        "PYTHONUNBUFFERED": "1",
-    }
+    # A cluster of its own: the address that a killed `ray start` leaves behind would be waited for, and a running cluster's
+    # processes have not this environment.
+    defaults = SERVING | {"RAY_ADDRESS": "local"}
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     return defaults | os.environ | {RUN: uuid.uuid4().hex, "PYTHONPATH": path}
 
@@ -93,6 +74,15 @@ def check_ports(settings: Settings, variables: dict[str, str]) -> None:
                 f"port {connection.laddr.port} is taken by {_owner(connection.pid)}; stop it, or choose another: make serve"
                 " ARGS=http.port=8001"
             )
+
+
+def check_gpus(settings: Settings, address: str, gpus: int) -> None:
+    """Raise SettingsError when LLM replicas ask for more GPUs than this machine has, where it is to be the whole cluster.
+
+    `address` is Ray's. GPU types are known to Ray only, so the ingress looks at them (`/ready`).
+    """
+    if address == "local" and (lack := lacking(settings.llm.model_copy(update={"accelerator_type": None}), {"GPU": gpus})):
+        raise SettingsError(lack.replace("the cluster", "this machine"))
 
 
 def _owner(pid: int | None) -> str:
@@ -317,6 +307,7 @@ def main(arguments: list[str]) -> int:
         print(f"satori-serve: {settings.served_model_name}, preset {settings.preset}", flush=True)
         guarded = keys.open_store(settings.access.keys, os.environ.get(keys.ENVIRONMENT)) is not None
         warn(keys.exposed(settings.http, guarded))
+        check_gpus(settings, environment()["RAY_ADDRESS"], gpus=len(list(Path("/dev").glob("nvidia[0-9]*"))))
         fetch_model(settings.model)
         application = Application(arguments, settings, guarded)
     except SatoriError as error:

@@ -43,10 +43,13 @@ class HttpSettings(Section):
 class IngressSettings(Section):
     """The ingress deployment: vLLM's API server, without an engine.
 
-    A replica that leaves gets `graceful_shutdown_timeout_s` for the replies it streams: a client's connection cannot move.
+    A replica that leaves gets `graceful_shutdown_timeout_s` for the replies it streams: a client's connection cannot move. Replicas
+    are on nodes with the Ray labels of `label_selector`, at most `max_replicas_per_node` on each.
     """
 
     num_replicas: int = Field(1, ge=1)
+    max_replicas_per_node: int | None = Field(None, ge=1, le=100)
+    label_selector: dict[str, str] = {}
     num_cpus: float = Field(1, ge=0)
     max_ongoing_requests: int = Field(10_000, ge=1)
     graceful_shutdown_timeout_s: float = Field(600, ge=0)
@@ -55,15 +58,16 @@ class IngressSettings(Section):
 class LLMSettings(Section):
     """The LLM deployment: one vLLM EngineCore a replica.
 
-    `num_gpus` is the GPUs of one replica. `env` is set in the replica's process, and so in its engine's, before vLLM is
-    imported. A replica that leaves gets `graceful_shutdown_timeout_s` to finish the requests it holds; those left then move to
-    others. One that holds requests and whose engine does nothing for `hung_after_s` is replaced, and its requests move. A request
-    waits at most `wait_s` for a replica.
+    `num_gpus` is the GPUs of one replica, of the type `accelerator_type` as Ray names it, where that is given. `env` is set in the
+    replica's process, and so in its engine's, before vLLM is imported. A replica that leaves gets `graceful_shutdown_timeout_s` to
+    finish the requests it holds; those left then move to others. One that holds requests and whose engine does nothing for
+    `hung_after_s` is replaced, and its requests move. A request waits at most `wait_s` for a replica.
     """
 
     num_replicas: int = Field(1, ge=1)
     num_cpus: float = Field(1, ge=0)
     num_gpus: float = Field(0, ge=0)
+    accelerator_type: str | None = None
     max_ongoing_requests: int = Field(10_000, ge=1)
     graceful_shutdown_timeout_s: float = Field(60, ge=0)
     hung_after_s: float = Field(60, gt=0)
@@ -107,10 +111,14 @@ class AutoscalingSettings(Section):
 
 
 class UISettings(Section):
-    """The UI deployment. `api_url` is where it finds the API; by default this application, on the UI's own host."""
+    """The UI deployment. `api_url` is where it finds the API; by default this application, on the UI's own host.
+
+    Replicas are on nodes with the Ray labels of `label_selector`.
+    """
 
     enabled: bool = True
     num_replicas: int = Field(1, ge=1)
+    label_selector: dict[str, str] = {}
     num_cpus: float = Field(0.1, ge=0)
     max_ongoing_requests: int = Field(10_000, ge=1)
     api_url: str | None = None
@@ -219,9 +227,23 @@ def load(arguments: Mapping[str, Any]) -> Settings:
         settings = Settings.model_validate(values)
     except ValidationError as error:
         problems += [_describe(detail) for detail in error.errors()]
+    else:
+        problems += _check_gpus(settings)
     if problems:
         raise SettingsError("\n".join(problems))
     return settings
+
+
+def _check_gpus(settings: Settings) -> list[str]:
+    """Return a line where the GPUs of a replica are not those that its engine splits the model over."""
+    sizes = {name: settings.engine.get(name) or 1 for name in ("tensor_parallel_size", "pipeline_parallel_size")}
+    wanted, given = sizes["tensor_parallel_size"] * sizes["pipeline_parallel_size"], settings.llm.num_gpus
+    if given and given != wanted and (wanted > 1 or given > 1):  # a part of a GPU is enough for a replica of one
+        split = " and ".join(f"engine.{name}={size}" for name, size in sizes.items() if size > 1 or name.startswith("tensor"))
+        return [f"llm.num_gpus={given:g} with {split}: allowed: llm.num_gpus={wanted}, a GPU for each part of the model"]
+    if settings.llm.accelerator_type is not None and not given:
+        return [f"llm.accelerator_type={settings.llm.accelerator_type!r} with llm.num_gpus=0: allowed: llm.num_gpus of {wanted}"]
+    return []
 
 
 def _nest(arguments: Mapping[str, Any]) -> dict[str, Any]:

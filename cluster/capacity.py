@@ -25,7 +25,8 @@ Fitted on a grid to the single-card runs of published.yaml.
 OVERHEAD_BYTES = round(2.2 * GIB)
 """A card's memory for activations, CUDA graphs and libraries.
 
-vLLM's logs on cards of 24 GB tell of 1.2 to 1.7 GiB without the graphs, which count too since vLLM 0.21; 0.6 GiB are assumed for them.
+vLLM's logs on cards of 24 GB tell of 1.2 to 1.7 GiB without the graphs, which count too since vLLM 0.21; for them 0.6 GiB are
+assumed.
 """
 BLOCK_TOKENS = 16
 """Tokens of a KV block, vLLM's default on CUDA."""

@@ -15,15 +15,19 @@ import yaml
 from cluster.architectures import PlanError, Shape
 
 GIB = 2**30
-BANDWIDTH_SHARE = 0.9
+BANDWIDTH_SHARE = 0.95
 FLOPS_SHARE = 0.45
 STEP_S = 0.002
 """The shares of a card's bandwidth and FLOPs that are reached, and the rest of a step's time (scheduling, launches, sampling).
 
 Fitted on a grid to the single-card runs of published.yaml.
 """
-OVERHEAD_BYTES = round(1.6 * GIB)
-"""A card's memory for activations, CUDA graphs and libraries: vLLM's logs on cards of 24 GB tell of 1.2 to 1.7 GiB."""
+OVERHEAD_BYTES = round(2.2 * GIB)
+"""A card's memory for activations, CUDA graphs and libraries.
+
+vLLM's logs on cards of 24 GB tell of 1.2 to 1.7 GiB without the graphs, which count too since vLLM 0.21; for them 0.6 GiB are
+assumed.
+"""
 BLOCK_TOKENS = 16
 """Tokens of a KV block, vLLM's default on CUDA."""
 

@@ -58,7 +58,7 @@ def assumptions(shape: Shape, demand: Demand, options: argparse.Namespace) -> li
         f" {sizing.MAX_NUM_SEQS} run at a time in a replica",
         f"speed: a roofline at {capacity.BANDWIDTH_SHARE:.0%} of the bandwidth and {capacity.FLOPS_SHARE:.0%} of the FLOPs, and"
         f" {capacity.STEP_S * 1e3:g} ms a step, fitted to runs that others",
-        "  published for the RTX 4090 (cluster/published.yaml): they lie within a factor of 1.4 of it on one card, of 3 with",
+        "  published for the RTX 4090 (cluster/published.yaml): they lie within a factor of 1.5 of it on one card, of 3 with",
         "  tensor parallelism; of FP8 there is one. Nothing here was measured by us on a GPU",
     ]
     if demand.requests_s is not None:

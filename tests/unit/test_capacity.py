@@ -30,11 +30,11 @@ def test_satoris_shape_is_as_its_presets_say() -> None:
 
 def test_what_fits_is_what_the_weights_leave() -> None:
     replica = Replica(model("qwen2-7b"), CARD, BF16, utilization=0.9)
-    space = 23.65 * GIB * 0.9 - 1.6 * GIB - replica.weights_bytes
-    assert replica.kv_space_bytes == pytest.approx(space, abs=1)
+    space = 23.65 * GIB * 0.9 - 2.2 * GIB - replica.weights_bytes
+    assert replica.kv_space_bytes == pytest.approx(space, abs=2)
     assert replica.fits(1280) == int(space / (1280 * 56 * 1024))
     assert replica.fits(1265) == replica.fits(1280), "whole blocks of 16 tokens"
-    assert replica.fits(1264) >= replica.fits(1280)
+    assert replica.fits(640) > 2 * replica.fits(1281)
 
 
 def test_weights_beyond_a_card_leave_nothing() -> None:
@@ -73,7 +73,7 @@ def test_expectations_are_near_what_was_published(run: dict[str, Any]) -> None:
     lengths = run["prompt_tokens"], run["output_tokens"]
     requests = min(256, replica.fits(sum(lengths))) if run["requests"] == "full" else run["requests"]
     factor = replica.tokens_s(requests, *lengths) / run["tokens_s"]
-    allowed = 1.4 if run["tp"] == 1 else 3
+    allowed = 1.5 if run["tp"] == 1 else 3
     assert 1 / allowed < factor < allowed
 
 

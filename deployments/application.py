@@ -9,7 +9,7 @@ from typing import Any
 import click
 from ray import serve
 from ray.serve import Application
-from ray.serve.config import HTTPOptions, RequestRouterConfig
+from ray.serve.config import AutoscalingConfig, AutoscalingPolicy, HTTPOptions, RequestRouterConfig
 from ray.serve.schema import LoggingConfig
 
 from deployments import keys, logs
@@ -21,6 +21,11 @@ from deployments.settings import Settings
 from deployments.web import WebUI
 
 logger = logs.logger("application")
+
+LOOK_S = 0.2
+"""How often a replica that leaves looks whether it has requests left; Serve's default of 2 s is what an idle one takes."""
+LOOK_BACK_S = 3.0
+"""Over which Serve averages the requests that wait at the ingresses."""
 
 
 def config(arguments: dict[str, Any]) -> Application:
@@ -50,7 +55,8 @@ def build(settings: Settings, replica: type[LLM] = LLM) -> Application:
         replica,
         name="LLM",
         logging_config=quiet,
-        num_replicas=settings.llm.num_replicas,
+        graceful_shutdown_wait_loop_s=LOOK_S,
+        **_number(settings),
         max_ongoing_requests=settings.llm.max_ongoing_requests,
         graceful_shutdown_timeout_s=settings.llm.graceful_shutdown_timeout_s,
         ray_actor_options={
@@ -64,6 +70,7 @@ def build(settings: Settings, replica: type[LLM] = LLM) -> Application:
         serve.ingress()(Ingress),
         name="Ingress",
         logging_config=quiet,
+        graceful_shutdown_wait_loop_s=LOOK_S,
         num_replicas=settings.ingress.num_replicas,
         max_ongoing_requests=settings.ingress.max_ongoing_requests,
         graceful_shutdown_timeout_s=settings.ingress.graceful_shutdown_timeout_s,
@@ -76,12 +83,35 @@ def build(settings: Settings, replica: type[LLM] = LLM) -> Application:
         WebUI,
         name="UI",
         logging_config=quiet,
+        graceful_shutdown_wait_loop_s=LOOK_S,
         num_replicas=settings.ui.num_replicas,
         max_ongoing_requests=settings.ui.max_ongoing_requests,
         ray_actor_options={"num_cpus": settings.ui.num_cpus, "label_selector": settings.ui.label_selector},
         request_router_config=RequestRouterConfig(request_router_class="deployments.routing:StickyRouter"),
     )
     return ingress.bind(settings, llm.bind(settings), ui.bind(settings), api_keys)
+
+
+def _number(settings: Settings) -> dict[str, Any]:
+    """Return the options of `serve.deployment` for how many LLM replicas there are.
+
+    Serve's own delays and smoothing are off: the policy knows when to wait.
+    """
+    wanted = settings.autoscaling
+    if not wanted.enabled:
+        return {"num_replicas": settings.llm.num_replicas}
+    autoscaling = AutoscalingConfig(
+        min_replicas=wanted.min_replicas,
+        initial_replicas=min(max(settings.llm.num_replicas, wanted.min_replicas), wanted.max_replicas),
+        max_replicas=wanted.max_replicas,
+        upscale_delay_s=0,
+        downscale_delay_s=0,
+        look_back_period_s=LOOK_BACK_S,
+        policy=AutoscalingPolicy(
+            policy_function="deployments.scaler:Scaler", policy_kwargs={"settings": settings.model_dump(mode="json")}
+        ),
+    )
+    return {"autoscaling_config": autoscaling}
 
 
 def _listen(settings: Settings) -> None:

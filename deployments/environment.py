@@ -17,6 +17,9 @@ SERVING = {
     # Less work in the background: with the defaults, Serve's loops took 5 % of a 2-core machine under load.
     "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.5",
     "RAY_SERVE_METRICS_EXPORT_INTERVAL_MS": "2000",
+    # The autoscaler hears of the load every other second, not every ten.
+    "RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "2",
+    "RAY_SERVE_HANDLE_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "2",
     "RAY_SERVE_MAX_PER_REPLICA_RETRY_COUNT": "1",
     "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
     # Its `option idle-close-on-response` makes HAProxy (2.8) miss that the client of a reused connection has left.

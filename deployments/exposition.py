@@ -13,6 +13,7 @@ import socketserver
 import threading
 import time
 from collections import Counter
+from functools import cache
 from typing import Any
 from wsgiref import simple_server
 
@@ -38,7 +39,7 @@ logger = logs.logger("metrics")
 
 
 def show(part: str, settings: Settings) -> None:
-    """Serve this process's metrics, those of `part` among them, and tell where."""
+    """Serve this process's metrics, those of `part` among them, and tell where. Once more, as by a new deploy: tell it anew."""
     metrics.keep(part)
     node = ray.util.get_node_ip_address()
     head = ray.get_runtime_context().gcs_address.rpartition(":")[0]
@@ -66,6 +67,7 @@ class _Silent(simple_server.WSGIRequestHandler):
         pass
 
 
+@cache
 def _serve(host: str) -> simple_server.WSGIServer:
     """Serve all metrics of this process on a free port, in a thread; return the server.
 
@@ -109,6 +111,7 @@ class Replicas:
 
     def __init__(self) -> None:
         self._states: dict[str, str] = {}
+        self._deployments: dict[str, dict[str, Any]] = {}
         self._task: asyncio.Task[None] | None = None
 
     def watch(self) -> None:
@@ -135,8 +138,13 @@ class Replicas:
                 for state in STATES:
                     metrics.REPLICAS.labels(name, state).set(count[state])
                 metrics.REPLICAS_TARGET.labels(name).set(deployment["target_num_replicas"])
+                self._deployments[name] = deployment
                 states |= replicas
         self._states = states
+
+    def of(self, deployment: str) -> dict[str, Any] | None:
+        """Return what Serve's controller said last of a deployment (a `DeploymentDetails`); None before it has."""
+        return self._deployments.get(deployment)
 
     def targets(self) -> list[dict[str, Any]]:
         """Return the processes to scrape, in the format of Prometheus' `http_sd_configs`."""

@@ -22,6 +22,7 @@ from deployments.hardware import lacking
 from deployments.keys import open_store
 from deployments.phases import Phases
 from deployments.settings import Settings
+from deployments.status import Status
 
 if TYPE_CHECKING:
     from deployments.channel import Address
@@ -53,6 +54,7 @@ class Ingress:
         self._ui = ui
         self._api_keys = api_keys
         self._replicas = exposition.Replicas()
+        self._status = Status(llm, self._replicas, settings.autoscaling.enabled)
 
     async def __serve_build_asgi_app__(self) -> FastAPI:
         from deployments.engine import prepare, sparing_logging
@@ -119,6 +121,7 @@ class Ingress:
             CoatServing.adopt(app.state.openai_serving_chat, self._settings.coat)
         app.state.server = types.SimpleNamespace()  # vLLM's own launcher puts its uvicorn server here
         app.get("/ready")(self.ready)
+        app.get("/status")(self.status)
         app.get("/metrics/targets")(self.targets)
         app.router.routes.insert(0, app.router.routes.pop())  # before vLLM's mount of /metrics
         if self._ui is not None:
@@ -130,6 +133,10 @@ class Ingress:
         # push others aside.
         os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
         return app
+
+    async def status(self) -> dict[str, Any]:
+        """Which LLM replicas there are, their state and load, what is waited for, and the autoscaler's last decisions."""
+        return await self._status.tell(self._client.unassigned)
 
     async def targets(self) -> list[dict[str, Any]]:
         """Return all processes that have metrics, for Prometheus' `http_sd_configs`."""
@@ -153,9 +160,11 @@ class Ingress:
         if draining():
             return JSONResponse({"ready": False, "reason": "draining", "ingress": mine}, 503)
         try:
+            if not self._status.running():
+                raise TimeoutError
             replica = await asyncio.wait_for(self._llm.state.remote(), READY_S)
         except (TimeoutError, RayActorError):
-            reason = "no LLM replica is up"
+            reason = await self._status.waits_for()
             if lack := await asyncio.to_thread(self._lacking):
                 reason += f"; {lack}"
             return JSONResponse({"ready": False, "reason": reason, "ingress": mine}, 503)

@@ -41,6 +41,8 @@ LOG = ROOT / ".run" / "serve.log"
 # Seconds for a clean stop, before what is left is killed; the whole stop stays under 15 s.
 STOP_S = 9.0
 GONE_S = 5.0
+# What ends by itself: Serve's actors, engines and proxies, by words of their names.
+WHO_END = ("ray::Serve", "VLLM::", "haproxy")
 HAPROXY_PORTS = {"RAY_SERVE_HAPROXY_METRICS_PORT": 9101, "RAY_SERVE_HAPROXY_STATS_PORT": 8404}
 
 
@@ -236,7 +238,7 @@ class Application:
             self._descendants()  # known before they are left without parents
             if self._process.poll() is None:
                 self._process.send_signal(signal.SIGINT)
-            while not now and self._descendants() and time.monotonic() - began < STOP_S:
+            while not now and not self._ended() and time.monotonic() - began < STOP_S:
                 time.sleep(0.1)
         for number in (signal.SIGINT, signal.SIGTERM):  # what is left is killed, whoever asks again
             signal.signal(number, signal.SIG_IGN)
@@ -248,18 +250,22 @@ class Application:
         psutil.wait_procs(left, timeout=5)
         say("stopped", f"killed: {killed}"[:52] if left else "", time.monotonic() - began)
 
+    def _ended(self) -> bool:
+        """Return whether nothing is left that needs to end by itself; Ray's own processes, which take long, may be killed then."""
+        left = [_name(process) for process in self._descendants()]
+        return not any(word in name for name in left for word in WHO_END)
+
     def _descendants(self) -> list[psutil.Process]:
         """Return the live processes that carry our mark or descend from one seen before, `serve run` itself among them.
 
         A process that renames itself, as vLLM's do, can overwrite the environment that others read; so both are looked at.
         """
-        for process in psutil.process_iter():
+        pids = {process.pid for process in self._known}
+        for process in psutil.process_iter():  # parents come before their children, nearly always
             with contextlib.suppress(psutil.Error):
-                if process.environ().get(RUN) == self._variables[RUN]:
+                if process.pid not in pids and (process.ppid() in pids or process.environ().get(RUN) == self._variables[RUN]):
+                    pids.add(process.pid)
                     self._known.add(process)
-        for process in list(self._known):
-            with contextlib.suppress(psutil.Error):
-                self._known |= set(process.children(recursive=True))
         self._known = {process for process in self._known if _alive(process)}
         return list(self._known)
 

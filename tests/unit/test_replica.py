@@ -41,7 +41,7 @@ class Core:
     async def abort_requests_async(self, request_ids: list[str]) -> None:
         self.aborted += request_ids
 
-    def shutdown(self) -> None: ...
+    def shutdown(self, timeout: float | None = None) -> None: ...
 
 
 class Ingress:

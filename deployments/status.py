@@ -1,0 +1,71 @@
+"""The route `/status`: which LLM replicas there are, what they do, what is waited for, and why there are so many."""
+
+import asyncio
+import time
+from typing import Any
+
+from ray.exceptions import RayError
+from ray.serve.exceptions import RayServeException
+from ray.serve.handle import DeploymentHandle
+
+from deployments import scaler
+from deployments.exposition import Replicas
+
+LOAD_S = 2.0
+
+
+class Status:
+    """What an ingress knows of the LLM replicas: from Serve's controller, the autoscaling policy, and themselves."""
+
+    def __init__(self, llm: DeploymentHandle, replicas: Replicas, autoscaling: bool) -> None:
+        self._llm = llm
+        self._replicas = replicas
+        self._autoscaling = autoscaling
+
+    async def tell(self, waiting: int) -> dict[str, Any]:
+        """Return the status; `waiting` requests of this ingress have no replica."""
+        loads, scaling = await asyncio.gather(self._loads(), self._scaling())
+        expected_s = scaling["startup_s"] if scaling else None
+        details = self._replicas.of("LLM") or {"target_num_replicas": None, "replicas": []}
+        replicas = [_told(replica, loads, expected_s) for replica in details["replicas"]]
+        return {"target": details["target_num_replicas"], "replicas": replicas, "waiting": waiting, "autoscaling": scaling}
+
+    def running(self) -> bool:
+        """Return whether a replica may be up, as far as is known. Asking one when there is none would have Serve start one."""
+        details = self._replicas.of("LLM")
+        if details is None:
+            return not self._autoscaling
+        return not self._autoscaling or any(replica["state"] == "RUNNING" for replica in details["replicas"])
+
+    async def waits_for(self) -> str:
+        """Return what a request that finds no replica waits for."""
+        details = self._replicas.of("LLM")
+        starting = [replica for replica in (details or {"replicas": []})["replicas"] if replica["state"] == "STARTING"]
+        if not starting:
+            return "no LLM replica is up" + ("; a request starts one" if self._autoscaling and details is not None else "")
+        since_s = time.time() - min(replica["start_time_s"] for replica in starting)
+        scaling = await self._scaling()
+        expected = f" of about {scaling['startup_s']:.0f}" if scaling else ""
+        return f"no LLM replica is up; {len(starting)} starting, for {since_s:.0f}{expected} s"
+
+    async def _loads(self) -> dict[str, dict[str, Any]]:
+        """Return what the running replicas say of themselves, by id."""
+        if not self.running():
+            return {}
+        try:
+            found = await self._llm.broadcast("state").results_async(timeout_s=LOAD_S, return_exceptions=True)
+        except (TimeoutError, RayError, RayServeException):
+            return {}
+        return {state["id"]: state for state in found if isinstance(state, dict)}
+
+    async def _scaling(self) -> dict[str, Any] | None:
+        return await asyncio.to_thread(scaler.status) if self._autoscaling else None
+
+
+def _told(replica: dict[str, Any], loads: dict[str, dict[str, Any]], expected_s: float | None) -> dict[str, Any]:
+    """Return what clients get of a replica (a `ReplicaDetails` of Ray 2.60.0)."""
+    told = {"id": replica["replica_id"], "state": str(replica["state"]), "node": replica["node_ip"]}
+    if replica["state"] == "STARTING":
+        told["starting"] = {"for_s": round(time.time() - replica["start_time_s"], 1), "expected_s": expected_s}
+    load = loads.get(replica["replica_id"])
+    return told | {"load": {name: load[name] for name in ("open", "running", "waiting", "served")} if load else None}

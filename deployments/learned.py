@@ -104,7 +104,7 @@ def learn(memory: Memory, signals: "Signals") -> Memory:
     memory = _count_arrivals(memory, signals, step_s)
     memory = _sample_rate(memory, signals, step_s)
     memory = _watch_starts(memory, signals)
-    if signals.ongoing or signals.arrivals_per_s:
+    if signals.ongoing or signals.arrivals_per_s or not signals.ready:  # one that starts has a reason to
         memory = replace(memory, busy_s=signals.now_s)
     return replace(memory, at_s=signals.now_s, costs=_add_costs(memory.costs, signals, step_s))
 

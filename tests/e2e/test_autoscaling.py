@@ -1,0 +1,88 @@
+"""LLM replicas come with the load, go with it, down to none, and come back for a request; no request fails on the way."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import httpx
+import pytest
+from conftest import Served
+
+from cluster import chaos
+
+ARGUMENTS = (
+    "autoscaling.enabled=true",
+    "autoscaling.min_replicas=0",
+    "autoscaling.max_replicas=3",
+    "autoscaling.tpot_p95_s=0.004",  # about 19 requests a replica
+    "autoscaling.downscale_hold_s=10",
+    "autoscaling.idle_s=20",
+    "llm.num_cpus=0.3",
+    "ingress.num_cpus=0.3",
+    "ui.enabled=false",
+)
+CLIENTS = 60
+BODY = {"model": "nano", "messages": [{"role": "user", "content": "What is 12 * 6?"}], "stream": True, "max_tokens": 400}
+BODY |= {"ignore_eos": True, "temperature": 0}
+
+
+@pytest.fixture
+async def http(served: Served) -> AsyncIterator[httpx.AsyncClient]:
+    limits = httpx.Limits(max_connections=CLIENTS + 2)
+    async with httpx.AsyncClient(base_url=served.url, timeout=300, limits=limits) as client:
+        yield client
+
+
+async def until(http: httpx.AsyncClient, true: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+    """Return the first status of which it is true."""
+    while True:
+        status: dict[str, Any] = (await http.get("/status")).raise_for_status().json()
+        if status["target"] is not None and true(status):
+            return status
+        await asyncio.sleep(0.3)
+
+
+def running(status: dict[str, Any]) -> int:
+    return [replica["state"] for replica in status["replicas"]].count("RUNNING")
+
+
+@pytest.mark.timeout(240)
+async def test_replicas_follow_the_load_and_no_request_fails(http: httpx.AsyncClient) -> None:
+    replies: list[chaos.Reply] = []
+    enough = asyncio.Event()
+
+    async def client() -> None:
+        while not enough.is_set():
+            replies.append(chaos.Reply())
+            await replies[-1].read(http, BODY)
+
+    await until(http, lambda status: running(status) == 1)
+    clients = [asyncio.create_task(client()) for _ in range(CLIENTS)]
+    status = await until(http, lambda status: running(status) == 3)
+    assert status["autoscaling"]["decisions"][-1]["reason"] in ("backlog", "forecast", "maximum")
+    await until(
+        http, lambda status: sum(bool(replica["load"] and replica["load"]["running"]) for replica in status["replicas"]) == 3
+    )
+    enough.set()
+    await asyncio.gather(*clients)
+
+    status = await until(http, lambda status: not status["replicas"] and status["target"] == 0)
+    changes = [(change["from"], change["to"]) for change in status["autoscaling"]["decisions"]]
+    assert changes[0][0] == 1
+    assert max(to for _, to in changes) == 3
+    assert (1, 0) in changes
+    ready = await http.get("/ready")
+    assert (ready.status_code, ready.json()["reason"]) == (503, "no LLM replica is up; a request starts one")
+
+    waiting = asyncio.create_task(client())
+    enough.clear()
+    status = await until(http, lambda status: any("starting" in replica for replica in status["replicas"]))
+    assert status["waiting"] == 1
+    reason = (await http.get("/ready")).json()["reason"]
+    assert "1 starting, for " in reason
+    enough.set()
+    await waiting
+    assert len(replies) > CLIENTS
+    assert all(reply.well for reply in replies), next(reply for reply in replies if not reply.well)
+    status = await until(http, lambda status: running(status) == 1)
+    assert status["autoscaling"]["decisions"][-1]["reason"] == "first_request"

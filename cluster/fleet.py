@@ -1,9 +1,9 @@
 """A fleet of replicas, advanced in steps of a fraction of a second: all replicas at once, each request by itself.
 
-Between two steps a replica's batch is processor sharing: every running request gets the same tokens, so that each replica needs one
-clock that counts them (`clock`), and a request ends when the clock passes a mark that is known when it starts. Prompts are read first come first
-served (Lindley's recursion, exact within a step). A request starts when it fits in the KV cache and `max_num_seqs`; when the cache
-is full, the newest start over with what they have (vLLM's preemption).
+Between two steps a replica's batch is processor sharing: every running request gets the same tokens, so that each replica needs
+one clock that counts them (`clock`), and a request ends when the clock passes a mark that is known when it starts. Prompts are read
+first come first served (Lindley's recursion, exact within a step). A request starts when it fits into the KV cache and
+`max_num_seqs`; when the cache is full, the newest start over with what they have (vLLM's preemption).
 """
 
 from dataclasses import dataclass, field
@@ -117,7 +117,7 @@ class Fleet:
         self._start(now_s, dt, advance, *new)
         ended = self._finish(now_s, dt, advance)
         self.clock += advance
-        self._preempt()
+        self._preempt(advance)
         return ended
 
     def _place(self, now_s: float, arrivals: Floats) -> None:
@@ -161,7 +161,8 @@ class Fleet:
         tokens = _cumulate(prompt, head, group)
         cost = prompt * (1 / self.model.prefill_tokens_per_s + step_s[rows] / self.model.chunk_tokens)
         spent = _cumulate(cost, head, group)
-        ready = np.maximum(requests[:, ARRIVED], self.cursor[rows]) - (spent - cost) - now_s
+        # What waited for room, and not for other prompts, begins now.
+        ready = np.maximum(np.maximum(requests[:, ARRIVED], self.cursor[rows]) - now_s, 0.0) - (spent - cost)
         # The latest of all before in the same row: rows are kept apart by an offset that grows from one to the next.
         apart = group * 1e7
         begun = np.maximum.accumulate(ready + apart) - apart
@@ -221,9 +222,9 @@ class Fleet:
         self.period.ended += len(row)
         return Ended(ttft, tpot, total)
 
-    def _preempt(self) -> None:
-        """While a KV cache is over-full, send back its newest request."""
-        while len(rows := np.flatnonzero((self.kv > self.model.kv_tokens) & (self.running > 1))):
+    def _preempt(self, advance: Floats) -> None:
+        """While a KV cache would be over-full in the middle of the next step, send back its newest request."""
+        while len(rows := np.flatnonzero((self.kv + self.running * advance / 2 > self.model.kv_tokens) & (self.running > 1))):
             place = np.argmax(np.where(np.isinf(self.mark[rows]), -np.inf, self.first[rows]), axis=1)
             requests = self._take_out(rows, place)
             self.waiting[rows] += 1
@@ -269,11 +270,11 @@ def _spread(load: Rows, count: int, rng: np.random.Generator) -> Rows:
     if len(load) == 1:
         return np.zeros(count, np.int64)
     if count <= 4:
-        load = load + rng.random(len(load))  # equals are chosen among at random
+        now = load + rng.random(len(load))  # equals are chosen among at random
         chosen = np.empty(count, np.int64)
         for at in range(count):
-            chosen[at] = np.argmin(load)
-            load[chosen[at]] += 1
+            chosen[at] = np.argmin(now)
+            now[chosen[at]] += 1
         return chosen
     order = np.argsort(load + rng.random(len(load)))
     levels = load[order].astype(float)

@@ -164,9 +164,10 @@ def candidates() -> Iterator[tuple[str, Parameters]]:
         yield "oracle", {"per_replica": per_replica}
 
 
-def tune(name: str, processes: int) -> list[Run]:
-    """Run all candidates on the tuning seeds."""
-    jobs = [Job(name, kind, parameters, seed) for kind, parameters in candidates() for seed in TUNING_SEEDS]
+def tune(name: str, policies: list[str], processes: int) -> list[Run]:
+    """Run the candidates on the tuning seeds."""
+    wanted = [(kind, parameters) for kind, parameters in candidates() if kind in policies]
+    jobs = [Job(name, kind, parameters, seed) for kind, parameters in wanted for seed in TUNING_SEEDS]
     with ProcessPoolExecutor(processes) as pool:
         return list(_progress(pool.map(run, jobs), len(jobs)))
 
@@ -240,8 +241,9 @@ def main(arguments: list[str] | None = None) -> None:
     names = given.workloads or [name for name in WORKLOADS if name != "diurnal"]
     if given.tune:
         for name in names:
-            rows = [row for row in json.loads(TUNED.read_text()) if row["workload"] != name] if TUNED.exists() else []
-            rows += [rounded(one) for one in tune(name, given.processes)]
+            rows = json.loads(TUNED.read_text()) if TUNED.exists() else []
+            rows = [row for row in rows if row["workload"] != name or row["policy"] not in given.policies]
+            rows += [rounded(one) for one in tune(name, given.policies, given.processes)]
             TUNED.write_text("[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]\n")
         return
     tuned = json.loads(TUNED.read_text()) if TUNED.exists() else []

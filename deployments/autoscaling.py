@@ -183,12 +183,13 @@ def _needs(signals: Signals, settings: AutoscalingSettings, memory: Memory) -> t
     arrivals_per_s = now_per_s * (factor or 1.0)
     reply_s = costs.tokens_per_request * (costs.step_s + costs.step_per_request_s * held)
     final = arrivals_per_s * reply_s
-    expected = final + (signals.ongoing - final) * math.exp(-ahead_s / reply_s)
+    here = signals.running + signals.unplaced  # what waits at a replica stays there, and gets nothing from another one
+    expected = final + (here - final) * math.exp(-ahead_s / reply_s)
     if factor is None:
         expected += 2 * math.sqrt(expected)
     prompts = arrivals_per_s * costs.prompt_tokens_per_request / PREFILL_SHARE + signals.queued_prompt_tokens / ahead_s
     needs = {
-        Reason.BACKLOG: signals.ongoing / held,
+        Reason.BACKLOG: here / held,
         Reason.FORECAST: expected / held,
         Reason.PROMPTS: prompts / settings.prefill_tokens_per_s,
     }

@@ -179,7 +179,7 @@ def test_what_a_replica_holds_is_bounded_by_each_of_its_three_limits() -> None:
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"waiting": 900}, Reason.BACKLOG),
+        ({"unplaced": 900}, Reason.BACKLOG),
         ({"arrivals_per_s": 60}, Reason.FORECAST),
         ({"prefill_tokens_per_s": 40_000}, Reason.PROMPTS),
         ({"queue_time_s": 3.0, "waiting": 2}, Reason.QUEUE_TIME),

@@ -52,6 +52,7 @@ class Fleet:
         self.running = np.zeros(0, np.int64)
         self.waiting = np.zeros(0, np.int64)
         self.mark, self.first, self.ttft, self.end_kv, self.total = (np.zeros((0, model.max_num_seqs)) for _ in range(5))
+        self.free = np.zeros((0, model.max_num_seqs), np.int16)  # each row a stack of its free places
         self.queue, self.queue_row = EMPTY, np.zeros(0, np.int64)
         self.unplaced = EMPTY
         self.period = Period()
@@ -66,6 +67,8 @@ class Fleet:
         for name in ("ready_at", "clock", "kv", "debt", "cursor"):
             setattr(self, name, longer(getattr(self, name)))
         self.mark = longer(self.mark, np.inf)
+        places = np.arange(self.model.max_num_seqs, dtype=np.int16)
+        self.free = np.concatenate([self.free, np.tile(places, (rows, 1))])
         self.first, self.ttft, self.end_kv, self.total = (longer(x) for x in (self.first, self.ttft, self.end_kv, self.total))
 
     def count(self, *states: int) -> int:
@@ -193,8 +196,7 @@ class Fleet:
         grown = self.running * advance
         if len(rows):
             order = np.arange(len(rows)) - np.searchsorted(rows, rows)
-            free = np.isinf(self.mark[rows])
-            place = np.argmax(np.cumsum(free, axis=1) == order[:, None] + 1, axis=1)
+            place = self.free[rows, self.model.max_num_seqs - 1 - self.running[rows] - order]
             begin = self.clock[rows] + (first_at - now_s) / dt * advance[rows]
             known = ~np.isnan(requests[:, FIRST])
             self.mark[rows, place] = begin + requests[:, LEFT] - 1
@@ -216,8 +218,7 @@ class Fleet:
         end_at = now_s + (mark - self.clock[row]) / advance[row] * dt
         tpot = np.maximum(end_at - self.first[row, place], 0.0) / np.maximum(total - 1, 1)
         self.kv -= np.bincount(row, self.end_kv[row, place] + (self.clock + advance)[row] - mark, minlength=len(self.kv))
-        self.running -= np.bincount(row, minlength=len(self.running))
-        self.mark[row, place] = np.inf
+        self._release(row, place)
         self.kv[self.running == 0] = 0.0
         self.period.ended += len(row)
         return Ended(ttft, tpot, total)
@@ -240,9 +241,15 @@ class Fleet:
         requests[:, FIRST], requests[:, TTFT] = self.first[rows, place], self.ttft[rows, place]
         requests[:, ARRIVED] = self.first[rows, place]
         self.kv -= np.bincount(rows, requests[:, PROMPT], minlength=len(self.kv))
+        self._release(rows, place)
+        return requests
+
+    def _release(self, rows: Rows, place: Rows) -> None:
+        """Free places, given in the order of their rows."""
+        order = np.arange(len(rows)) - np.searchsorted(rows, rows)
+        self.free[rows, self.model.max_num_seqs - self.running[rows] + order] = place
         self.running -= np.bincount(rows, minlength=len(self.running))
         self.mark[rows, place] = np.inf
-        return requests
 
     def _drain(self, now_s: float) -> None:
         draining = self.state == DRAINING

@@ -148,19 +148,19 @@ def _numbers(outcome: Outcome, model: ReplicaModel) -> dict[str, float]:
 
 
 def candidates() -> Iterator[tuple[str, Parameters]]:
-    """Yield the policies and parameters that a search tries: of the request count's 84 combinations a third."""
+    """Yield the policies and parameters that a search tries: of the request count's 120 combinations a half."""
     names = ("target_ongoing_requests", "upscale_delay_s", "downscale_delay_s", "upscaling_factor")
-    grid = product((15, 20, 25, 30, 40, 55, 75), (0, 20), (60, 180, 600), (1, 1.5))
+    grid = product((15, 20, 25, 30, 35, 40, 50, 60, 70, 80), (0, 20), (60, 180, 600), (1, 1.5))
     combinations = [dict(zip(names, values, strict=True)) for values in grid]
     yield "ours", {}
-    for parameters in random.Random(7).sample(combinations, 28):
+    for parameters in random.Random(7).sample(combinations, 60):
         yield "requests", parameters
     yield "queue", {"target": 1}
     for share in (0.15, 0.3):
         yield "kv_cache", {"target": share}
     for count in (10, 13, 16, 20, 25):
         yield "static", {"count": count}
-    for per_replica in (80, 100):
+    for per_replica in (80, 85):
         yield "oracle", {"per_replica": per_replica}
 
 
@@ -175,12 +175,14 @@ def tune(name: str, policies: list[str], processes: int) -> list[Run]:
 def choose(tuned: list[dict[str, Any]], workload: str) -> dict[str, Parameters]:
     """Return each policy's parameters for a workload, from a search's rows; see the module's docstring. Without rows, UNTUNED."""
     rows = [row for row in tuned if row["workload"] == workload]
-    if not rows:
+    if not any(row["policy"] == "ours" for row in rows):
         return UNTUNED
-    chosen: dict[str, Parameters] = {"ours": {}}
+    chosen = dict(UNTUNED)
     budget = 1.02 * fmean(row["gpu_hours"] for row in rows if row["policy"] == "ours")
     for kind in POLICIES:
         of_kind = [row for row in rows if row["policy"] == kind]
+        if not of_kind:
+            continue
         if kind in ("requests", "queue", "kv_cache"):
             affordable = [row for row in of_kind if row["gpu_hours"] <= budget] or [min(of_kind, key=lambda row: row["gpu_hours"])]
             chosen[kind] = min(affordable, key=lambda row: (row["violations"], row["gpu_hours"]))["parameters"]

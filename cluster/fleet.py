@@ -1,9 +1,9 @@
 """A fleet of replicas, advanced in steps of a fraction of a second: all replicas at once, each request by itself.
 
-Between two steps a replica's batch is processor sharing: every running request gets the same tokens, so that each replica needs one
-clock that counts them (`clock`), and a request ends when the clock passes a mark that is known when it starts. Prompts are read first come first
-served (Lindley's recursion, exact within a step). A request starts when it fits in the KV cache and `max_num_seqs`; when the cache
-is full, the newest start over with what they have (vLLM's preemption).
+Between two steps a replica's batch is processor sharing: every running request gets the same tokens, so that each replica needs
+one clock that counts them (`clock`), and a request ends when the clock passes a mark that is known when it starts. Prompts are read
+first come first served (Lindley's recursion, exact within a step). A request starts when it fits into the KV cache and
+`max_num_seqs`; when the cache is full, the newest start over with what they have (vLLM's preemption).
 """
 
 from dataclasses import dataclass, field
@@ -52,6 +52,7 @@ class Fleet:
         self.running = np.zeros(0, np.int64)
         self.waiting = np.zeros(0, np.int64)
         self.mark, self.first, self.ttft, self.end_kv, self.total = (np.zeros((0, model.max_num_seqs)) for _ in range(5))
+        self.free = np.zeros((0, model.max_num_seqs), np.int16)  # each row a stack of its free places
         self.queue, self.queue_row = EMPTY, np.zeros(0, np.int64)
         self.unplaced = EMPTY
         self.period = Period()
@@ -66,6 +67,8 @@ class Fleet:
         for name in ("ready_at", "clock", "kv", "debt", "cursor"):
             setattr(self, name, longer(getattr(self, name)))
         self.mark = longer(self.mark, np.inf)
+        places = np.arange(self.model.max_num_seqs, dtype=np.int16)
+        self.free = np.concatenate([self.free, np.tile(places, (rows, 1))])
         self.first, self.ttft, self.end_kv, self.total = (longer(x) for x in (self.first, self.ttft, self.end_kv, self.total))
 
     def count(self, *states: int) -> int:
@@ -117,7 +120,7 @@ class Fleet:
         self._start(now_s, dt, advance, *new)
         ended = self._finish(now_s, dt, advance)
         self.clock += advance
-        self._preempt()
+        self._preempt(advance)
         return ended
 
     def _place(self, now_s: float, arrivals: Floats) -> None:
@@ -161,7 +164,8 @@ class Fleet:
         tokens = _cumulate(prompt, head, group)
         cost = prompt * (1 / self.model.prefill_tokens_per_s + step_s[rows] / self.model.chunk_tokens)
         spent = _cumulate(cost, head, group)
-        ready = np.maximum(requests[:, ARRIVED], self.cursor[rows]) - (spent - cost) - now_s
+        # What waited for room, and not for other prompts, begins now.
+        ready = np.maximum(np.maximum(requests[:, ARRIVED], self.cursor[rows]) - now_s, 0.0) - (spent - cost)
         # The latest of all before in the same row: rows are kept apart by an offset that grows from one to the next.
         apart = group * 1e7
         begun = np.maximum.accumulate(ready + apart) - apart
@@ -192,8 +196,7 @@ class Fleet:
         grown = self.running * advance
         if len(rows):
             order = np.arange(len(rows)) - np.searchsorted(rows, rows)
-            free = np.isinf(self.mark[rows])
-            place = np.argmax(np.cumsum(free, axis=1) == order[:, None] + 1, axis=1)
+            place = self.free[rows, self.model.max_num_seqs - 1 - self.running[rows] - order]
             begin = self.clock[rows] + (first_at - now_s) / dt * advance[rows]
             known = ~np.isnan(requests[:, FIRST])
             self.mark[rows, place] = begin + requests[:, LEFT] - 1
@@ -215,15 +218,14 @@ class Fleet:
         end_at = now_s + (mark - self.clock[row]) / advance[row] * dt
         tpot = np.maximum(end_at - self.first[row, place], 0.0) / np.maximum(total - 1, 1)
         self.kv -= np.bincount(row, self.end_kv[row, place] + (self.clock + advance)[row] - mark, minlength=len(self.kv))
-        self.running -= np.bincount(row, minlength=len(self.running))
-        self.mark[row, place] = np.inf
+        self._release(row, place)
         self.kv[self.running == 0] = 0.0
         self.period.ended += len(row)
         return Ended(ttft, tpot, total)
 
-    def _preempt(self) -> None:
-        """While a KV cache is over-full, send back its newest request."""
-        while len(rows := np.flatnonzero((self.kv > self.model.kv_tokens) & (self.running > 1))):
+    def _preempt(self, advance: Floats) -> None:
+        """While a KV cache would be over-full in the middle of the next step, send back its newest request."""
+        while len(rows := np.flatnonzero((self.kv + self.running * advance / 2 > self.model.kv_tokens) & (self.running > 1))):
             place = np.argmax(np.where(np.isinf(self.mark[rows]), -np.inf, self.first[rows]), axis=1)
             requests = self._take_out(rows, place)
             self.waiting[rows] += 1
@@ -239,9 +241,15 @@ class Fleet:
         requests[:, FIRST], requests[:, TTFT] = self.first[rows, place], self.ttft[rows, place]
         requests[:, ARRIVED] = self.first[rows, place]
         self.kv -= np.bincount(rows, requests[:, PROMPT], minlength=len(self.kv))
+        self._release(rows, place)
+        return requests
+
+    def _release(self, rows: Rows, place: Rows) -> None:
+        """Free places, given in the order of their rows."""
+        order = np.arange(len(rows)) - np.searchsorted(rows, rows)
+        self.free[rows, self.model.max_num_seqs - self.running[rows] + order] = place
         self.running -= np.bincount(rows, minlength=len(self.running))
         self.mark[rows, place] = np.inf
-        return requests
 
     def _drain(self, now_s: float) -> None:
         draining = self.state == DRAINING
@@ -269,11 +277,11 @@ def _spread(load: Rows, count: int, rng: np.random.Generator) -> Rows:
     if len(load) == 1:
         return np.zeros(count, np.int64)
     if count <= 4:
-        load = load + rng.random(len(load))  # equals are chosen among at random
+        now = load + rng.random(len(load))  # equals are chosen among at random
         chosen = np.empty(count, np.int64)
         for at in range(count):
-            chosen[at] = np.argmin(load)
-            load[chosen[at]] += 1
+            chosen[at] = np.argmin(now)
+            now[chosen[at]] += 1
         return chosen
     order = np.argsort(load + rng.random(len(load)))
     levels = load[order].astype(float)

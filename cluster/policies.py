@@ -1,4 +1,4 @@
-"""Policies that the simulator compares: ours, Ray Serve's default, by queue or KV cache alone, a fixed number, and one that knows the future."""
+"""Policies that the simulator compares: ours, Ray Serve's, by queue or KV cache alone, a fixed number, and an oracle."""
 
 import math
 from collections import deque
@@ -88,7 +88,7 @@ class Hpa:
     """Kubernetes' horizontal pod autoscaler, as KEDA drives it: every 15 s, at most double or four more, the most of the last
     `stabilization_s` when going down (https://kubernetes.io/docs/tasks/run-application/horizontal-pod-autoscale/).
 
-    `by="queue"`: one replica for each `target` waiting requests. `by="kv_cache"`: so that the mean of the KV caches' use is `target`,
+    `by="queue"`: one replica for each `target` waiting requests. `by="kv_cache"`: so that the mean use of KV caches is `target`,
     with the usual tolerance of 10 %.
     """
 
@@ -135,11 +135,13 @@ class Oracle:
     A replica is needed for each `per_replica` requests that would run if each got tokens at the pace of a replica that full.
     """
 
-    def __init__(self, workload: Iterable[Floats], model: ReplicaModel, per_replica: float, duration_s: float, max_replicas: int) -> None:
+    def __init__(
+        self, workload: Iterable[Floats], model: ReplicaModel, per_replica: float, duration_s: float, max_replicas: int
+    ) -> None:
         need = np.zeros(int(duration_s) + 7200)
         for arrived, prompt, reply in (chunk.T for chunk in workload):
             kv = min(per_replica * float((prompt + reply / 2).mean()), model.kv_tokens) if len(reply) else 0.0
-            token_s = float(model.step(np.float64(per_replica), np.float64(kv)))
+            token_s = float(model.step(np.array(per_replica), np.array(kv)))
             need += np.bincount(np.minimum(arrived, len(need) - 1).astype(int), minlength=len(need))
             left = arrived + prompt / model.prefill_tokens_per_s + reply * token_s
             need -= np.bincount(np.minimum(left + 1, len(need) - 1).astype(int), minlength=len(need))

@@ -5,13 +5,14 @@ step_per_kv_token_s`, and longer by the prompt tokens it reads (`prefill_tokens_
 
 Where the defaults come from:
 - `step_s`: 18.2 ms a token with few requests, Qwen2.5-7B-Instruct, vLLM, RTX 4090
-  (https://stackbytes.beehiiv.com/p/why-your-gpu-is-idle-but-your-requests-are-queued). Reading 15.2 GB of weights at 1,008 GB/s is 15.1 ms.
+  (https://stackbytes.beehiiv.com/p/why-your-gpu-is-idle-but-your-requests-are-queued). Its 15.2 GB of weights are read in 15.1 ms.
 - `step_per_kv_token_s`: 56 KiB a token (Qwen2.5-7B, bfloat16) at 80 % of 1,008 GB/s.
-- `step_per_request_s`: fitted, so that 300 requests at once of 100 prompt and 539 reply tokens take 48.35 s, as DeepSeek-R1-Distill-Qwen-7B did on
-  one RTX 4090 with vLLM, 3,345 tokens/s (https://www.databasemart.com/blog/vllm-distributed-inference-optimization-guide).
+- `step_per_request_s`: fitted, so that 300 requests at once of 100 prompt and 539 reply tokens take 48.35 s, as
+  DeepSeek-R1-Distill-Qwen-7B did on one RTX 4090 with vLLM, 3,345 tokens/s
+  (https://www.databasemart.com/blog/vllm-distributed-inference-optimization-guide).
 - `prefill_tokens_per_s`: 48 prompts of 256 tokens at once had a 99th percentile of TTFT of 1.48 s, Mistral-7B, vLLM, RTX 4090
   (https://mushfiqrahman.dev/benchmarking-mistral-7b-on-rtx-4090-vllm-concurrency-latency-and-capacity-planning/).
-- `kv_tokens`: what 92 % of 24 GB leave beside weights and activations, by calculation. `startup_s` and the price are assumptions.
+- `kv_tokens`: what 92 % of 24 GB leave beside weights and activations, by calculation. Start-up and price are assumptions.
 """
 
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ class ReplicaModel:
     """A replica's figures. Start-up takes `startup_s`, give or take `startup_spread` of it."""
 
     step_s: float = 0.018
-    step_per_request_s: float = 0.00012
+    step_per_request_s: float = 0.00009
     step_per_kv_token_s: float = 7.1e-8
     prefill_tokens_per_s: float = 8300.0
     chunk_tokens: int = 2048

@@ -1,4 +1,4 @@
-"""Requests over time: synthetic ones, and those of published traces. Each is arrays of rows (time in s, prompt tokens, reply tokens).
+"""Requests over time: synthetic ones, and those of published traces, as arrays of rows (time in s, prompt tokens, reply tokens).
 
 Synthetic ones have a rate over time and Gamma gaps between arrivals: a coefficient of variation of 1 is Poisson, more is bursty, as
 production traffic is (BurstGPT, arXiv 2401.17644; ServeGen, arXiv 2505.09999). Reasoning replies have two modes: short chains, and
@@ -17,7 +17,7 @@ import numpy as np
 from cluster.replicas import Floats
 
 Lengths = Callable[[np.random.Generator, int], Floats]
-CHUNK_S = 600.0
+CHUNK_S = 600
 LONGEST_REPLY = 4000.0  # of the 4,096 tokens of Satori's context
 
 
@@ -35,9 +35,9 @@ class Workload:
     def requests(self, seed: int, scale: float = 1.0) -> Iterator[Floats]:
         """Yield the requests of each ten minutes, `scale` times as many."""
         rng = np.random.default_rng(seed)
-        seconds = np.arange(self.duration_s + 1)
-        rate = self.rate(rng, seconds) * scale
-        for begin in np.arange(0, self.duration_s, CHUNK_S):
+        seconds: Floats = np.arange(self.duration_s + 1, dtype=np.float64)
+        rate: Floats = self.rate(rng, seconds) * scale
+        for begin in range(0, int(self.duration_s), CHUNK_S):
             part = (seconds >= begin) & (seconds <= begin + CHUNK_S)
             arrived = renewals(rng, seconds[part], rate[part], self.variation)
             yield np.column_stack([arrived, prompts(rng, len(arrived)), replies(rng, len(arrived), self.reasoning)])
@@ -92,7 +92,7 @@ def wandering(rng: np.random.Generator, seconds: Floats) -> Floats:
 
 def flash_crowd(rng: np.random.Generator, seconds: Floats) -> Floats:
     """Ten times the rate within half a minute, at an unknown time; after ten minutes it falls by half every four."""
-    begin = rng.uniform(0.4, 0.5) * seconds[-1]
+    begin = rng.uniform(0.45, 0.55) * seconds[-1]
     rising = np.clip((seconds - begin) / 30, 0, 1)
     falling = 0.5 ** (np.maximum(seconds - begin - 600, 0) / 240)
     return np.asarray(6 + 54 * rising * falling)
@@ -111,10 +111,10 @@ WORKLOADS = {
     workload.name: workload
     for workload in (
         Workload("gamma", 7200, steady, variation=4),
-        Workload("bursts", 14400, bursts, variation=2),
-        Workload("wandering", 14400, wandering, variation=2),
-        Workload("flash crowd", 10800, flash_crowd),
-        Workload("chat bursts", 14400, lambda rng, seconds: 2.0 * bursts(rng, seconds), variation=2, reasoning=False),
+        Workload("bursts", 9000, bursts, variation=2),
+        Workload("wandering", 9000, wandering, variation=2),
+        Workload("flash crowd", 9000, flash_crowd),
+        Workload("chat bursts", 9000, lambda rng, seconds: 2.0 * bursts(rng, seconds), variation=2, reasoning=False),
         Workload("diurnal", 86400, diurnal, bursty=False),
     )
 }

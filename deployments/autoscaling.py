@@ -1,18 +1,18 @@
 """How many LLM replicas there should be: a pure function from signals to a number, its reason, and what to remember.
 
-    requests here now          ──┐
-    requests expected when a     ├─ the most ─> / requests a replica can hold ─> replicas ─> bounds
-    replica started now is up,   │                within both SLOs: by TPOT, KV cache, max_num_seqs
-    and headroom for bursts    ──┘
-    prompts to read in a second ─── / tokens that a replica reads in half a second
+    requests here now            ──┐
+    requests expected by the time ─┴─ the more ─> / requests a replica can hold ──┐
+    that a replica started now       within both SLOs: by TPOT, KV cache,         ├─ the more ─> replicas, within bounds
+    is up                            max_num_seqs                                 │
+    prompts to read in a second ────> / tokens that a replica reads in half of it ┘
 
 More replicas start at once. Fewer are kept when the load of the whole time of `downscale_hold_s` fits into fewer with a margin.
 
-Expected requests are by Little's law: arrivals a second (with their growth, a start-up time ahead) times the time of a reply (its
-tokens times the TPOT of a full replica), approached from those here now at the pace at which replies end. The headroom is
-`headroom` standard deviations of that number, which for bursty arrivals is sqrt(peakedness * number), peakedness being half of
-one plus the arrivals' index of dispersion (Whitt, "Heavy-traffic approximations for service systems with blocking", 1984). So
-more is spared for bursts the longer a replica takes to start, and a smaller share of a large fleet than of a small one.
+Expected requests are by Little's law: arrivals a second times the time of a reply (its tokens times the TPOT of a full replica),
+approached from those here now at the pace at which replies end. The arrivals are those of now, more by the factor by which they
+rose within a start-up time in the last hour, from moments with about as many as now: by as much as `burst_share` of these moments
+saw at most. So what bursts need is spared when bursts come more often than replicas start, more of it the longer a start takes,
+and a load that grows is met ahead; what happened only once is taken for an accident.
 
 Here nothing knows Ray or the clock. `cluster/simulate.py` drives this same function.
 """
@@ -183,12 +183,13 @@ def _needs(signals: Signals, settings: AutoscalingSettings, memory: Memory) -> t
     arrivals_per_s = now_per_s * (factor or 1.0)
     reply_s = costs.tokens_per_request * (costs.step_s + costs.step_per_request_s * held)
     final = arrivals_per_s * reply_s
-    expected = final + (signals.ongoing - final) * math.exp(-ahead_s / reply_s)
+    here = signals.running + signals.unplaced  # what waits at a replica stays there, and gets nothing from another one
+    expected = final + (here - final) * math.exp(-ahead_s / reply_s)
     if factor is None:
         expected += 2 * math.sqrt(expected)
     prompts = arrivals_per_s * costs.prompt_tokens_per_request / PREFILL_SHARE + signals.queued_prompt_tokens / ahead_s
     needs = {
-        Reason.BACKLOG: signals.ongoing / held,
+        Reason.BACKLOG: here / held,
         Reason.FORECAST: expected / held,
         Reason.PROMPTS: prompts / settings.prefill_tokens_per_s,
     }

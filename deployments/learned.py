@@ -219,16 +219,27 @@ def _spread(counts: tuple[float, ...]) -> float:
 def rise(memory: Memory, now_per_s: float, ahead_s: float, share: float) -> float | None:
     """Return by which factor arrivals rise within `ahead_s` at most, in `share` of the last hour's moments with about as many.
 
-    None where there are fewer than 20 such moments (five minutes).
+    What happened once does not count, as there is no sign that it comes again. None where there are fewer than 20 such moments
+    (five minutes).
     """
-    rises = _rises(memory.rates, max(1, round(ahead_s / SAMPLE_S)))
-    similar = sorted(factor for rate, factor in rises if 0.7 * now_per_s <= rate <= 1.4 * now_per_s)
-    if len(similar) < 20:
-        return None
-    return max(1.0, similar[min(int(share * len(similar)), len(similar) - 1)])
+    ahead = max(1, round(ahead_s / SAMPLE_S))
+    similar = [(factor, at) for rate, factor, at in _rises(memory.rates, ahead) if 0.7 * now_per_s <= rate <= 1.4 * now_per_s]
+    highest, since, until = _quantile(similar, share)
+    if until - since <= ahead:
+        highest, _, _ = _quantile([(factor, at) for factor, at in similar if not since - ahead <= at <= until], share)
+    return highest
+
+
+def _quantile(rises: list[tuple[float, int]], share: float) -> tuple[float | None, int, int]:
+    """Return the factor that `share` of the rises do not exceed, and between which moments there were such or higher ones."""
+    if len(rises) < 20:
+        return None, 0, 0
+    rises = sorted(rises)
+    top = rises[min(int(share * len(rises)), len(rises) - 1) :]
+    return max(1.0, top[0][0]), min(at for _, at in top), max(at for _, at in top)
 
 
 @lru_cache(maxsize=4)
-def _rises(rates: tuple[float, ...], ahead: int) -> list[tuple[float, float]]:
-    """Return each moment's rate, and the factor to the highest of the `ahead` moments after it."""
-    return [(rate, max(rates[at + 1 : at + 1 + ahead]) / rate) for at, rate in enumerate(rates[:-ahead]) if rate]
+def _rises(rates: tuple[float, ...], ahead: int) -> list[tuple[float, float, int]]:
+    """Return of each moment its rate, the factor to the highest of the `ahead` moments after it, and its number."""
+    return [(rate, max(rates[at + 1 : at + 1 + ahead]) / rate, at) for at, rate in enumerate(rates[:-ahead]) if rate]

@@ -22,7 +22,9 @@ def imports(path: Path) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("leaf", ["settings", "errors", "phases", "metrics", "coat", "vote", "keys", "access", "autoscaling", "learned"])
+@pytest.mark.parametrize(
+    "leaf", ["settings", "errors", "phases", "metrics", "coat", "vote", "keys", "access", "autoscaling", "learned"]
+)
 def test_leaves_import_nothing_heavy(leaf: str) -> None:
     assert not {name.split(".")[0] for name in imports(ROOT / "deployments" / f"{leaf}.py")} & HEAVY
 

@@ -1,6 +1,7 @@
 """The Ingress deployment: vLLM's own OpenAI server, on an AsyncLLM whose engine is the set of LLM replicas."""
 
 import asyncio
+import contextlib
 import os
 import types
 from http import HTTPStatus
@@ -159,16 +160,14 @@ class Ingress:
         }
         if draining():
             return JSONResponse({"ready": False, "reason": "draining", "ingress": mine}, 503)
-        try:
-            if not self._status.running():
-                raise TimeoutError
-            replica = await asyncio.wait_for(self._llm.state.remote(), READY_S)
-        except (TimeoutError, RayActorError):
-            reason = await self._status.waits_for()
-            if lack := await asyncio.to_thread(self._lacking):
-                reason += f"; {lack}"
-            return JSONResponse({"ready": False, "reason": reason, "ingress": mine}, 503)
-        return JSONResponse({"ready": True, "replica": replica, "ingress": mine})
+        if self._status.running():
+            with contextlib.suppress(TimeoutError, RayActorError):
+                replica = await asyncio.wait_for(self._llm.state.remote(), READY_S)
+                return JSONResponse({"ready": True, "replica": replica, "ingress": mine})
+        reason = await self._status.waits_for()
+        if lack := await asyncio.to_thread(self._lacking):
+            reason += f"; {lack}"
+        return JSONResponse({"ready": False, "reason": reason, "asleep": self._status.asleep(), "ingress": mine}, 503)
 
     def _lacking(self) -> str | None:
         return lacking(self._settings.llm, ray.cluster_resources())

@@ -37,12 +37,17 @@ class Status:
             return not self._autoscaling
         return not self._autoscaling or any(replica["state"] == "RUNNING" for replica in details["replicas"])
 
+    def asleep(self) -> bool:
+        """Return whether there is no replica because there are no requests."""
+        details = self._replicas.of("LLM")
+        return self._autoscaling and details is not None and details["target_num_replicas"] == 0
+
     async def waits_for(self) -> str:
         """Return what a request that finds no replica waits for."""
         details = self._replicas.of("LLM")
         starting = [replica for replica in (details or {"replicas": []})["replicas"] if replica["state"] == "STARTING"]
         if not starting:
-            return "no LLM replica is up" + ("; a request starts one" if self._autoscaling and details is not None else "")
+            return "no LLM replica is up" + "; a request starts one" * self.asleep()
         since_s = time.time() - min(replica["start_time_s"] for replica in starting)
         scaling = await self._scaling()
         expected = f" of about {scaling['startup_s']:.0f}" if scaling else ""

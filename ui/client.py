@@ -30,12 +30,16 @@ class Client:
         """Close all connections."""
         await self._http.aclose()
 
-    async def ready(self) -> tuple[bool, str]:
-        """Return whether a request would be answered now, and if not, why. Raises `UnreachableError`."""
+    async def ready(self) -> tuple[str, str]:
+        """Return whether a request would be answered now ("ready"), later ("loading"), or starts a model that has no other request
+        ("asleep"); and if not now, why. Raises `UnreachableError`.
+        """
         response = await self._get("/ready")
+        if response.is_success:
+            return "ready", ""
         body = _body(response.text)
-        reason = body.get("reason", "") if isinstance(body, dict) else ""
-        return response.is_success, str(reason)
+        told = body if isinstance(body, dict) else {}
+        return "asleep" if told.get("asleep") else "loading", str(told.get("reason", ""))
 
     async def models(self, key: str = "") -> list[dict[str, Any]]:
         """Return the models that are served: `id` and, where the API tells it, `max_model_len`."""

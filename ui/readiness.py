@@ -23,7 +23,9 @@ class Readiness:
         self._since: float | None = None
 
     async def state(self) -> dict[str, Any]:
-        """Return `stage` ("starting": nothing listens yet, "loading": no model yet, "ready"), why, and for how many seconds not."""
+        """Return `stage` ("starting": nothing listens yet, "loading": no model yet, "asleep": none until somebody asks, "ready"), why,
+        and for how many seconds not.
+        """
         async with self._lock:
             if not self._state or self._clock() - self._asked >= FRESH_S:
                 self._state = await self._ask()
@@ -32,11 +34,10 @@ class Readiness:
 
     async def _ask(self) -> dict[str, Any]:
         try:
-            ready, reason = await self._client.ready()
-            stage = "ready" if ready else "loading"
+            stage, reason = await self._client.ready()
         except UnreachableError as error:
             stage, reason = "starting", str(error)
-        if stage == "ready":
+        if stage in ("ready", "asleep"):
             self._since = None
         elif self._since is None:
             self._since = self._clock()

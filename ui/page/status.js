@@ -25,8 +25,12 @@ export class Status {
     const { stage, elapsed_s, reason } = this.state;
     this.element.hidden = stage === "ready";
     if (this.element.hidden) return;
-    const at = STAGES.indexOf(stage);
     this.element.setAttribute("aria-label", t("status.label"));
+    if (stage === "asleep") {
+      this.element.replaceChildren(h("div", { class: "line" }, h("strong", {}, t("status.asleep.now"))), h("p", { class: "hint" }, t("status.asleep.hint")));
+      return;
+    }
+    const at = STAGES.indexOf(stage);
     this.element.replaceChildren(
       h("div", { class: "line" }, h("span", { class: "spinner", "aria-hidden": "true" }), h("strong", {}, t(`status.${stage}.now`)), h("span", { class: "facts" }, wholeSeconds(elapsed_s))),
       h("ol", {}, STAGES.map((name, index) => h("li", { class: index < at ? "past" : index === at ? "now" : "", "aria-current": index === at ? "step" : null },

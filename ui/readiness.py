@@ -23,8 +23,9 @@ class Readiness:
         self._since: float | None = None
 
     async def state(self) -> dict[str, Any]:
-        """Return `stage` ("starting": nothing listens yet, "loading": no model yet, "asleep": none until somebody asks, "ready"), why,
-        and for how many seconds not.
+        """Return `stage`, why, and for how many seconds not "ready".
+
+        Before, it is "starting": nothing listens yet; "loading": no model yet; or "asleep": none until somebody asks.
         """
         async with self._lock:
             if not self._state or self._clock() - self._asked >= FRESH_S:

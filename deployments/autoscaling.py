@@ -27,6 +27,7 @@ from deployments.settings import AutoscalingSettings
 
 REPORT_LAG_S = 5.0  # from a change of the load to a decision that knows it
 MARGIN = 1.04  # fewer replicas are enough when they would be with this much more load
+WAITING_SHARE = 0.4  # what waits at a replica stays there: another one only takes what would have come to it
 PREFILL_SHARE = 0.5  # of a replica's time at most goes into prompts: beyond, they queue for long
 PREEMPTED_SHARE = 0.05  # of requests: more preemptions are a sign of overload
 TPOT_MARGIN = 0.9  # TPOT's 95th percentile is above its mean: requests differ, and prompts come between
@@ -183,7 +184,7 @@ def _needs(signals: Signals, settings: AutoscalingSettings, memory: Memory) -> t
     arrivals_per_s = now_per_s * (factor or 1.0)
     reply_s = costs.tokens_per_request * (costs.step_s + costs.step_per_request_s * held)
     final = arrivals_per_s * reply_s
-    here = signals.running + signals.unplaced  # what waits at a replica stays there, and gets nothing from another one
+    here = signals.running + signals.unplaced + WAITING_SHARE * signals.waiting
     expected = final + (here - final) * math.exp(-ahead_s / reply_s)
     if factor is None:
         expected += 2 * math.sqrt(expected)

@@ -7,7 +7,7 @@ multiplies a synthetic workload's requests, so that the fleet is larger: with 60
 Every policy but ours has parameters that suit one workload and not another. `--tune` searches them for each workload on a seed of
 its own and writes `cluster/tuned.json`; a comparison picks from there, for each workload
 - of the request-count, queue and KV-cache policies, what missed the SLOs least often at no more GPU-hours than ours (and 2 %),
-- of the request-count policy once more, the fixed numbers and the oracle, the cheapest that missed them for at most 1 % of requests.
+- of the request-count policy again, the fixed numbers and the oracle, the cheapest that missed them for at most 1 % of requests.
 Ours runs with the settings' defaults everywhere. The first hour of a run is not counted.
 """
 

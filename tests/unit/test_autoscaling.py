@@ -185,7 +185,10 @@ def test_what_a_replica_holds_is_bounded_by_each_of_its_three_limits() -> None:
         ({"prefill_tokens_per_s": 40_000}, Reason.PROMPTS),
         ({"queue_time_s": 3.0, "waiting": 2}, Reason.QUEUE_TIME),
         ({"preemptions_per_s": 1.0}, Reason.PREEMPTIONS),
-        ({"running": 200, "decode_tokens_per_s": 200 / 0.07, "arrivals_per_s": 0.5, "ended_per_s": 0.5}, Reason.TPOT),
+        (
+            {"running": 200, "kv_cache_usage": 2.4, "decode_tokens_per_s": 200 / 0.07, "arrivals_per_s": 0.5, "ended_per_s": 0.5},
+            Reason.TPOT,
+        ),
         ({"running": 2, "decode_tokens_per_s": 2 / 0.07, "arrivals_per_s": 0.1, "ended_per_s": 0.1}, Reason.HOLD),
         ({}, Reason.HOLD),
         ({"running": 700, "decode_tokens_per_s": 700 / STEP_S, "arrivals_per_s": 18.0, "ended_per_s": 18.0}, Reason.STEADY),

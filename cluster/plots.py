@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 COLORS = {
     "ours": "#d62728",
     "requests": "#1f77b4",
+    "requests_99": "#17becf",
     "queue": "#9467bd",
     "kv_cache": "#8c564b",
     "static": "#7f7f7f",
@@ -66,7 +67,7 @@ def _cost(
 
 def _timeline(runs: Sequence["Run"], names: Mapping[str, str], path: Path) -> None:
     """Draw arrivals and each policy's replicas over the hours of the first seed."""
-    runs = [run for run in runs if run.job.seed == runs[0].job.seed and run.job.policy in ("ours", "requests", "oracle")]
+    runs = [run for run in runs if run.job.seed == runs[0].job.seed and run.job.policy in ("ours", "requests_99", "oracle")]
     figure, (above, below) = plt.subplots(2, 1, figsize=(10, 5), sharex=True, height_ratios=[1, 2])
     hours = [row[0] / 3600 for row in runs[0].timeline] if runs else []
     above.plot(hours, [row[1] for row in runs[0].timeline] if runs else [], color="black", linewidth=0.6)

@@ -27,6 +27,7 @@ from deployments.settings import AutoscalingSettings
 
 REPORT_LAG_S = 5.0  # from a change of the load to a decision that knows it
 MARGIN = 1.04  # fewer replicas are enough when they would be with this much more load
+WAITING_SHARE = 0.4  # what waits at a replica stays there: another one only takes what would have come to it
 PREFILL_SHARE = 0.5  # of a replica's time at most goes into prompts: beyond, they queue for long
 PREEMPTED_SHARE = 0.05  # of requests: more preemptions are a sign of overload
 TPOT_MARGIN = 0.9  # TPOT's 95th percentile is above its mean: requests differ, and prompts come between
@@ -157,7 +158,8 @@ def decide(signals: Signals, settings: AutoscalingSettings, memory: Memory) -> D
     first = max(needs, key=lambda reason: needs[reason])
     enough = math.ceil(max(needs.values()) * MARGIN - 1e-9)
     memory = replace(memory, bin_needed=max(memory.bin_needed, enough))
-    replicas, reason = _choose(signals, settings, memory, math.ceil(needs[first] - 1e-9), first)
+    symptom = _symptom(signals, settings, inputs["requests_per_replica"])
+    replicas, reason = _choose(signals, settings, memory, math.ceil(needs[first] - 1e-9), first, symptom)
     if replicas > settings.max_replicas:
         replicas, reason = settings.max_replicas, Reason.MAXIMUM
     if replicas < settings.min_replicas:
@@ -166,8 +168,12 @@ def decide(signals: Signals, settings: AutoscalingSettings, memory: Memory) -> D
 
 
 def capacity(settings: AutoscalingSettings, costs: Costs) -> float:
-    """Return the running requests that a replica holds within the SLO of TPOT, its KV cache and `max_num_seqs`; at least 1."""
-    by_tpot = (TPOT_MARGIN * settings.tpot_p95_s - costs.step_s) / costs.step_per_request_s
+    """Return the running requests that a replica holds within the SLO of TPOT, its KV cache and `max_num_seqs`; at least 1.
+
+    Where the SLO cannot be met even by a request alone, more replicas are no help: as many as take half as long again are held.
+    """
+    step_s = max(TPOT_MARGIN * settings.tpot_p95_s, 1.5 * costs.step_s)
+    by_tpot = (step_s - costs.step_s) / costs.step_per_request_s
     by_kv_cache = settings.kv_cache_target / costs.kv_per_request if costs.kv_per_request else math.inf
     return max(1.0, min(by_tpot, by_kv_cache, settings.max_num_seqs))
 
@@ -183,7 +189,7 @@ def _needs(signals: Signals, settings: AutoscalingSettings, memory: Memory) -> t
     arrivals_per_s = now_per_s * (factor or 1.0)
     reply_s = costs.tokens_per_request * (costs.step_s + costs.step_per_request_s * held)
     final = arrivals_per_s * reply_s
-    here = signals.running + signals.unplaced  # what waits at a replica stays there, and gets nothing from another one
+    here = signals.running + signals.unplaced + WAITING_SHARE * signals.waiting
     expected = final + (here - final) * math.exp(-ahead_s / reply_s)
     if factor is None:
         expected += 2 * math.sqrt(expected)
@@ -206,7 +212,9 @@ def _needs(signals: Signals, settings: AutoscalingSettings, memory: Memory) -> t
     return needs, inputs | {f"needed_for_{reason}": need for reason, need in needs.items()}
 
 
-def _choose(signals: Signals, settings: AutoscalingSettings, memory: Memory, needed: int, first: Reason) -> tuple[int, Reason]:
+def _choose(
+    signals: Signals, settings: AutoscalingSettings, memory: Memory, needed: int, first: Reason, symptom: Reason | None
+) -> tuple[int, Reason]:
     """Return replicas and reason, before bounds."""
     if signals.target == 0:
         wanted = signals.ongoing > 0 or signals.arrivals_per_s > 0
@@ -215,11 +223,11 @@ def _choose(signals: Signals, settings: AutoscalingSettings, memory: Memory, nee
         return signals.target, Reason.BLIND
     if needed > signals.target:
         return needed, first
-    if (symptom := _symptom(signals, settings)) is not None and signals.ready >= signals.target:
+    if symptom is not None and signals.ready >= signals.target:
         return signals.target + 1, symptom
     if settings.min_replicas == 0 and not signals.ongoing and signals.now_s - memory.busy_s >= settings.idle_s:
         return 0, Reason.IDLE
-    bins = math.ceil(settings.downscale_hold_s / BIN_S)
+    bins = max(1, math.ceil(settings.downscale_hold_s / BIN_S))
     enough = max(1, memory.bin_needed, *memory.needed[-bins:])
     if enough >= signals.target:
         return signals.target, Reason.STEADY if memory.bin_needed >= signals.target else Reason.HOLD
@@ -228,12 +236,16 @@ def _choose(signals: Signals, settings: AutoscalingSettings, memory: Memory, nee
     return enough, Reason.LOWER_LOAD
 
 
-def _symptom(signals: Signals, settings: AutoscalingSettings) -> Reason | None:
-    """Return what shows that replicas are overloaded, although by what was learned they should not be."""
+def _symptom(signals: Signals, settings: AutoscalingSettings, held: float) -> Reason | None:
+    """Return what shows that replicas are overloaded, although by what was learned they should not be.
+
+    Slow tokens are such a sign where replicas are at least half full: of a few requests, some may just have begun.
+    """
     if signals.waiting and signals.queue_time_s > settings.ttft_p95_s:
         return Reason.QUEUE_TIME
     if signals.preemptions_per_s > PREEMPTED_SHARE * signals.ended_per_s:
         return Reason.PREEMPTIONS
-    if signals.decode_tokens_per_s and signals.running / signals.decode_tokens_per_s > settings.tpot_p95_s:
+    full = signals.running > held * signals.reporting / 2
+    if full and signals.running > settings.tpot_p95_s * signals.decode_tokens_per_s > 0:
         return Reason.TPOT
     return None

@@ -94,7 +94,7 @@ class AutoscalingSettings(Section):
     ttft_p95_s: float = Field(2.0, gt=0)
     tpot_p95_s: float = Field(0.05, gt=0)
     burst_share: float = Field(0.96, gt=0, le=1)
-    downscale_hold_s: float = Field(120, ge=0)
+    downscale_hold_s: float = Field(120, ge=0, le=1200)
     idle_s: float = Field(600, ge=0)
     startup_s: float = Field(90, gt=0)
     step_s: float = Field(0.018, gt=0)

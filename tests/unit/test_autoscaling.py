@@ -173,7 +173,8 @@ def test_what_a_replica_holds_is_bounded_by_each_of_its_three_limits() -> None:
     assert capacity(SETTINGS.model_copy(update={"max_num_seqs": 64}), costs) == 64
     full = replace(costs, kv_per_request=0.01)
     assert capacity(SETTINGS, full) == pytest.approx(85)
-    assert capacity(SETTINGS, replace(costs, step_s=1.0)) == 1, "a model that is too slow for the SLO gets a replica a request"
+    slow = replace(costs, step_s=1.0, step_per_request_s=0.02)
+    assert capacity(SETTINGS, slow) == pytest.approx(25), "a model that is too slow for the SLO does not get all replicas"
 
 
 @pytest.mark.parametrize(
@@ -183,6 +184,12 @@ def test_what_a_replica_holds_is_bounded_by_each_of_its_three_limits() -> None:
         ({"arrivals_per_s": 60}, Reason.FORECAST),
         ({"prefill_tokens_per_s": 40_000}, Reason.PROMPTS),
         ({"queue_time_s": 3.0, "waiting": 2}, Reason.QUEUE_TIME),
+        ({"preemptions_per_s": 1.0}, Reason.PREEMPTIONS),
+        (
+            {"running": 200, "kv_cache_usage": 2.4, "decode_tokens_per_s": 200 / 0.07, "arrivals_per_s": 0.5, "ended_per_s": 0.5},
+            Reason.TPOT,
+        ),
+        ({"running": 2, "decode_tokens_per_s": 2 / 0.07, "arrivals_per_s": 0.1, "ended_per_s": 0.1}, Reason.HOLD),
         ({}, Reason.HOLD),
         ({"running": 700, "decode_tokens_per_s": 700 / STEP_S, "arrivals_per_s": 18.0, "ended_per_s": 18.0}, Reason.STEADY),
         ({"reporting": 1, "running": 40}, Reason.BLIND),
@@ -214,6 +221,13 @@ def test_fewer_replicas_only_after_the_hold() -> None:
     fleet.run(400)
     assert fleet.target < before / 2
     assert {Reason.HOLD, Reason.LOWER_LOAD} <= fleet.reasons()
+
+
+@pytest.mark.parametrize("hold_s", [0, 1200])
+def test_the_hold_may_be_nothing_or_twenty_minutes(hold_s: float) -> None:
+    fleet = Fleet(lambda now_s: 20 if now_s < 300 else 4, AutoscalingSettings(max_replicas=50, downscale_hold_s=hold_s)).run(1490)
+    assert (fleet.target < 4) == (hold_s == 0)
+    assert fleet.run(200).target < 4
 
 
 def test_stale_reports_count_for_nothing_and_keep_what_there_is() -> None:

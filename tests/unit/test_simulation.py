@@ -265,6 +265,7 @@ def test_the_strongest_opponents_are_chosen() -> None:
     assert {kind: parameters.get("mark") for kind, parameters in chosen.items()} == {
         "ours": None,
         "requests": 1,
+        "requests_99": 1,
         "queue": 1,
         "kv_cache": 1,
         "static": 1,

@@ -151,7 +151,7 @@ class Writer:
         """Count a request for goodput."""
         if record.outcome == "ok":
             if record.engine and record.engine[0].first_here:
-                began = record.sent[0] if record.sent else record.engine[0].first_here
+                began = record.sent[0] if record.sent and not record.vote else record.engine[0].first_here
                 tokens = max(len(opened.tokens) for opened in record.engine)
                 slow = began - record.arrived > self._slo.ttft_s or record.ended - began > self._slo.tpot_s * max(1, tokens - 1)
                 self._slo_met[not slow].inc()

@@ -150,8 +150,9 @@ def draw_graph(axes: Axes, panel: Panel, source: Source) -> bool:
 
 def _stack(axes: Axes, lines: list[Series], moments: list[float]) -> None:
     """Draw lines as areas on each other; where one has no value it has none to add."""
-    found = [{round(at): value for at, value in zip(times, values, strict=True)} for _, times, values in lines]
-    levels = [[values.get(round(at), 0.0) for at in moments] for values in found]
+    first, step = moments[0], moments[1] - moments[0]
+    found = [{round((at - first) / step): value for at, value in zip(times, values, strict=True)} for _, times, values in lines]
+    levels = [[values.get(place, 0.0) for place in range(len(moments))] for values in found]
     levels = [[value if math.isfinite(value) else 0.0 for value in level] for level in levels]
     axes.stackplot([_day(at) for at in moments], *levels, labels=[name for name, _, _ in lines], alpha=0.75)
 

@@ -22,6 +22,7 @@ from deployments.settings import SloSettings
 
 if TYPE_CHECKING:
     from deployments.failover import OpenRequest
+    from deployments.tracing import Tracer
 
 # What goes out this soon after something else belongs to it: a stream's first and last events come with a token, not for one.
 TOGETHER_S = 0.0001
@@ -167,6 +168,7 @@ class Measuring:
     """ASGI middleware that keeps the record of each API request."""
 
     writer: ClassVar[Writer | None] = None
+    tracer: ClassVar["Tracer | None"] = None
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -184,6 +186,8 @@ class Measuring:
             current.reset(token)
             record.ended = time.monotonic()
             self.writer.write(record)
+            if self.tracer is not None:
+                self.tracer.write(record, scope["path"], Headers(scope=scope))
 
 
 def _watched(record: Record, send: Send) -> Send:

@@ -112,7 +112,7 @@ class LLM:
             self._sender.release(address)
             done = running.finished.done() and not running.finished.cancelled()
             how = "failed" if done and running.finished.exception() else "ended" if done else "cancelled"
-            logs.REQUESTS.info("request %s %s", request_id, how)
+            logs.ended(request_id, how)
             if not done:
                 await self._core.abort_requests_async([request_id])
 

@@ -197,7 +197,7 @@ def _watched(record: Record, send: Send) -> Send:
     def watching(message: Message) -> Any:
         if message["type"] == "http.response.body":
             if record.streams:
-                if message["body"] is not COMMENT:
+                if message.get("body") is not COMMENT:
                     sent.append(now())
             elif record.status >= 400 and not record.error:
                 record.error = _code(message.get("body", b""))

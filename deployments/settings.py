@@ -19,6 +19,8 @@ from deployments.errors import SettingsError
 
 ROOT = Path(__file__).parent.parent
 PRESETS = Path(__file__).parent / "presets"
+MODEL_FILES = ("*.json", "*.safetensors", "*.txt", "*.jinja", "*.model")
+"""What is downloaded of a model on the Hugging Face hub."""
 ARGUMENTS = Path(__file__).parent / "engine_arguments.json"
 
 

@@ -40,10 +40,10 @@ def render(board: Board) -> str:
         built = built.with_row(dashboard.Row(row.title))
         for panel, width in zip(row.panels, row.widths, strict=True):
             built = built.with_panel(_panel(panel, width))
-    return json.dumps(build_ids(json.loads(JSONEncoder(sort_keys=True).encode(built.build()))), indent=1, sort_keys=True) + "\n"
+    return json.dumps(_numbered(json.loads(JSONEncoder(sort_keys=True).encode(built.build()))), indent=1, sort_keys=True) + "\n"
 
 
-def build_ids(model: dict[str, Any]) -> dict[str, Any]:
+def _numbered(model: dict[str, Any]) -> dict[str, Any]:
     """Number the panels, which is otherwise left to the first save in Grafana."""
     for number, panel in enumerate(model["panels"], 1):
         panel["id"] = number

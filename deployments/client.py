@@ -25,7 +25,7 @@ from deployments import access, intake, logs, measuring, metrics
 from deployments.channel import Address, Receiver
 from deployments.engine import TASKS
 from deployments.errors import EngineLostError, EngineUnavailableError, PoisonError, SatoriError
-from deployments.failover import OpenRequest
+from deployments.failover import Attempt, OpenRequest
 
 logger = logs.logger("ingress")
 
@@ -141,7 +141,7 @@ class ServeEngineClient(EngineCoreClient):
     def _close(self, opened: OpenRequest, how: str) -> asyncio.Task[None]:
         """Forget a request, and say in the log how it ended; return its call."""
         taken_s = time.monotonic() - opened.began
-        logs.REQUESTS.info("request %s %s: %d tokens, %.2f s", opened.wire_id, how, len(opened.tokens), taken_s)
+        logs.ended(opened.wire_id, how, tokens=len(opened.tokens), seconds=round(taken_s, 3))
         del self._open[opened.request.request_id]
         self._wire.pop(opened.wire_id, None)
         if opened.waiting is not None:
@@ -158,9 +158,11 @@ class ServeEngineClient(EngineCoreClient):
                 continue  # aborted, or of a lost attempt
             if opened.settled is not None:
                 opened.settled.set()
+                opened.attempts[-1].engine = step.engine_index
             opened.last_step = step.timestamp
             if not opened.first_here and output.new_token_ids:
                 opened.started(output.events, step.timestamp, now)
+                opened.attempts[-1].engine = step.engine_index
             try:
                 if opened.take(output):
                     new.append(output)
@@ -233,6 +235,8 @@ class ServeEngineClient(EngineCoreClient):
 
     async def _call(self, opened: OpenRequest, encoded: list[bytes]) -> bool:
         wire_id = opened.wire_id
+        attempt = Attempt(time.monotonic())
+        opened.attempts.append(attempt)
         try:
             client = None if opened.tokens else opened.client
             await self._replicas.generate(opened.group, wire_id, self._receiver.address, encoded, client)
@@ -241,10 +245,12 @@ class ServeEngineClient(EngineCoreClient):
                 raise
             logger.warning("the replica of request %s is lost (%s)", wire_id, type(error).__name__)
             self._replicas.lost(wire_id)
+            attempt.lost = True
             if not isinstance(error, EngineUnavailableError) or isinstance(error, EngineLostError):
                 opened.deaths.append(time.monotonic())
             return False
         finally:
+            attempt.ended = time.monotonic()
             self._replicas.left(wire_id)
         if wire_id in self._wire:
             await asyncio.sleep(LAST_TOKENS_S)

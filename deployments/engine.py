@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from deployments.settings import Settings
+from deployments.settings import MODEL_FILES, Settings
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
@@ -45,6 +45,17 @@ def sparing_logging() -> Iterator[None]:
         del os.environ[name]
         if before is not None:
             os.environ[name] = before
+
+
+def download(settings: Settings) -> None:
+    """Have a model's files of the Hugging Face hub in this host's cache; what is there is kept.
+
+    vLLM would do it when it loads them. Apart from that, it is known how long it takes.
+    """
+    from huggingface_hub import snapshot_download
+
+    where = {"revision": settings.engine.get("revision"), "cache_dir": settings.engine.get("download_dir")}
+    snapshot_download(settings.model, allow_patterns=[*MODEL_FILES], **where)
 
 
 def server_arguments(settings: Settings) -> Namespace:

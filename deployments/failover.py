@@ -31,6 +31,16 @@ STATELESS = frozenset(
 _SAMPLE = re.compile(r"^\d+_")
 
 
+@dataclass(slots=True)
+class Attempt:
+    """A request's time on one replica (`engine` is its rank), of the monotonic clock: from the call to its end."""
+
+    began: float
+    ended: float = 0.0
+    engine: int = -1
+    lost: bool = False
+
+
 @dataclass
 class OpenRequest:
     """A request that has not ended: as vLLM's frontend gave it, whose it is, what came of it, and where it is now.
@@ -52,6 +62,7 @@ class OpenRequest:
     client: str = ""
     began: float = 0.0
     record: Record | None = None
+    attempts: list[Attempt] = field(default_factory=list)
     first_here: float = 0.0
     queue_s: float = 0.0
     prefill_s: float = 0.0

@@ -21,6 +21,7 @@ from deployments.draining import Draining, draining
 from deployments.errors import SatoriError
 from deployments.hardware import lacking
 from deployments.keys import open_store
+from deployments.measuring import Measuring
 from deployments.phases import Phases
 from deployments.settings import Settings
 from deployments.status import Status
@@ -72,6 +73,10 @@ class Ingress:
             with phases("API server"):
                 app = await self._build()
         phases.done("start")
+        if self._settings.tracing.otlp_endpoint is not None:
+            from deployments.tracing import Tracer
+
+            Measuring.tracer = Tracer(self._settings.tracing, serve.get_replica_context().replica_id.unique_id)
         metrics.ONGOING.labels().set_function(lambda: Draining.active)
         metrics.UNASSIGNED.labels().set_function(lambda: self._client.unassigned)
         self._replicas.watch()
@@ -87,7 +92,7 @@ class Ingress:
         from deployments.body import BodyLimit
         from deployments.client import ServeEngineClient, used_by_async_llm
         from deployments.engine import TASKS, frontend_config, server_arguments, tune_process, writes_coat
-        from deployments.measuring import Measuring, Writer
+        from deployments.measuring import Writer
         from deployments.overload import BoundedLLM, RetryAfter
         from deployments.replies import CoatServing
         from deployments.vllm_metrics import FrontendMetrics

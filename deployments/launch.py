@@ -35,7 +35,7 @@ from deployments.environment import SERVING
 from deployments.errors import PortInUseError, SatoriError, SettingsError
 from deployments.hardware import lacking
 from deployments.phases import MARK
-from deployments.settings import ROOT, Settings, is_path
+from deployments.settings import MODEL_FILES, ROOT, Settings, is_path
 
 LOG = ROOT / ".run" / "serve.log"
 # Seconds for a clean stop, before what is left is killed; the whole stop stays under 15 s.
@@ -107,7 +107,7 @@ def fetch_model(model: str) -> None:
     say("model", f"{model}, from the hub or its cache")
     began = time.monotonic()
     try:
-        snapshot_download(model, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.jinja", "*.model"])
+        snapshot_download(model, allow_patterns=[*MODEL_FILES])
     except Exception as error:  # the hub's client raises many kinds, of several libraries
         raise SatoriError(f"model={model!r}: could not be downloaded: {error}") from error
     say("model", "complete", time.monotonic() - began)

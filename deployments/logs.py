@@ -4,12 +4,16 @@ Not by Serve's logger: in throughput mode it holds a thousand lines back (Ray 2.
 logs and shows it in the terminal of `serve run`. Request ids are logged, what is in requests is not.
 
 A line for every request, when it has ended, goes to a file of the process instead, `requests_*.log` beside Serve's own logs
-(`/tmp/ray/session_latest/logs/serve`): Ray would pass it on to the terminal, at a cost, and leave out what looks alike.
+(`/tmp/ray/session_latest/logs/serve`): Ray would pass it on to the terminal, at a cost, and leave out what looks alike. It is a
+JSON object, written by a thread.
 """
 
+import json
 import logging
 import logging.handlers
 import os
+import queue
+from datetime import UTC, datetime
 from pathlib import Path
 
 FORMAT = logging.Formatter("%(levelname)s %(asctime)s %(name)s: %(message)s")
@@ -38,12 +42,27 @@ def logger(name: str) -> logging.Logger:
     return parent.getChild(name)
 
 
+class _Json(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        when = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+        return json.dumps({"time": when, "level": record.levelname, **record.fields})  # type: ignore[attr-defined]
+
+
+def ended(request_id: str, how: str, **fields: float | str) -> None:
+    """Write the line of a request that has ended."""
+    if REQUESTS.isEnabledFor(logging.INFO):
+        REQUESTS.info("", extra={"fields": {"request_id": request_id, "ended": how, **fields}})
+
+
 def write_requests(deployment: str) -> None:
     """Begin this replica's log of requests. Without it, lines to `REQUESTS` go nowhere."""
     from ray.serve._private.logging_utils import get_serve_logs_dir
 
     path = Path(get_serve_logs_dir()) / f"requests_{deployment}_{os.getpid()}.log"
-    handler = logging.handlers.RotatingFileHandler(path, maxBytes=FILE_BYTES, backupCount=FILES_KEPT)
-    handler.setFormatter(FORMAT)
+    file = logging.handlers.RotatingFileHandler(path, maxBytes=FILE_BYTES, backupCount=FILES_KEPT)
+    lines: queue.SimpleQueue[logging.LogRecord] = queue.SimpleQueue()
+    handler = logging.handlers.QueueHandler(lines)
+    handler.setFormatter(_Json())
+    logging.handlers.QueueListener(lines, file).start()
     REQUESTS.addHandler(handler)
     REQUESTS.setLevel(logging.INFO)

@@ -22,6 +22,7 @@ from deployments.settings import SloSettings
 
 if TYPE_CHECKING:
     from deployments.failover import OpenRequest
+    from deployments.tracing import Tracer
 
 # What goes out this soon after something else belongs to it: a stream's first and last events come with a token, not for one.
 TOGETHER_S = 0.0001
@@ -151,7 +152,7 @@ class Writer:
         """Count a request for goodput."""
         if record.outcome == "ok":
             if record.engine and record.engine[0].first_here:
-                began = record.sent[0] if record.sent else record.engine[0].first_here
+                began = record.sent[0] if record.sent and not record.vote else record.engine[0].first_here
                 tokens = max(len(opened.tokens) for opened in record.engine)
                 slow = began - record.arrived > self._slo.ttft_s or record.ended - began > self._slo.tpot_s * max(1, tokens - 1)
                 self._slo_met[not slow].inc()
@@ -167,6 +168,7 @@ class Measuring:
     """ASGI middleware that keeps the record of each API request."""
 
     writer: ClassVar[Writer | None] = None
+    tracer: ClassVar["Tracer | None"] = None
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -184,6 +186,8 @@ class Measuring:
             current.reset(token)
             record.ended = time.monotonic()
             self.writer.write(record)
+            if self.tracer is not None:
+                self.tracer.write(record, scope["path"], Headers(scope=scope))
 
 
 def _watched(record: Record, send: Send) -> Send:
@@ -193,7 +197,7 @@ def _watched(record: Record, send: Send) -> Send:
     def watching(message: Message) -> Any:
         if message["type"] == "http.response.body":
             if record.streams:
-                if message["body"] is not COMMENT:
+                if message.get("body") is not COMMENT:
                     sent.append(now())
             elif record.status >= 400 and not record.error:
                 record.error = _code(message.get("body", b""))

@@ -7,7 +7,7 @@ TTFT is the time to the first token of any kind, TTFAT to the first of the answe
 
 from bisect import bisect_left
 from collections import Counter as Counts
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from prometheus_client import REGISTRY, Counter, Gauge, Histogram, disable_created_metrics
@@ -19,6 +19,7 @@ SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 30, 60, 120,
 GAPS = (0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
 OVERHEAD = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
 
+FEW = 3  # fewer values are quicker counted one by one
 ALL: list["Metric"] = []
 _kept: set[str] = set()
 
@@ -52,8 +53,12 @@ class Metric:
         return series
 
 
-def observe_all(series: Any, values: Iterable[float]) -> None:
-    """Count many values in a series of a histogram, for a tenth of what `observe` costs each (prometheus-client 0.26.0)."""
+def observe_all(series: Any, values: Sequence[float]) -> None:
+    """Count many values in a series of a histogram, for a quarter of what `observe` costs each (prometheus-client 0.26.0)."""
+    if len(values) < FEW:
+        for value in values:
+            series.observe(value)
+        return
     counts: Counts[int] = Counts()
     total, bounds = 0.0, series._upper_bounds
     for value in values:
@@ -66,7 +71,7 @@ def observe_all(series: Any, values: Iterable[float]) -> None:
 
 def keep(part: str) -> None:
     """Have this process keep, and show with whatever else it measures, the metrics of a part of the application."""
-    disable_created_metrics()  # a third of all series, which nothing reads
+    disable_created_metrics()  # type: ignore[no-untyped-call]  # a third of all series, which nothing reads
     for metric in ALL:
         if part in metric.parts and metric.name not in _kept:
             _kept.add(metric.name)

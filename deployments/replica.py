@@ -16,7 +16,7 @@ from deployments.errors import EngineLostError, EngineUnavailableError
 from deployments.fairness import FIRST, FairOrder
 from deployments.phases import Phases
 from deployments.reporting import Meter
-from deployments.settings import Settings
+from deployments.settings import Settings, is_path
 
 if TYPE_CHECKING:
     from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs
@@ -49,19 +49,24 @@ class LLM:
         exposition.show(metrics.LLM, settings)
         with self._phases.reported():
             self._core = await asyncio.to_thread(self._start, settings)
+            with self._phases("warm-up"):
+                await self._warm_up()
         self._phases.done("start")
         self._hung_after_s = settings.llm.hung_after_s
         self._serve()
         tune_process()
 
     def _start(self, settings: Settings) -> "EngineCoreClient":
-        from deployments.engine import engine_config, prepare, server_arguments, sparing_logging
+        from deployments.engine import download, engine_config, prepare, server_arguments, sparing_logging
 
         prepare(settings.llm.env)
         logs.write_requests("LLM")
         with self._phases("import vllm"), sparing_logging():
             from vllm.v1.engine.core_client import EngineCoreClient
             from vllm.v1.executor import Executor
+        if not is_path(settings.model):
+            with self._phases("download"):
+                download(settings)
         with self._phases("configure"):
             config = engine_config(server_arguments(settings))
         with self._phases("load model"):
@@ -72,6 +77,16 @@ class LLM:
         gpus = settings.llm.num_gpus
         metrics.DEVICES.labels("gpu" if gpus else "cpu").set(gpus or 1)
         return core
+
+    async def _warm_up(self) -> None:
+        """Have the engine generate a token, so that no client's request is its first one."""
+        from vllm.sampling_params import SamplingParams
+        from vllm.v1.engine import EngineCoreRequest
+
+        request = EngineCoreRequest("warm-up", [0], None, SamplingParams(max_tokens=1), None, time.time(), None, None, None)
+        await self._core.add_request_async(request)
+        while not any(output.finished for output in (await self._core.get_output_async()).outputs):
+            pass
 
     @staticmethod
     def _rank() -> int:
@@ -118,7 +133,7 @@ class LLM:
             self._sender.release(address)
             done = running.finished.done() and not running.finished.cancelled()
             how = "failed" if done and running.finished.exception() else "ended" if done else "cancelled"
-            logs.REQUESTS.info("request %s %s", request_id, how)
+            logs.ended(request_id, how)
             if not done:
                 await self._core.abort_requests_async([request_id])
 

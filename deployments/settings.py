@@ -19,6 +19,8 @@ from deployments.errors import SettingsError
 
 ROOT = Path(__file__).parent.parent
 PRESETS = Path(__file__).parent / "presets"
+MODEL_FILES = ("*.json", "*.safetensors", "*.txt", "*.jinja", "*.model")
+"""What is downloaded of a model on the Hugging Face hub."""
 ARGUMENTS = Path(__file__).parent / "engine_arguments.json"
 
 
@@ -143,6 +145,15 @@ class SloSettings(Section):
     tpot_s: float = Field(0.1, gt=0)
 
 
+class TracingSettings(Section):
+    """OpenTelemetry traces: sent to the collector at `otlp_endpoint` (OTLP over HTTP, such as http://127.0.0.1:4318), of the share
+    `sample` of requests. Without an endpoint there are none.
+    """
+
+    otlp_endpoint: str | None = None
+    sample: float = Field(1.0, ge=0, le=1)
+
+
 class AccessSettings(Section):
     """Who may use the API. `keys` is a YAML file (made absolute) of API keys and their limits; see `deployments.keys`."""
 
@@ -173,6 +184,7 @@ class Settings(Section):
     coat: CoatSettings = CoatSettings()
     access: AccessSettings = AccessSettings()
     slo: SloSettings = SloSettings()
+    tracing: TracingSettings = TracingSettings()
     engine: dict[str, Any] = {}
     api: dict[str, Any] = {}
 

@@ -6,6 +6,8 @@ from typing import Literal
 
 from monitoring.queries import VARIABLES
 
+COLUMNS = 24
+
 
 @dataclass(frozen=True)
 class Query:
@@ -34,7 +36,6 @@ class Panel:
     stacked: bool = False
     warn: float | None = None
     bad: float | None = None
-    width: int = 8
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,14 @@ class Row:
 
     title: str
     panels: tuple[Panel, ...]
+
+    @property
+    def widths(self) -> list[int]:
+        """The widths of the panels, in columns: they fill lines of `COLUMNS`, numbers six to a line and graphs two to four."""
+        if self.panels[0].kind == "stat":
+            return [COLUMNS // 6] * len(self.panels)
+        lines = {1: [1], 2: [2], 3: [3], 4: [4], 5: [3, 2], 6: [3, 3]}[len(self.panels)]
+        return [COLUMNS // line for line in lines for _ in range(line)]
 
 
 @dataclass(frozen=True)
@@ -68,7 +77,7 @@ class Board:
 
 def stat(title: str, description: str, unit: str, expr: str, **options: object) -> Panel:
     """Return a panel with one number."""
-    return Panel(title, description, unit, (Query(expr, title),), kind="stat", **({"width": 4} | options))  # type: ignore[arg-type]
+    return Panel(title, description, unit, (Query(expr, title),), kind="stat", **options)  # type: ignore[arg-type]
 
 
 def graph(title: str, description: str, unit: str, *queries: tuple[str, str], **options: object) -> Panel:

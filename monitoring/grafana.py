@@ -38,12 +38,12 @@ def render(board: Board) -> str:
         )
     for row in board.rows:
         built = built.with_row(dashboard.Row(row.title))
-        for panel in row.panels:
-            built = built.with_panel(_panel(panel))
-    return json.dumps(build_ids(json.loads(JSONEncoder(sort_keys=True).encode(built.build()))), indent=1, sort_keys=True) + "\n"
+        for panel, width in zip(row.panels, row.widths, strict=True):
+            built = built.with_panel(_panel(panel, width))
+    return json.dumps(_numbered(json.loads(JSONEncoder(sort_keys=True).encode(built.build()))), indent=1, sort_keys=True) + "\n"
 
 
-def build_ids(model: dict[str, Any]) -> dict[str, Any]:
+def _numbered(model: dict[str, Any]) -> dict[str, Any]:
     """Number the panels, which is otherwise left to the first save in Grafana."""
     for number, panel in enumerate(model["panels"], 1):
         panel["id"] = number
@@ -67,7 +67,7 @@ def _variable(name: str) -> dashboard.QueryVariable:
     )
 
 
-def _panel(panel: Panel) -> Any:
+def _panel(panel: Panel, width: int) -> Any:
     built: Any = _graph(panel) if panel.kind == "timeseries" else _stat()
     needs = f" Needs {panel.needs}." if panel.needs else ""
     built = (
@@ -76,7 +76,7 @@ def _panel(panel: Panel) -> Any:
         .datasource(SOURCE)
         .unit(panel.unit)
         .no_value(panel.empty)
-        .span(panel.width)
+        .span(width)
         .height(HEIGHT if panel.kind == "timeseries" else STAT_HEIGHT)
     )
     if panel.warn is not None and panel.bad is not None:

@@ -10,7 +10,7 @@ NOW = (
         "Fail-overs in 10 min",
         "Requests that moved on from an LLM replica that was lost, in mid-stream. Clients do not notice.",
         "short",
-        f"sum(increase({select(metrics.FAILOVER_REQUESTS)}[10m]))",
+        f"round(sum(increase({select(metrics.FAILOVER_REQUESTS)}[10m])))",
         warn=1,
         bad=slo.FAILOVERS,
         empty="no ingress is scraped",
@@ -19,7 +19,7 @@ NOW = (
         "Tokens computed again in 10 min",
         "Tokens that moved requests had to compute a second time.",
         "short",
-        f"sum(increase({select(metrics.FAILOVER_TOKENS)}[10m]))",
+        f"round(sum(increase({select(metrics.FAILOVER_TOKENS)}[10m])))",
         empty="no ingress is scraped",
     ),
     stat(

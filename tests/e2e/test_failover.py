@@ -1,6 +1,7 @@
 """Fail-over on the real stack: replicas are killed and frozen under load, and no stream shows it."""
 
 import random
+import re
 
 import httpx
 import psutil
@@ -36,6 +37,25 @@ def test_no_engine_outlives_its_replica(served: Served) -> None:
     of_this_run = psutil.Process(max(mine)).environ()[RUN]
     found = {process for process in psutil.process_iter() if chaos.is_engine(process)}
     assert {process.pid for process in found if process.environ().get(RUN) == of_this_run} == mine
+
+
+async def test_metrics_go_with_replicas_and_counters_stay(served: Served) -> None:
+    """After replicas were lost: no target is dead, no gauge is left of one, and what the lost ones did is still counted."""
+    async with httpx.AsyncClient(base_url=served.url) as http:
+        targets = (await http.get("/metrics/targets")).json()
+        engines = [target for target in targets if target["labels"]["deployment"] == "LLM"]
+        assert len(engines) == 2
+        text = {}
+        for target in targets:
+            [address] = target["targets"]
+            text[target["labels"]["replica"]] = (await http.get(f"http://{address}/metrics")).text
+    running = [re.findall(r'vllm:num_requests_running{engine="(\d)"', text[target["labels"]["replica"]]) for target in engines]
+    assert sorted(running) == [["0"], ["1"]]
+    [ingress] = [target["labels"]["replica"] for target in targets if target["labels"]["deployment"] == "Ingress"]
+    assert "vllm:num_requests_running" not in text[ingress]
+    tokens = dict(re.findall(r'vllm:generation_tokens_total{engine="(\d)",model_name="nano"} (\S+)', text[ingress]))
+    assert tokens.keys() == {"0", "1"}
+    assert sum(map(float, tokens.values())) > 2 * chaos.STREAMS * chaos.TOKENS
 
 
 async def test_the_metrics_tell_of_it(served: Served) -> None:

@@ -3,11 +3,13 @@
 import importlib.util
 import json
 from pathlib import Path
+from typing import Any
 
+import huggingface_hub
 import pytest
 
 from deployments import settings
-from deployments.engine import frontend_config, server_arguments, server_words
+from deployments.engine import download, frontend_config, server_arguments, server_words
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -68,3 +70,14 @@ def test_the_frontend_has_what_it_reads() -> None:
 def test_a_quantized_preset_needs_no_device_in_the_frontend() -> None:
     loaded = settings.load({"preset": "nano-cpu", "engine.quantization": "fp8", "engine.kv_cache_dtype": "fp8"})
     assert frontend_config(server_arguments(loaded)).model_config.quantization is None
+
+
+def test_a_download_takes_the_revision_and_the_folder_that_vllm_will_look_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda model, **options: asked.append((model, options)))
+    given = settings.load({"preset": "nano-cpu", "model": "owner/name", "engine.revision": "v2", "engine.download_dir": "/data"})
+    download(given)
+    [(model, options)] = asked
+    assert model == "owner/name"
+    assert (options["revision"], options["cache_dir"]) == ("v2", "/data")
+    assert "*.safetensors" in options["allow_patterns"]

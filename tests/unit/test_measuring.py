@@ -99,6 +99,17 @@ async def test_a_whole_reply_has_no_time_to_first_token(model: str) -> None:
     assert grown("satori_e2e_seconds_count", model=model) == 1
 
 
+async def test_a_record_that_has_ended_is_traced(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[Any] = []
+    monkeypatch.setattr(Measuring, "tracer", SimpleNamespace(write=lambda record, *about: written.append((record, *about))))
+    await ask(reply(b"one"))
+    [(record, path, headers)] = written
+    assert record.complete
+    assert record.ended > record.arrived
+    assert path == "/v1/chat/completions"
+    assert headers["host"] == "test"
+
+
 async def test_slow_requests_are_not_good(model: str) -> None:
     assert Measuring.writer is not None
     Measuring.writer._slo = SloSettings(ttft_s=10, tpot_s=1e-6)

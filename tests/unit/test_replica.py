@@ -74,11 +74,15 @@ def step(*outputs: tuple[str, int, bool], running: int = 0, counts: bool = True)
     )
 
 
+async def warm(llm: LLM) -> None: ...
+
+
 @pytest.fixture
 async def llm(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[LLM]:
     context = SimpleNamespace(replica_id=SimpleNamespace(unique_id="r1"), rank=SimpleNamespace(rank=3))
     monkeypatch.setattr(serve, "get_replica_context", lambda: context)
     monkeypatch.setattr(LLM, "_start", lambda self, settings: Core())
+    monkeypatch.setattr(LLM, "_warm_up", warm)
     monkeypatch.setattr(exposition, "show", lambda part, settings: None)
     made = LLM.__new__(LLM)
     await made.__init__(load({"preset": "nano-cpu"}))  # type: ignore[misc]
@@ -197,3 +201,15 @@ async def test_counters_of_a_step_without_tokens_are_sent_and_gauges_are_not(llm
         await asyncio.sleep(0.001)
     assert ingress.stats == 1
     assert (await llm.state())["running"] == 2
+
+
+async def test_an_engine_is_warm_when_it_has_made_a_token() -> None:
+    made = LLM.__new__(LLM)
+    core = made._core = Core()  # type: ignore[assignment]
+    warming = asyncio.create_task(made._warm_up())
+    while not core.added:
+        await asyncio.sleep(0)
+    core.steps.put_nowait(step(running=1))
+    core.steps.put_nowait(step(("warm-up", 1, True)))
+    await warming
+    assert core.added == ["warm-up"]

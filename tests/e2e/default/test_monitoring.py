@@ -13,7 +13,7 @@ import httpx
 import pytest
 from conftest import Served
 
-from monitoring import rules
+from monitoring import report, rules
 from monitoring.board import Panel
 from monitoring.boards import ANNOTATIONS, BOARDS
 from monitoring.serve import Prometheus
@@ -193,6 +193,15 @@ def test_tokens_add_up(prometheus: Prometheus) -> None:
     ours = float(prometheus.get("query", query='sum(satori_tokens_total{kind!="prompt"})')["result"][0]["value"][1])
     vllms = float(prometheus.get("query", query="sum(vllm:generation_tokens_total)")["result"][0]["value"][1])
     assert ours == pytest.approx(vllms, rel=0.2)
+
+
+def test_the_report_has_all_boards(prometheus: Prometheus, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status = report.main(["--prometheus", prometheus.url, "--minutes", "1", "--out", str(tmp_path)])
+    assert status == 0, capsys.readouterr().err
+    page = (tmp_path / "index.html").read_text()
+    for board in BOARDS:
+        assert f'<img src="{board.uid}.png"' in page
+        assert (tmp_path / f"{board.uid}.png").stat().st_size > 10_000
 
 
 def test_the_generated_dashboards_are_those_that_were_asked(request: pytest.FixtureRequest) -> None:

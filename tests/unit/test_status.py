@@ -1,0 +1,62 @@
+"""`/status` and what `/ready` says of LLM replicas that are not there, over what Serve's controller and the policy said last."""
+
+import time
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from deployments import scaler
+from deployments.status import Status
+
+
+def status(monkeypatch: pytest.MonkeyPatch, details: dict[str, Any] | None, autoscaling: bool, loads: Any = ()) -> Status:
+    async def results_async(**options: Any) -> list[Any]:
+        if isinstance(loads, Exception):
+            raise loads
+        return list(loads)
+
+    monkeypatch.setattr(scaler, "status", lambda: {"startup_s": 30.0, "decisions": []})
+    llm: Any = SimpleNamespace(broadcast=lambda method: SimpleNamespace(results_async=results_async))
+    replicas: Any = SimpleNamespace(of=lambda deployment: details)
+    return Status(llm, replicas, autoscaling)
+
+
+def replica(state: str, began_s: float = 0.0) -> dict[str, Any]:
+    return {"replica_id": state.lower(), "state": state, "node_ip": "10.0.0.1", "start_time_s": time.time() - began_s}
+
+
+async def test_replicas_with_state_load_and_progress(monkeypatch: pytest.MonkeyPatch) -> None:
+    details = {"target_num_replicas": 2, "replicas": [replica("RUNNING"), replica("STARTING", 12)]}
+    load = {"id": "running", "open": 3, "running": 2, "waiting": 1, "served": 9}
+    told = await status(monkeypatch, details, True, [load, RuntimeError("gone")]).tell(waiting=4)
+    up, starting = told["replicas"]
+    assert (told["target"], told["waiting"], told["autoscaling"]["startup_s"]) == (2, 4, 30.0)
+    assert (up["state"], up["load"]) == ("RUNNING", {"open": 3, "running": 2, "waiting": 1, "served": 9})
+    assert (starting["state"], starting["load"], starting["starting"]["expected_s"]) == ("STARTING", None, 30.0)
+    assert starting["starting"]["for_s"] >= 12
+
+
+async def test_replicas_that_do_not_answer_are_told_without_load(monkeypatch: pytest.MonkeyPatch) -> None:
+    details = {"target_num_replicas": 1, "replicas": [replica("RUNNING")]}
+    told = await status(monkeypatch, details, False, TimeoutError()).tell(waiting=0)
+    assert (told["replicas"][0]["load"], told["autoscaling"]) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("details", "autoscaling", "asks", "asleep", "said"),
+    [
+        ({"target_num_replicas": 0, "replicas": []}, True, False, True, "no LLM replica is up; a request starts one"),
+        ({"target_num_replicas": 1, "replicas": []}, True, False, False, "no LLM replica is up"),
+        ({"target_num_replicas": 1, "replicas": [replica("STARTING", 7)]}, True, False, False, "1 starting, for 7 of about 30 s"),
+        ({"target_num_replicas": 1, "replicas": [replica("STARTING", 7)]}, False, True, False, "1 starting, for 7 s"),
+        (None, True, False, False, "no LLM replica is up"),
+        (None, False, True, False, "no LLM replica is up"),
+    ],
+)
+async def test_what_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch, details: dict[str, Any] | None, autoscaling: bool, asks: bool, asleep: bool, said: str
+) -> None:
+    made = status(monkeypatch, details, autoscaling)
+    assert (made.running(), made.asleep()) == (asks, asleep)
+    assert (await made.waits_for()).endswith(said)

@@ -42,7 +42,7 @@ def _cost(
     for axis, workload in zip(axes.flat, workloads, strict=False):
         others = [row for row in tuned if row["workload"] == workload and row["policy"] == "requests"]
         hours, missed = [row["gpu_hours"] for row in others], [100 * row["violations"] for row in others]
-        axis.scatter(hours, missed, s=8, color=COLORS["requests"], alpha=0.35, label="request count, other parameters")
+        axis.scatter(hours, missed, s=8, color=COLORS["requests"], alpha=0.35, label="request count, all tried (seed 101)")
         for kind, name in names.items():
             of_kind = [run for run in runs if (run.job.workload, run.job.policy) == (workload, kind)]
             if of_kind:

@@ -70,7 +70,7 @@ class Status:
 
 def _told(replica: dict[str, Any], loads: dict[str, dict[str, Any]], expected_s: float | None) -> dict[str, Any]:
     """Return what clients get of a replica (a `ReplicaDetails` of Ray 2.60.0)."""
-    told = {"id": replica["replica_id"], "state": ReplicaState(replica["state"]).value, "node": replica["node_ip"]}
+    told = {"id": replica["replica_id"], "state": ReplicaState(replica["state"]).value, "node": replica.get("node_ip")}
     if replica["state"] == "STARTING":
         told["starting"] = {"for_s": round(time.time() - replica["start_time_s"], 1), "expected_s": expected_s}
     load = loads.get(replica["replica_id"])

@@ -23,7 +23,8 @@ def status(monkeypatch: pytest.MonkeyPatch, details: dict[str, Any] | None, auto
 
 
 def replica(state: str, began_s: float = 0.0) -> dict[str, Any]:
-    return {"replica_id": state.lower(), "state": state, "node_ip": "10.0.0.1", "start_time_s": time.time() - began_s}
+    placed = {"node_ip": "10.0.0.1"} if state == "RUNNING" else {}
+    return placed | {"replica_id": state.lower(), "state": state, "start_time_s": time.time() - began_s}
 
 
 async def test_replicas_with_state_load_and_progress(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -35,6 +36,7 @@ async def test_replicas_with_state_load_and_progress(monkeypatch: pytest.MonkeyP
     assert (up["state"], up["load"]) == ("RUNNING", {"open": 3, "running": 2, "waiting": 1, "served": 9})
     assert (starting["state"], starting["load"], starting["starting"]["expected_s"]) == ("STARTING", None, 30.0)
     assert starting["starting"]["for_s"] >= 12
+    assert (up["node"], starting["node"]) == ("10.0.0.1", None)
 
 
 async def test_replicas_that_do_not_answer_are_told_without_load(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -221,12 +221,12 @@ def _choose(
         return (max(needed, 1), Reason.FIRST_REQUEST) if wanted else (0, Reason.IDLE)
     if signals.ready and signals.reporting < signals.ready / 2:
         return signals.target, Reason.BLIND
+    if settings.min_replicas == 0 and not signals.ongoing and signals.now_s - memory.busy_s >= settings.idle_s:
+        return 0, Reason.IDLE
     if needed > signals.target:
         return needed, first
     if symptom is not None and signals.ready >= signals.target:
         return signals.target + 1, symptom
-    if settings.min_replicas == 0 and not signals.ongoing and signals.now_s - memory.busy_s >= settings.idle_s:
-        return 0, Reason.IDLE
     bins = max(1, math.ceil(settings.downscale_hold_s / BIN_S))
     enough = max(1, memory.bin_needed, *memory.needed[-bins:])
     if enough >= signals.target:

@@ -46,6 +46,7 @@ class LLM:
 
         self._phases = Phases("engine")
         self._stats: SchedulerStats | None = None
+        self._leaves = False
         exposition.show(metrics.LLM, settings)
         with self._phases.reported():
             self._core = await asyncio.to_thread(self._start, settings)
@@ -167,6 +168,8 @@ class LLM:
                 self._active = time.monotonic()
                 self._send(step)
         except Exception as error:
+            if self._leaves:
+                return
             logger.error("the engine is dead: %s", error)
             self._give_up(error)
 
@@ -224,4 +227,5 @@ class LLM:
 
     def __del__(self) -> None:
         if (core := getattr(self, "_core", None)) is not None:
+            self._leaves = True
             core.shutdown(timeout=0)  # it has nothing left to do; by itself it takes 4 s to end

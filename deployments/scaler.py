@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from ray.experimental import internal_kv
+from ray.serve import autoscaling_policy
 from ray.serve.config import AutoscalingContext
 
 from deployments import exposition, logs, metrics
@@ -88,6 +89,7 @@ class Scaler:
         self._decisions: deque[dict[str, Any]] = deque(maxlen=DECISIONS_KEPT)
         self._written_s = 0.0
         exposition.show(metrics.CONTROLLER, loaded)
+        _decide_from_zero_too()
 
     def __call__(self, context: AutoscalingContext) -> tuple[int, dict[str, Any]]:
         """Return how many replicas there should be, and nothing for Serve to remember."""
@@ -138,6 +140,20 @@ class Scaler:
             "decisions": list(self._decisions),
         }
         internal_kv._internal_kv_put(KEY, json.dumps(status), namespace=NAMESPACE)
+
+
+def _decide_from_zero_too() -> None:
+    """Have Serve ask the policy also when there is no replica.
+
+    Serve (Ray 2.60.0) answers for every policy then, until one is up: it starts one, of which the policy would not hear. Goes when
+    a policy can say no to that.
+    """
+    theirs = autoscaling_policy._get_cold_start_scale_up_replicas
+
+    def none_for_ours(context: AutoscalingContext) -> int | None:
+        return None if context.deployment_name == "LLM" else theirs(context)
+
+    autoscaling_policy._get_cold_start_scale_up_replicas = none_for_ours
 
 
 def status() -> dict[str, Any] | None:

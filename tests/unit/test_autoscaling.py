@@ -116,17 +116,17 @@ def test_it_scales_to_zero_after_idle_s_and_not_before() -> None:
 
 def test_an_idle_fleet_goes_whatever_was_expected() -> None:
     """Serve stops all but one replica first; that one then goes too, rather than call back the others."""
-    settings = AutoscalingSettings(min_replicas=0, idle_s=20, tpot_p95_s=0.025)
+    settings = AutoscalingSettings(min_replicas=0, idle_s=5, tpot_p95_s=0.025)
     busy = Signals(0.0, target=3, ready=3, reporting=3, arrivals_per_s=60, running=300, decode_tokens_per_s=20_000, ended_per_s=60)
     memory = decide(busy, settings, Memory()).memory
     for second in range(1, 60):
         memory = decide(replace(busy, now_s=float(second)), settings, memory).memory
-    quiet = Signals(80.0, target=3, ready=3, reporting=3)
+    quiet = Signals(66.0, target=3, ready=3, reporting=3)
     memory = decide(replace(quiet, now_s=60.0), settings, memory).memory
     first = decide(quiet, settings, memory)
     assert first.inputs["needed_for_forecast"] > 1
     assert (first.replicas, first.reason) == (0, Reason.IDLE)
-    second = decide(replace(quiet, now_s=80.5, target=1, ready=1, reporting=1), settings, first.memory)
+    second = decide(replace(quiet, now_s=66.5, target=1, ready=1, reporting=1), settings, first.memory)
     assert (second.replicas, second.reason) == (0, Reason.IDLE)
 
 

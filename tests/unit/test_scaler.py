@@ -6,8 +6,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from ray.serve import autoscaling_policy
 from ray.serve._private.common import TimeStampedValue
-from ray.serve.config import AutoscalingPolicy
+from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
 
 from deployments import exposition, scaler
 from deployments.reporting import Meter
@@ -89,6 +90,17 @@ def test_a_request_without_a_replica_starts_one(written: Callable[[], Any]) -> N
     wanted = policy(min_replicas=0, idle_s=5)
     assert wanted(context(100.0, 0, 0))[0] == 0
     assert wanted(context(100.5, 0, 0, queued=1.0))[0] == 1
+    assert written()["decisions"][-1]["reason"] == "first_request"
+
+
+def test_serve_asks_from_zero_too(written: Callable[[], Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Serve's own answer would be one, and the policy would not be called."""
+    name = "_get_cold_start_scale_up_replicas"
+    monkeypatch.setattr(autoscaling_policy, name, getattr(autoscaling_policy, name))  # is put back afterwards
+    wanted = autoscaling_policy._apply_autoscaling_config(policy(min_replicas=0, max_replicas=9))
+    asked = context(100.0, 0, 0, queued=500.0)
+    asked.total_num_requests, asked.policy_state, asked.config = 500.0, {}, AutoscalingConfig(upscale_delay_s=0)
+    assert wanted(asked)[0] > 1
     assert written()["decisions"][-1]["reason"] == "first_request"
 
 

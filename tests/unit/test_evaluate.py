@@ -274,7 +274,8 @@ def test_a_run_that_gets_no_reply_saves_nothing(server: Server, tmp_path: Path) 
 
 
 def test_an_interrupted_run_goes_on(server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    command = Command(server, tmp_path, 4)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # it is ignored in a shell's background job
+    command = Command(server, tmp_path, 20)
 
     def interrupt(body: Body) -> Body:
         if len(server.requests) == 3:
@@ -285,12 +286,12 @@ def test_an_interrupted_run_goes_on(server: Server, tmp_path: Path, capsys: pyte
     assert command("--concurrency", "1") == 130
     assert "the same command goes on" in capsys.readouterr().err
     kept = len(command.kept)
-    assert kept in (2, 3), "the third reply and the signal race"
+    assert 2 <= kept < 20, "the third reply and the signal race"
     assert not command.out.exists()
     server.requests.clear()
     server.answer = right
     assert command() == 0
-    assert len(server.requests) == 4 - kept
+    assert len(server.requests) == 20 - kept
     assert command.result["score"]["accuracy"] == 1.0
 
 

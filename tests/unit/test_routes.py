@@ -5,7 +5,7 @@ import pytest
 from deployments.routes import ALLOWED
 from tests.in_process import served
 
-OURS = {"/metrics/targets", "/ready"}
+OURS = {"/metrics/targets", "/ready", "/status"}
 CONTROL = (
     "/inference/v1/abort_requests /inference/v1/generate /scale_elastic_ep /invocations /v1/load_lora_adapter /adapters /sleep"
     " /wake_up /collective_rpc /reset_prefix_cache /update_weights /pause /abort_requests /start_profile /server_info"

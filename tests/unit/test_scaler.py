@@ -51,6 +51,8 @@ def test_a_replica_that_has_gone_is_forgotten_and_one_that_came_counts_from_zero
 @pytest.fixture
 def written(monkeypatch: pytest.MonkeyPatch) -> Callable[[], Any]:
     store: dict[str, str] = {}
+    name = "_get_cold_start_scale_up_replicas"
+    monkeypatch.setattr(autoscaling_policy, name, getattr(autoscaling_policy, name))  # is put back afterwards
     monkeypatch.setattr(exposition, "show", lambda part, settings: None)
     monkeypatch.setattr(scaler.internal_kv, "_internal_kv_put", lambda key, value, namespace: store.update({key: value}))
     monkeypatch.setattr(scaler.internal_kv, "_internal_kv_get", lambda key, namespace: store.get(key))
@@ -93,10 +95,8 @@ def test_a_request_without_a_replica_starts_one(written: Callable[[], Any]) -> N
     assert written()["decisions"][-1]["reason"] == "first_request"
 
 
-def test_serve_asks_from_zero_too(written: Callable[[], Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_serve_asks_from_zero_too(written: Callable[[], Any]) -> None:
     """Serve's own answer would be one, and the policy would not be called."""
-    name = "_get_cold_start_scale_up_replicas"
-    monkeypatch.setattr(autoscaling_policy, name, getattr(autoscaling_policy, name))  # is put back afterwards
     wanted = autoscaling_policy._apply_autoscaling_config(policy(min_replicas=0, max_replicas=9))
     asked = context(100.0, 0, 0, queued=500.0)
     asked.total_num_requests, asked.policy_state, asked.config = 500.0, {}, AutoscalingConfig(upscale_delay_s=0)

@@ -50,8 +50,8 @@ async def test_replicas_that_do_not_answer_are_told_without_load(monkeypatch: py
     [
         ({"target_num_replicas": 0, "replicas": []}, True, False, True, "no LLM replica is up; a request starts one"),
         ({"target_num_replicas": 1, "replicas": []}, True, False, False, "no LLM replica is up"),
-        ({"target_num_replicas": 1, "replicas": [replica("STARTING", 7)]}, True, False, False, "1 starting, for 7 of about 30 s"),
-        ({"target_num_replicas": 1, "replicas": [replica("STARTING", 7)]}, False, True, False, "1 starting, for 7 s"),
+        ({"target_num_replicas": 1, "replicas": [replica("STARTING")]}, True, False, False, "1 starting, for 7 of about 30 s"),
+        ({"target_num_replicas": 1, "replicas": [replica("STARTING")]}, False, True, False, "1 starting, for 7 s"),
         (None, True, False, False, "no LLM replica is up"),
         (None, False, True, False, "no LLM replica is up"),
     ],
@@ -59,6 +59,8 @@ async def test_replicas_that_do_not_answer_are_told_without_load(monkeypatch: py
 async def test_what_is_waited_for(
     monkeypatch: pytest.MonkeyPatch, details: dict[str, Any] | None, autoscaling: bool, asks: bool, asleep: bool, said: str
 ) -> None:
+    for starting in details["replicas"] if details else ():
+        starting["start_time_s"] = time.time() - 7
     made = status(monkeypatch, details, autoscaling)
     assert (made.running(), made.asleep()) == (asks, asleep)
     assert (await made.waits_for()).endswith(said)

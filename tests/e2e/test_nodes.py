@@ -20,6 +20,7 @@ from deployments.environment import SERVING
 BIN = Path(sys.executable).parent
 ENVIRONMENT = os.environ | SERVING | {"RAY_AUTH_MODE": "disabled", "PYTHONPATH": str(ROOT)}
 SETTINGS = {"llm.num_replicas": 2, "llm.num_cpus": 1.9, "ingress.num_cpus": 0.1, "ui.enabled": False}
+SETTINGS |= {"ingress.label_selector": {"part": "front"}}  # on the first node: clients' connections cannot move
 # Beside those of the first node, which has the defaults.
 PORTS = "--dashboard-agent-listen-port=52400 --dashboard-agent-grpc-port=52401 --min-worker-port=20000 --max-worker-port=20999"
 
@@ -28,7 +29,7 @@ class Nodes(chaos.Stack):
     """Two nodes of a Ray cluster, and the application on them."""
 
     def __init__(self, folder: Path) -> None:
-        self.first = self._start("--head", "--num-cpus=4")
+        self.first = self._start("--head", "--num-cpus=4", "--labels=part=front")
         self.second = self._start("--address=127.0.0.1:6379", "--num-cpus=2", *PORTS.split())
         super().__init__("http://127.0.0.1:8000", psutil.Process(self.first.pid))
         config = yaml.safe_load((ROOT / "cluster" / "serve.yaml").read_text())

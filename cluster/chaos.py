@@ -42,12 +42,13 @@ FAULTS = {
     "controller": Fault(signal.SIGKILL, lambda stack, rng: stack.named("ServeController")),
     "engine": Fault(signal.SIGKILL, lambda stack, rng: engines(rng.choice(stack.llm_replicas()))),
     "actor": Fault(signal.SIGKILL, lambda stack, rng: [rng.choice(stack.llm_replicas())]),
+    "engine ended": Fault(signal.SIGTERM, lambda stack, rng: engines(rng.choice(stack.llm_replicas()))),
     "frozen": Fault(signal.SIGSTOP, lambda stack, rng: engines(rng.choice(stack.llm_replicas()))),
     "all engines": Fault(signal.SIGKILL, lambda stack, rng: [engine for r in stack.llm_replicas() for engine in engines(r)]),
     "proxy": Fault(signal.SIGKILL, lambda stack, rng: stack.named("haproxy -"), survived=False),
     "ingress": Fault(signal.SIGKILL, lambda stack, rng: stack.named("ServeReplica:default:Ingress"), survived=False),
 }
-"""`frozen` is an engine that hangs."""
+"""`frozen` is an engine that hangs, `engine ended` one that is told to end, as when a host shuts down."""
 
 
 def words(process: psutil.Process) -> str:
@@ -113,6 +114,7 @@ def question(number: int) -> dict[str, Any]:
         {"frequency_penalty": 0.2, "presence_penalty": 0.2, "ignore_eos": True},
         {"structured_outputs": {"regex": f"[0-9 ]{{{TOKENS - 20}}}"}, "coat": {"parse": False}},
         {"ignore_eos": True, "coat": {"max_reasoning_tokens": TOKENS // 2, "max_reflections": 1}},
+        {"n": 2, "temperature": 0.7, "seed": number, "ignore_eos": True, "stop": ["expected 7"]},
     ]
     return body | kinds[number % len(kinds)]
 
@@ -121,17 +123,18 @@ def question(number: int) -> dict[str, Any]:
 class Reply:
     """What a stream brought."""
 
+    choices: int = 1
     chunks: int = 0
-    text: str = ""
-    reasoning: str = ""
+    text: dict[int, str] = field(default_factory=dict)
+    reasoning: dict[int, str] = field(default_factory=dict)
     logprobs: list[str] = field(default_factory=list)
-    finish: str = ""
+    finish: dict[int, str] = field(default_factory=dict)
     errors: list[str] = field(default_factory=list)
 
     @property
     def well(self) -> bool:
-        """Whether it ended as a stream should."""
-        return bool(self.finish) and not self.errors
+        """Whether all its choices ended as they should."""
+        return len(self.finish) == self.choices and not self.errors
 
     def same(self, other: "Reply") -> bool:
         """Whether two replies say the same, however it came in chunks."""
@@ -139,6 +142,7 @@ class Reply:
 
     async def read(self, http: httpx.AsyncClient, body: dict[str, Any]) -> None:
         """Ask, and read the stream to its end."""
+        self.choices = body.get("n", 1)
         try:
             async with http.stream("POST", "/v1/chat/completions", json=body) as response:
                 if response.status_code != 200:
@@ -160,10 +164,12 @@ class Reply:
             return
         for choice in event["choices"]:
             self.chunks += 1
-            self.text += choice["delta"].get("content") or ""
-            self.reasoning += choice["delta"].get("reasoning") or ""
+            index, delta = choice["index"], choice["delta"]
+            self.text[index] = self.text.get(index, "") + (delta.get("content") or "")
+            self.reasoning[index] = self.reasoning.get(index, "") + (delta.get("reasoning") or "")
             self.logprobs += [item["token"] for item in (choice.get("logprobs") or {}).get("content", [])]
-            self.finish = choice["finish_reason"] or self.finish
+            if choice["finish_reason"]:
+                self.finish[index] = choice["finish_reason"]
 
 
 @dataclass

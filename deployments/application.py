@@ -24,6 +24,9 @@ logger = logs.logger("application")
 
 LOOK_S = 0.2
 """How often a replica that leaves looks whether it has requests left; Serve's default of 2 s is what an idle one takes."""
+HEALTH_PERIOD_S, HEALTH_TIMEOUT_S = 2.0, 10.0
+"""How often Serve asks an LLM replica for its health, and waits for it. It replaces one that fails three times in a row: with its
+defaults (10 s, 30 s) half a minute after the engine died."""
 LOOK_BACK_S = 3.0
 """Over which Serve averages the requests that wait at the ingresses."""
 
@@ -59,6 +62,8 @@ def build(settings: Settings, replica: type[LLM] = LLM) -> Application:
         **_number(settings),
         max_ongoing_requests=settings.llm.max_ongoing_requests,
         graceful_shutdown_timeout_s=settings.llm.graceful_shutdown_timeout_s,
+        health_check_period_s=HEALTH_PERIOD_S,
+        health_check_timeout_s=HEALTH_TIMEOUT_S,
         ray_actor_options={
             "num_cpus": settings.llm.num_cpus,
             "num_gpus": settings.llm.num_gpus,

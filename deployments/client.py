@@ -16,7 +16,7 @@ from unittest import mock
 import grpc
 import zmq
 from ray.exceptions import RayError, RayTaskError
-from ray.serve.exceptions import RayServeException
+from ray.serve.exceptions import DeploymentUnavailableError, RayServeException, RequestCancelledError
 from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs, EngineCoreRequest, FinishReason
 from vllm.v1.engine.core_client import EngineCoreClient
 from vllm.v1.serial_utils import MsgpackDecoder, MsgpackEncoder
@@ -159,13 +159,16 @@ class ServeEngineClient(EngineCoreClient):
             if opened.settled is not None:
                 opened.settled.set()
                 opened.attempts[-1].engine = step.engine_index
-            opened.last_step = step.timestamp
             if not opened.first_here and output.new_token_ids:
                 opened.started(output.events, step.timestamp, now)
                 opened.attempts[-1].engine = step.engine_index
+            timestamp = opened.passed(step.timestamp, now)
             try:
                 if opened.take(output):
-                    new.append(output)
+                    if timestamp == step.timestamp:
+                        new.append(output)
+                    else:
+                        self._outputs.put_nowait(EngineCoreOutputs(step.engine_index, [output], timestamp=timestamp))
                     access.charge(opened.client, len(output.new_token_ids))
             except ValueError as error:
                 task = self._calls[opened.request.request_id]
@@ -208,11 +211,13 @@ class ServeEngineClient(EngineCoreClient):
         opened.waiting = asyncio.get_running_loop().call_later(self._wait_s, self._waited, opened)
 
     def _waited(self, opened: OpenRequest) -> None:
-        if not self._replicas.assigned(opened.wire_id):
-            task = self._calls.get(opened.request.request_id)
-            self._end(opened, EngineUnavailableError(f"no LLM replica could take the request for {self._wait_s:g} s"))
-            if task is not None:
-                task.cancel()
+        if self._replicas.assigned(opened.wire_id):
+            self._start_waiting(opened)  # Serve's router may take it back from a replica that it cannot reach
+            return
+        task = self._calls.get(opened.request.request_id)
+        self._end(opened, EngineUnavailableError(f"no LLM replica could take the request for {self._wait_s:g} s"))
+        if task is not None:
+            task.cancel()
 
     async def _attempt(self, opened: OpenRequest, encoded: list[bytes]) -> bool:
         """Run a request on one replica; return whether it ended there."""
@@ -240,13 +245,15 @@ class ServeEngineClient(EngineCoreClient):
         try:
             client = None if opened.tokens else opened.client
             await self._replicas.generate(opened.group, wire_id, self._receiver.address, encoded, client)
-        except Exception as error:
+        except DeploymentUnavailableError as error:
+            raise EngineUnavailableError("the LLM deployment has failed or is deleted") from error
+        except (Exception, asyncio.CancelledError) as error:
             if not _lost_replica(error):
                 raise
             logger.warning("the replica of request %s is lost (%s)", wire_id, type(error).__name__)
             self._replicas.lost(wire_id)
             attempt.lost = True
-            if not isinstance(error, EngineUnavailableError) or isinstance(error, EngineLostError):
+            if _died(error):
                 opened.deaths.append(time.monotonic())
             return False
         finally:
@@ -271,11 +278,21 @@ class ServeEngineClient(EngineCoreClient):
             self._outputs.put_nowait(EngineCoreOutputs(outputs=[failed]))
 
 
-def _lost_replica(error: Exception) -> bool:
-    """Return whether a failed call tells of its replica's end rather than of the request's own fault."""
+def _lost_replica(error: BaseException) -> bool:
+    """Return whether a failed call tells of its replica's end rather than of the request's own fault, or of an abort of ours."""
     if isinstance(error, EngineUnavailableError):
         return True
+    if isinstance(error, asyncio.CancelledError):  # so Serve tells of a call that the other side has cancelled
+        task = asyncio.current_task()
+        return task is not None and not task.cancelling()
     return isinstance(error, RayError | RayServeException | grpc.RpcError) and not isinstance(error, RayTaskError)
+
+
+def _died(error: BaseException) -> bool:
+    """Return whether a lost replica may have died of its request: it had not only refused it, or left."""
+    if isinstance(error, EngineUnavailableError):
+        return isinstance(error, EngineLostError)
+    return not isinstance(error, asyncio.CancelledError | RequestCancelledError)
 
 
 @contextmanager

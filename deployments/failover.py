@@ -33,12 +33,16 @@ _SAMPLE = re.compile(r"^\d+_")
 
 @dataclass(slots=True)
 class Attempt:
-    """A request's time on one replica (`engine` is its rank), of the monotonic clock: from the call to its end."""
+    """A request's time on one replica (`engine` is its rank), of the monotonic clock: from the call to its end.
+
+    `ahead` is by how much its engine's clock is ahead of that of the engine on which the request began, None until it is known.
+    """
 
     began: float
     ended: float = 0.0
     engine: int = -1
     lost: bool = False
+    ahead: float | None = None
 
 
 @dataclass
@@ -46,7 +50,8 @@ class OpenRequest:
     """A request that has not ended: as vLLM's frontend gave it, whose it is, what came of it, and where it is now.
 
     `began` is when it came, in seconds of the monotonic clock, and `first_here` when its first token was here, 0 before; `queue_s`
-    and `prefill_s` are what passed in the engine until then, `first_step` and `last_step` the engine's own times of its tokens.
+    and `prefill_s` are what passed in the engine until then, `first_step` and `last_step` the engine's own times of its tokens, of
+    the first engine's clock, `last_here` when the last were here.
     `wire_id` names this attempt, so that outputs of a lost one are told apart. `deaths` are the times, of the same clock, at which
     replicas died with it since its last token. `again` is how many of the coming tokens were delivered before; `settled` is set
     when the new replica has sent something. `waiting` bounds its time without a replica.
@@ -68,6 +73,7 @@ class OpenRequest:
     prefill_s: float = 0.0
     first_step: float = 0.0
     last_step: float = 0.0
+    last_here: float = 0.0
 
     @property
     def wire_id(self) -> str:
@@ -117,6 +123,19 @@ class OpenRequest:
         self.prefill_s = step - scheduled
         self.first_step, self.first_here = step, now
 
+    def passed(self, step: float, now: float) -> float:
+        """Take the time of an output, as `started` does; return it as the clock of the engine would give it on which it began.
+
+        Monotonic clocks of two hosts have nothing in common, and vLLM takes differences: gaps between tokens of days.
+        """
+        if self.attempt:
+            attempt = self.attempts[-1]
+            if attempt.ahead is None:
+                attempt.ahead = step - self.last_step - (now - self.last_here) if self.last_step else 0.0
+            step -= attempt.ahead
+        self.last_step, self.last_here = step, now
+        return step
+
     def take(self, output: EngineCoreOutput) -> bool:
         """Take an output of this attempt; return whether there is anything new in it, which is then under the request's own id.
 
@@ -134,6 +153,8 @@ class OpenRequest:
             return False
         if self.deaths:
             self.deaths.clear()
+        if self.attempt and self.tokens:
+            output.events = None  # it was queued and scheduled before, and counts with that
         self.tokens += tokens
         return True
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from ray.serve.request_router import ReplicaID, RunningReplica
 
 LOST_S = 30.0
+UNREACHED_S = 2.0
 
 
 class Placement:
@@ -50,7 +51,14 @@ class Placement:
     def lost(self, request_id: str) -> None:
         """Note that the replica of a request failed: for `LOST_S` it gets no others. By then Serve knows, or it was not so."""
         if (replica_id := self._replica.get(request_id)) is not None:
-            self._lost[replica_id] = self._clock() + LOST_S
+            self._avoid(replica_id, LOST_S)
+
+    def unreached(self, replica_id: ReplicaID) -> None:
+        """Note that a replica could not be sent a request: for `UNREACHED_S` it gets none, so that others are asked meanwhile."""
+        self._avoid(replica_id, UNREACHED_S)
+
+    def _avoid(self, replica_id: ReplicaID, seconds: float) -> None:
+        self._lost[replica_id] = max(self._clock() + seconds, self._lost.get(replica_id, 0.0))
 
     def left(self, request_id: str) -> None:
         """Forget a request."""

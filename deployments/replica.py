@@ -95,12 +95,13 @@ class LLM:
         return serve.get_replica_context().rank.rank
 
     def _serve(self) -> None:
-        from vllm.v1.engine import EngineCoreRequest
+        from vllm.v1.engine import EngineCoreRequest, FinishReason
         from vllm.v1.serial_utils import MsgpackDecoder, MsgpackEncoder
 
         from deployments.vllm_metrics import counts
 
         self._counts = counts
+        self._abort = FinishReason.ABORT
         self._decoder = MsgpackDecoder(EngineCoreRequest)
         self._encoder = MsgpackEncoder()
         self._sender = Sender()
@@ -108,7 +109,7 @@ class LLM:
         self._id = serve.get_replica_context().replica_id.unique_id
         self._order = FairOrder()
         self._meter = Meter()
-        self._error: Exception | None = None
+        self._error: EngineUnavailableError | None = None
         self._active = time.monotonic()
         self._tasks = [asyncio.create_task(self._forward()), asyncio.create_task(self._watch())]
 
@@ -171,7 +172,7 @@ class LLM:
             if self._leaves:
                 return
             logger.error("the engine is dead: %s", error)
-            self._give_up(error)
+            self._give_up(EngineLostError(str(error)))
 
     async def _watch(self) -> None:
         """Give up an engine that has requests and does nothing."""
@@ -181,7 +182,7 @@ class LLM:
                 self._active = time.monotonic()
             elif time.monotonic() - self._active > self._hung_after_s:
                 logger.error("the engine is hung: nothing came of %d requests for %g s", len(self._running), self._hung_after_s)
-                self._give_up(EngineUnavailableError(f"the engine did nothing for {self._hung_after_s:g} s"))
+                self._give_up(EngineLostError(f"the engine did nothing for {self._hung_after_s:g} s"))
                 self._kill_engine()
 
     def _kill_engine(self) -> None:
@@ -190,12 +191,12 @@ class LLM:
             with contextlib.suppress(psutil.Error):
                 process.kill()
 
-    def _give_up(self, error: Exception) -> None:
+    def _give_up(self, error: EngineUnavailableError) -> None:
         """Take no more requests; fail those that are here, so that they move, and the health check, so that Serve replaces us."""
         self._error = error
         for running in self._running.values():
             if not running.finished.done():
-                running.finished.set_exception(EngineLostError(str(error)))
+                running.finished.set_exception(type(error)(str(error)))
 
     def _send(self, step: "EngineCoreOutputs") -> None:
         step.engine_index = self._rank()
@@ -207,6 +208,9 @@ class LLM:
         parts: dict[Lane, list[EngineCoreOutput]] = {}
         for output in step.outputs:
             if (running := self._running.get(output.request_id)) is None:
+                continue
+            if output.finish_reason is self._abort:  # nobody here asked for it: the engine was told to end, by a SIGTERM
+                self._give_up(EngineUnavailableError("the engine stops"))
                 continue
             if running.tag is not None:
                 self._order.started(running.tag)

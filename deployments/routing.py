@@ -35,11 +35,12 @@ class LeastRequestsRouter(RequestRouter):
     ) -> list[list[RunningReplica]]:
         """Return the chosen replica as the only one of the only rank."""
         candidate_replicas = placement.PLACEMENT.usable(candidate_replicas)
-        if not candidate_replicas:
-            return []
         if pending_request is None:
-            return [[random.choice(candidate_replicas)]]
+            return [[random.choice(candidate_replicas)]] if candidate_replicas else []
         group, request_id = _identify(pending_request)
+        if not candidate_replicas:
+            placement.PLACEMENT.left(request_id)  # of one that could not be reached
+            return []
         chosen = next(
             (replica for replica in candidate_replicas if replica.replica_id == self._groups.get(group)),
             min(candidate_replicas, key=lambda replica: (placement.PLACEMENT.of(replica.replica_id), random.random())),
@@ -60,6 +61,10 @@ class LeastRequestsRouter(RequestRouter):
         goes to the other (Ray 2.60.0). A replica that is full or leaving refuses the call itself.
         """
         return self._replicas.get(candidates[0].replica_id)
+
+    def on_replica_actor_unavailable(self, replica_id: ReplicaID) -> None:
+        """Try others; called by Serve, which else asks again at once the same one: it has the fewest requests, being dead."""
+        placement.PLACEMENT.unreached(replica_id)
 
     def on_request_completed(self, replica_id: ReplicaID, internal_request_id: str) -> None:
         """Count a request out, if it has not ended before; called by Serve for every call that was sent, however it ended."""

@@ -66,7 +66,7 @@ async def test_a_killed_ingress_loses_only_what_it_held(served: Served) -> None:
         await reading
     lost = [reply for reply in replies if not reply.well]
     assert len(lost) in held.values(), "the rest went on"
-    assert len({reply.reasoning + reply.text for reply in replies if reply.well}) == 1
+    assert len({str((reply.reasoning, reply.text)) for reply in replies if reply.well}) == 1
 
 
 async def test_samples_of_a_request_stay_on_one_replica(served: Served) -> None:

@@ -5,8 +5,17 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 from ray.exceptions import ActorDiedError
+from ray.serve._private.common import DeploymentID
+from ray.serve.exceptions import DeploymentUnavailableError, RequestCancelledError
 from vllm.sampling_params import SamplingParams
-from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs, EngineCoreRequest, FinishReason
+from vllm.v1.engine import (
+    EngineCoreEvent,
+    EngineCoreEventType,
+    EngineCoreOutput,
+    EngineCoreOutputs,
+    EngineCoreRequest,
+    FinishReason,
+)
 from vllm.v1.serial_utils import MsgpackDecoder, MsgpackEncoder
 
 from deployments import client as client_module
@@ -181,6 +190,102 @@ async def test_a_lost_replicas_request_goes_on_from_its_last_token(made: Made) -
     assert client.open_requests == []
 
 
+async def test_a_request_goes_on_as_often_as_replicas_are_lost(made: Made) -> None:
+    async def dies_after_a_token(replica: Fleet, request_id: str, address: Address) -> None:
+        attempt = len(replica.calls)
+        replica.send(address, request_id, attempt, last=attempt == 4)
+        if attempt < 4:
+            await arrived(client, "a", attempt)
+            raise ActorDiedError
+
+    fleet, client = made(dies_after_a_token)
+    await client.add_request_async(request("a"))
+    assert await tokens_of(client, "a") == [1, 2, 3, 4]
+    assert [call.prompt_token_ids[3:] for call in fleet.calls.values()] == [[], [1], [1, 2], [1, 2, 3]]
+    assert [call.sampling_params.max_tokens for call in fleet.calls.values()] == [5, 4, 3, 2]
+    assert [client is None for client in fleet.clients] == [False, True, True, True], "it had its turn"
+    assert fleet.refused == []
+
+
+@pytest.mark.parametrize("error", [asyncio.CancelledError(), RequestCancelledError("a")])
+async def test_a_call_that_the_other_side_cancels_goes_on_elsewhere(made: Made, error: BaseException) -> None:
+    async def cancels_once(replica: Fleet, request_id: str, address: Address) -> None:
+        if request_id == "a":
+            raise error
+        replica.send(address, request_id, 7, last=True)
+
+    fleet, client = made(cancels_once)
+    await client.add_request_async(request("a"))
+    assert await tokens_of(client, "a") == [7]
+    assert (fleet.lost_on, fleet.refused) == (["a"], [])
+
+
+async def test_a_deployment_that_has_failed_is_no_fault_of_the_request(made: Made) -> None:
+    async def failed(replica: Fleet, request_id: str, address: Address) -> None:
+        raise DeploymentUnavailableError(DeploymentID("LLM"))
+
+    fleet, client = made(failed)
+    await client.add_request_async(request("a"))
+    assert (await client.get_output_async()).outputs[0].finish_reason is FinishReason.ERROR
+    assert (fleet.refused, list(fleet.calls)) == ([("a", "engine_unavailable")], ["a"])
+
+
+async def test_an_abort_while_moving_lets_the_next_one_move(made: Made) -> None:
+    """One at a time is on trial: the first to move has no token yet when its client leaves."""
+
+    async def dies_once(replica: Fleet, request_id: str, address: Address) -> None:
+        if "#" not in request_id:
+            replica.send(address, request_id, 1)
+            await arrived(client, request_id, 1)
+            raise ActorDiedError
+        if request_id == "a#1":
+            await asyncio.Event().wait()
+        replica.send(address, request_id, 2, last=True)
+
+    fleet, client = made(dies_once)
+    await client.add_request_async(request("a"))
+    while "a#1" not in fleet.calls:
+        await asyncio.sleep(0.001)
+    await client.add_request_async(request("b"))
+    while client._open["b"].attempt == 0:
+        await asyncio.sleep(0.001)
+    assert "b#1" not in fleet.calls
+    await client.abort_requests_async(["a"])
+    while client.open_requests:
+        await asyncio.wait_for(client.get_output_async(), 5)
+    assert [call for call in fleet.cancelled if "#" in call] == ["a#1"]
+    assert fleet.refused == []
+
+
+async def test_times_of_a_moved_request_are_of_its_first_engines_clock(made: Made) -> None:
+    """Clocks of two hosts have nothing in common, and vLLM's metrics are differences; a request is queued once."""
+
+    def send(fleet: Fleet, address: Address, request_id: str, token: int, clock: float) -> None:
+        events = [EngineCoreEvent(EngineCoreEventType.QUEUED, clock), EngineCoreEvent(EngineCoreEventType.SCHEDULED, clock)]
+        output = EngineCoreOutput(request_id, [token], events=events, finish_reason=FinishReason.STOP if token == 4 else None)
+        fleet.sender.open(address).send(MsgpackEncoder().encode(EngineCoreOutputs(outputs=[output], timestamp=clock)))
+
+    async def dies_once(replica: Fleet, request_id: str, address: Address) -> None:
+        if request_id == "a":
+            send(replica, address, request_id, 1, 1000.0)
+            send(replica, address, request_id, 2, 1000.5)
+            await arrived(client, "a", 2)
+            raise ActorDiedError
+        send(replica, address, request_id, 3, 9_000_000.0)
+        send(replica, address, request_id, 4, 9_000_000.25)
+
+    _, client = made(dies_once)
+    await client.add_request_async(request("a"))
+    steps: list[EngineCoreOutputs] = []
+    while len(steps) < 4:
+        steps += [step for step in [await asyncio.wait_for(client.get_output_async(), 5)] if step.outputs]
+    times = [step.timestamp for step in steps]
+    assert times[:2] == [1000.0, 1000.5]
+    assert 1000.5 <= times[2] < 1100, "what passed here, between two hosts"
+    assert times[3] - times[2] == pytest.approx(0.25)
+    assert [len(step.outputs[0].events or ()) for step in steps] == [2, 2, 0, 0]
+
+
 async def test_what_a_prompt_cannot_give_back_is_written_again_and_delivered_once(made: Made) -> None:
     async def dies_once(replica: Fleet, request_id: str, address: Address) -> None:
         if request_id == "a":
@@ -265,6 +370,18 @@ async def test_a_request_waits_for_a_replica_but_not_for_ever(made: Made) -> Non
     assert fleet.refused == [("a", "engine_unavailable")]
     while fleet.cancelled != ["a"]:
         await asyncio.sleep(0.001)
+
+
+async def test_a_request_that_was_to_go_to_a_replica_but_could_not_be_sent_waits_no_longer(made: Made) -> None:
+    async def taken_back(replica: Fleet, request_id: str, address: Address) -> None:
+        await asyncio.sleep(0.05)
+        replica.on.discard(request_id)
+        await asyncio.Event().wait()
+
+    fleet, client = made(taken_back, wait_s=0.01)
+    await client.add_request_async(request("a"))
+    assert (await client.get_output_async()).outputs[0].finish_reason is FinishReason.ERROR
+    assert fleet.refused == [("a", "engine_unavailable")]
 
 
 async def test_a_request_on_a_replica_may_take_its_time(made: Made) -> None:

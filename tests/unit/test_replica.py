@@ -49,6 +49,7 @@ class Ingress:
 
     def __init__(self) -> None:
         self.tokens: dict[str, list[int]] = {}
+        self.ended: list[str] = []
         self.stats = 0
         self.engines: set[int] = set()
         self._decoder = MsgpackDecoder(EngineCoreOutputs)
@@ -60,6 +61,7 @@ class Ingress:
         self.engines.add(step.engine_index)
         for output in step.outputs:
             self.tokens.setdefault(output.request_id, []).extend(output.new_token_ids)
+            self.ended += [output.request_id] if output.finish_reason is not None else []
 
 
 def encoded(request_id: str) -> list[bytes]:
@@ -151,6 +153,23 @@ async def test_a_dead_engine_fails_its_calls_and_its_health_check(llm: LLM, ingr
     with pytest.raises(EngineUnavailableError, match="engine died"):
         await llm.generate("group", "c", ingress.receiver.address, encoded("c"), "")
     assert (await llm.state())["open"] == 0
+
+
+async def test_an_engine_that_is_told_to_end_does_not_end_its_requests(llm: LLM, ingress: Ingress) -> None:
+    """By SIGTERM vLLM's engine aborts them: passed on, that would be the end of a reply, without an error."""
+    calls = await started(llm, ingress, "a", "b")
+    aborted = EngineCoreOutputs(outputs=[EngineCoreOutput(name, [], finish_reason=FinishReason.ABORT) for name in "ab"])
+    llm._core.steps.put_nowait(step(("a", 1, False), ("b", 1, False)))
+    llm._core.steps.put_nowait(aborted)
+    for call in calls:
+        with pytest.raises(EngineUnavailableError, match="the engine stops") as raised:
+            await call
+        assert not isinstance(raised.value, EngineLostError), "it did not die of them"
+    with pytest.raises(EngineUnavailableError):
+        await llm.check_health()
+    while "b" not in ingress.tokens:
+        await asyncio.sleep(0.001)
+    assert (ingress.tokens, ingress.ended) == ({"a": [1], "b": [1]}, [])
 
 
 async def test_a_hung_engine_is_given_up_but_an_idle_one_is_not(

@@ -126,6 +126,21 @@ async def test_a_lost_replica_gets_nothing_for_a_while() -> None:
     assert await choose(made, candidates, pending(10)) == lost  # it has the fewest requests
 
 
+async def test_a_replica_that_cannot_be_reached_is_not_asked_again_at_once() -> None:
+    """A dead replica has the fewest requests; Serve's router asks for a choice again when it could not send a request there."""
+    now = [0.0]
+    placement.PLACEMENT = Placement(clock=lambda: now[0])
+    made, candidates, request = router(), replicas(2), pending(0)
+    dead = await choose(made, candidates, request)
+    made.on_replica_actor_unavailable(dead)  # type: ignore[arg-type]
+    assert await choose(made, candidates, request) != dead
+    [only] = [replica for replica in candidates if replica.replica_id == dead]
+    assert await made.choose_replicas([only], request) == []  # type: ignore[list-item, arg-type]
+    assert not placement.PLACEMENT.assigned("request-0"), "it waits for a replica"
+    now[0] = placement.UNREACHED_S + 1
+    assert await choose(made, [only], request) == dead
+
+
 def test_what_left_is_forgotten() -> None:
     placed = Placement()
     placed.assign("a", "replica-0")  # type: ignore[arg-type]

@@ -37,6 +37,7 @@ class Tracer:
         outer = TraceContextTextMapPropagator().extract(dict(headers))
         known = {"http.request.method": "POST", "url.path": path, "http.response.status_code": record.status}
         known |= {"satori.outcome": record.outcome, "error.type": record.error}
+        known |= {"satori.request_id": headers.get("x-request-id", "")}  # Serve gives each request one that came without
         root, within = self._span(f"POST {path}", outer, record.arrived, record.ended, known, SpanKind.SERVER)
         if record.outcome == "failed":
             root.set_status(Status(StatusCode.ERROR, record.error))

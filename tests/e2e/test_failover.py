@@ -1,7 +1,10 @@
 """Fail-over on the real stack: replicas are killed and frozen under load, and no stream shows it."""
 
+import asyncio
 import random
 import re
+from collections import defaultdict
+from collections.abc import Iterator
 
 import httpx
 import psutil
@@ -10,8 +13,21 @@ from conftest import Served
 
 from cluster import chaos
 from deployments.draining import RUN
+from tests.collector import Collector, attributes, collecting
 
-ARGUMENTS = chaos.ARGUMENTS
+
+@pytest.fixture(scope="module")
+def collector() -> Iterator[Collector]:
+    """Where the application sends its traces."""
+    with collecting() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def served(collector: Collector) -> Iterator[Served]:
+    """Two LLM replicas and one ingress, which traces."""
+    with Served(*chaos.ARGUMENTS, f"tracing.otlp_endpoint={collector.endpoint}") as application:
+        yield application
 
 
 @pytest.mark.timeout(400)
@@ -21,7 +37,7 @@ async def test_lost_replicas_lose_no_stream(served: Served) -> None:
         await stack.whole(http)
         wanted = await chaos.calm(http)
         before = {process.pid for process in stack.replicas()}
-        for fault in ("controller", "actor", "frozen"):  # `make chaos` has more
+        for fault in ("controller", "actor", "engine ended", "frozen"):  # `make chaos` has more
             outcome = await chaos.strike(stack, http, fault, wanted, rng)
             assert (outcome.lost, outcome.wrong) == ([], 0), outcome
             assert (outcome.moved > 0) == (fault != "controller"), outcome
@@ -63,3 +79,26 @@ async def test_the_metrics_tell_of_it(served: Served) -> None:
         moved, again = await chaos.counted(http)
     assert moved > 0
     assert again > 0
+
+
+async def test_a_moved_request_is_one_trace(served: Served, collector: Collector) -> None:
+    async with httpx.AsyncClient(base_url=served.url) as http:
+        reply = await http.post("/v1/completions", json={"model": "nano", "prompt": "1"}, headers={"x-request-id": "the-last"})
+        assert reply.headers["x-request-id"] == "the-last"
+    while "the-last" not in {attributes(span).get("satori.request_id") for span in list(collector.spans)}:
+        await asyncio.sleep(0.1)  # spans are sent every few seconds
+    traces = defaultdict(list)
+    for span in collector.spans:
+        traces[span.trace_id].append(span)
+    moved = [spans for spans in traces.values() if any(event.name == "fail-over" for span in spans for event in span.events)]
+    assert len(moved) > 20
+    for spans in moved:
+        names = [span.name for span in spans]
+        assert names.count("POST /v1/chat/completions") == 1
+        assert names.count("replica") >= 2
+        assert {"engine request", "route", "queue", "prefill", "decode"} <= set(names)
+        [root] = [span for span in spans if not span.parent_span_id]
+        request_id = attributes(root)["satori.request_id"]
+        inner = [attributes(span)["gen_ai.request.id"] for span in spans if span.name == "engine request"]
+        assert request_id
+        assert all(request_id in one for one in inner), "as in the logs"

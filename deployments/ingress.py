@@ -62,7 +62,8 @@ class Ingress:
         from deployments.engine import prepare, sparing_logging
 
         phases = Phases("ingress")
-        logs.write_requests("Ingress")
+        if self._settings.measuring.enabled:
+            logs.write_requests("Ingress")
         exposition.show(metrics.INGRESS, self._settings)
         if lack := await asyncio.to_thread(self._lacking):
             logger.warning("%s", lack)
@@ -73,7 +74,7 @@ class Ingress:
             with phases("API server"):
                 app = await self._build()
         phases.done("start")
-        if self._settings.tracing.otlp_endpoint is not None:
+        if self._settings.measuring.enabled and self._settings.tracing.otlp_endpoint is not None:
             from deployments.tracing import Tracer
 
             Measuring.tracer = Tracer(self._settings.tracing, serve.get_replica_context().replica_id.unique_id)
@@ -111,7 +112,8 @@ class Ingress:
                 log_requests=arguments.enable_log_requests,
                 stat_loggers=None if arguments.disable_log_stats else [FrontendMetrics],
             )
-        Measuring.writer = Writer(self._settings.served_model_name, self._settings.slo)
+        if self._settings.measuring.enabled:
+            Measuring.writer = Writer(self._settings.served_model_name, self._settings.slo)
         RetryAfter.pace_s = lambda _: self._client.pace_s
         access.install(open_store(self._settings.access.keys, self._api_keys))
         arguments.middleware += MIDDLEWARE

@@ -61,7 +61,8 @@ class LLM:
         from deployments.engine import download, engine_config, prepare, server_arguments, sparing_logging
 
         prepare(settings.llm.env)
-        logs.write_requests("LLM")
+        if settings.measuring.enabled:
+            logs.write_requests("LLM")
         with self._phases("import vllm"), sparing_logging():
             from vllm.v1.engine.core_client import EngineCoreClient
             from vllm.v1.executor import Executor

@@ -145,6 +145,12 @@ class SloSettings(Section):
     tpot_s: float = Field(0.1, gt=0)
 
 
+class MeasuringSettings(Section):
+    """Whether requests are measured, for our metrics, traces and the log of requests. (vLLM's: `engine.disable_log_stats`.)"""
+
+    enabled: bool = True
+
+
 class TracingSettings(Section):
     """OpenTelemetry traces: sent to the collector at `otlp_endpoint` (OTLP over HTTP, such as http://127.0.0.1:4318), of the share
     `sample` of requests. Without an endpoint there are none.
@@ -184,6 +190,7 @@ class Settings(Section):
     coat: CoatSettings = CoatSettings()
     access: AccessSettings = AccessSettings()
     slo: SloSettings = SloSettings()
+    measuring: MeasuringSettings = MeasuringSettings()
     tracing: TracingSettings = TracingSettings()
     engine: dict[str, Any] = {}
     api: dict[str, Any] = {}

@@ -16,6 +16,7 @@ from deployments.failover import OpenRequest
 from deployments.keepalive import COMMENT
 from deployments.measuring import Measuring, Writer
 from deployments.settings import SloSettings
+from tests.in_process import served
 
 metrics.keep(metrics.INGRESS)
 
@@ -176,3 +177,10 @@ async def test_a_client_that_leaves_wastes_what_was_generated(model: str) -> Non
     assert grown("satori_requests_total", model=model, outcome="disconnected") == 1
     assert grown("satori_key_requests_total", key="(none)") == 1
     assert grown("satori_slo_requests_total", model=model, met="no") == 0
+
+
+async def test_an_application_that_does_not_measure_answers_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Measuring, "writer", None)
+    async with served(measuring__enabled=False, engine__disable_log_stats=True) as server:
+        assert (await server.chat({"role": "user", "content": "1"})).status_code == 200
+    assert Measuring.writer is None

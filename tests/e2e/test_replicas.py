@@ -66,6 +66,7 @@ async def test_a_killed_ingress_loses_only_what_it_held(served: Served) -> None:
         await reading
     lost = [reply for reply in replies if not reply.well]
     assert len(lost) in held.values(), "the rest went on"
+    assert all("RemoteProtocolError" in reply.errors[0] for reply in lost), "closed within a chunk: it cannot pass for an end"
     assert len({str((reply.reasoning, reply.text)) for reply in replies if reply.well}) == 1
 
 

@@ -81,11 +81,15 @@ class LLM:
         return core
 
     async def _warm_up(self) -> None:
-        """Have the engine generate a token, so that no client's request is its first one."""
+        """Have the engine generate a token, so that no client's request is its first one.
+
+        With its log probability: vLLM (0.32.0) compiles a function for these at first use, between two steps of all requests.
+        """
         from vllm.sampling_params import SamplingParams
         from vllm.v1.engine import EngineCoreRequest
 
-        request = EngineCoreRequest("warm-up", [0], None, SamplingParams(max_tokens=1), None, time.time(), None, None, None)
+        params = SamplingParams(max_tokens=1, logprobs=0)
+        request = EngineCoreRequest("warm-up", [0], None, params, None, time.time(), None, None, None)
         await self._core.add_request_async(request)
         while not any(output.finished for output in (await self._core.get_output_async()).outputs):
             pass

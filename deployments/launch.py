@@ -233,8 +233,8 @@ class Application:
     def stop(self, now: bool = False) -> None:
         """End all processes of the application: asked first, then killed. Returns when none is left."""
         began = time.monotonic()
-        say("stopping", "")
         with contextlib.suppress(KeyboardInterrupt):
+            say("stopping", "")
             self._descendants()  # known before they are left without parents
             if self._process.poll() is None:
                 self._process.send_signal(signal.SIGINT)
@@ -321,15 +321,15 @@ def main(arguments: list[str]) -> int:
         return 1
     status, now = 0, False
     try:
-        application.wait_ready()
-        application.wait_gone()
-    except KeyboardInterrupt:
-        with contextlib.suppress(BrokenPipeError):
-            print()  # below the ^C of a terminal
         try:
-            application.drain()
+            application.wait_ready()
+            application.wait_gone()
         except KeyboardInterrupt:
-            now = True
+            with contextlib.suppress(BrokenPipeError):
+                print()  # below the ^C of a terminal
+            application.drain()
+    except KeyboardInterrupt:
+        now = True
     except SatoriError as error:
         print(f"error: {error}", file=sys.stderr)
         status = 1

@@ -124,6 +124,13 @@ def test_the_configuration_and_the_rules_are_valid() -> None:
     promtool("check", "rules", *RULES)
 
 
+def test_the_images_are_pinned() -> None:
+    services = yaml.safe_load((HERE / "compose.yaml").read_text())["services"]
+    assert set(services) == {"prometheus", "alertmanager", "grafana"}
+    for service in services.values():
+        assert re.fullmatch(r"[\w/-]+:v?\d+\.\d+\.\d+", service["image"])
+
+
 def test_scaled_to_zero_on_purpose_is_no_alarm(tmp_path: Path) -> None:
     series = {replicas("LLM", "RUNNING"): "1x10 0x60", 'satori_replicas_target{deployment="LLM"}': "1x9 0x61"}
     case = {

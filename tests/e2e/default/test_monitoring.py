@@ -5,18 +5,20 @@ import json
 import math
 import re
 import socket
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from conftest import Served
+from conftest import ROOT, Served
 
 from monitoring import report, rules
 from monitoring.board import Panel
 from monitoring.boards import ANNOTATIONS, BOARDS
-from monitoring.serve import Prometheus
+from monitoring.serve import PROMETHEUS_PORT, Prometheus, get, taken
 
 WINDOW = "20s"
 PANELS = [pytest.param(panel, id=f"{board.uid}: {panel.title}") for board in BOARDS for panel in board.panels]
@@ -202,6 +204,26 @@ def test_the_report_has_all_boards(prometheus: Prometheus, tmp_path: Path, capsy
     for board in BOARDS:
         assert f'<img src="{board.uid}.png"' in page
         assert (tmp_path / f"{board.uid}.png").stat().st_size > 10_000
+
+
+async def test_make_monitoring_is_connected(served: Served) -> None:
+    if taken(PROMETHEUS_PORT):
+        pytest.skip(f"somebody's Prometheus has port {PROMETHEUS_PORT}")
+    command = [sys.executable, "-m", "monitoring.serve", "--url", served.url]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        assert process.stdout is not None
+        said = ""
+        while "Ctrl-C stops it." not in said:
+            line = process.stdout.readline()
+            assert line, said
+            said += line
+        address = re.search(r"prometheus +(http://\S+)", said)
+        assert address, said
+        while not (found := get(address[1], "query", query='up{job="satori"} == 1')["result"]):
+            await asyncio.sleep(0.1)
+        process.terminate()
+    assert found[0]["metric"]["model"] == "nano"
+    assert process.returncode == 0
 
 
 def test_the_generated_dashboards_are_those_that_were_asked(request: pytest.FixtureRequest) -> None:

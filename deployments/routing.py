@@ -37,6 +37,7 @@ class LeastRequestsRouter(RequestRouter):
         candidate_replicas = placement.PLACEMENT.usable(candidate_replicas)
         if pending_request is None:
             return [[random.choice(candidate_replicas)]] if candidate_replicas else []
+        _pause_between_tries(pending_request)
         group, request_id = _identify(pending_request)
         if not candidate_replicas:
             placement.PLACEMENT.left(request_id)  # of one that could not be reached
@@ -91,12 +92,23 @@ class StickyRouter(RequestRouter):
         """Return the chosen replica as the only one of the only rank."""
         if not candidate_replicas:
             return []
+        if pending_request is not None:
+            _pause_between_tries(pending_request)
         key = str(pending_request.args[0]) if pending_request is not None and pending_request.args else ""
 
         def weight(replica: RunningReplica) -> bytes:
             return hashlib.blake2b(f"{key} {replica.replica_id.unique_id}".encode(), digest_size=8).digest()
 
         return [[max(candidate_replicas, key=weight)]]
+
+
+def _pause_between_tries(request: PendingRequest) -> None:
+    """Have Serve's router wait a moment before it asks for a choice again.
+
+    Without, it asks again and again without a pause (Ray 2.60.0, `_choose_replicas_with_backoff`), and while all replicas are lost
+    nothing else runs on the event loop: no other request, no comment in a stream, no `/health`.
+    """
+    request.routing_context.should_backoff = True
 
 
 def _identify(request: PendingRequest) -> tuple[str, str]:

@@ -3,6 +3,7 @@
 import asyncio
 from collections import Counter
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 from ray.serve.config import RequestRouterConfig
@@ -33,6 +34,7 @@ def pending(number: int, group: str | None = None) -> SimpleNamespace:
         metadata=SimpleNamespace(internal_request_id=f"id-{number}", call_method="generate"),
         args=[group or f"group-{number}", f"request-{number}"],
         future=asyncio.get_running_loop().create_future(),
+        routing_context=SimpleNamespace(should_backoff=False),
     )
 
 
@@ -103,7 +105,7 @@ async def test_a_session_stays_on_its_replica_when_others_come_and_go() -> None:
     four = [SimpleNamespace(replica_id=SimpleNamespace(unique_id=f"replica-{number}")) for number in range(4)]
 
     async def chosen(candidates: list[SimpleNamespace], session: int) -> str:
-        [[replica]] = await made.choose_replicas(candidates, SimpleNamespace(args=[f"session-{session}"]))  # type: ignore[arg-type]
+        [[replica]] = await made.choose_replicas(candidates, SimpleNamespace(args=[f"session-{session}"], routing_context=Mock()))  # type: ignore[arg-type]
         return str(replica.replica_id.unique_id)
 
     before = {session: await chosen(four, session) for session in range(200)}
@@ -124,6 +126,27 @@ async def test_a_lost_replica_gets_nothing_for_a_while() -> None:
     assert await made.choose_replicas([c for c in candidates if c.replica_id == lost], pending(9)) == []  # type: ignore[misc]
     now[0] = placement.LOST_S + 1
     assert await choose(made, candidates, pending(10)) == lost  # it has the fewest requests
+
+
+@pytest.mark.timeout(20)
+async def test_while_all_replicas_are_lost_other_tasks_run() -> None:
+    """Serve's own loop over the choices, which has no pause of its own."""
+    now = [0.0]
+    placement.PLACEMENT = Placement(clock=lambda: now[0])
+    made, candidates = router(), replicas(1)
+    made._replicas = {candidates[0].replica_id: candidates[0]}
+    made._replicas_list = candidates
+    made.num_routing_tasks_in_backoff, made.num_routing_tasks_in_backoff_gauge = 0, Mock()
+    made.initial_backoff_s, made.backoff_multiplier, made.max_backoff_s = 0.001, 1, 0.001
+    await choose(made, candidates, pending(0))
+    placement.PLACEMENT.lost("request-0")
+    choices = made._choose_replicas_with_backoff(pending(1))
+    choosing = asyncio.create_task(anext(choices))
+    await asyncio.sleep(0.01)
+    assert not choosing.done()
+    now[0] = placement.LOST_S + 1
+    assert await choosing == candidates
+    await choices.aclose()
 
 
 async def test_a_replica_that_cannot_be_reached_is_not_asked_again_at_once() -> None:

@@ -48,7 +48,7 @@ def show(part: str, settings: Settings) -> None:
     server = _serve(host)
     replica = part if part == metrics.CONTROLLER else serve.get_replica_context().replica_id.unique_id
     process = psutil.Process()
-    metrics.NODE_CPU.labels().set_function(lambda: psutil.cpu_percent() / 100)
+    metrics.NODE_CPU.labels().set_function(CpuShare())
     metrics.NODE_MEMORY.labels().set_function(lambda: psutil.virtual_memory().available)
     metrics.MEMORY.labels().set_function(lambda: _memory(process))
     labels = {"deployment": part, "replica": replica, "node": node, "model": settings.served_model_name}
@@ -56,6 +56,34 @@ def show(part: str, settings: Settings) -> None:
         labels["__meta_satori_gpus"] = f"{settings.llm.num_gpus:g}"
     entry = {"targets": [f"{host}:{server.server_port}"], "labels": labels}
     internal_kv._internal_kv_put(replica, json.dumps(entry | {"since": time.time()}), namespace=NAMESPACE)
+
+
+class CpuShare:
+    """The share of the node's CPU time in use since the last look, as a call returns it.
+
+    Not psutil's `cpu_percent`, which counts from the last look of the same thread: each scrape has a thread of its own, and to a
+    new one it says 0.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._idle, self._all = _cpu_times()
+        self._share = 0.0
+
+    def __call__(self) -> float:
+        """Return the share, from 0 to 1; after no time that of before."""
+        with self._lock:
+            idle, total = _cpu_times()
+            if total > self._all:
+                self._share = max(0.0, 1 - (idle - self._idle) / (total - self._all))
+                self._idle, self._all = idle, total
+            return self._share
+
+
+def _cpu_times() -> tuple[float, float]:
+    """Return the node's idle and whole CPU seconds. Guests' time is in the user's (Linux)."""
+    times = psutil.cpu_times()
+    return times.idle + times.iowait, sum(times) - times.guest - times.guest_nice
 
 
 class _Server(socketserver.ThreadingMixIn, simple_server.WSGIServer):

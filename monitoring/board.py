@@ -21,9 +21,9 @@ class Query:
 class Panel:
     """One panel. `unit` is Grafana's name of a unit.
 
-    `empty` is shown where there is no data; it says what that means. `needs` names what else must be there for data to come, and is
-    empty where the application alone is enough. `warn` and `bad` are values from which a number's colour changes, downwards where
-    `bad` is below `warn`.
+    `empty` is shown where there is no data; it says what that means, and `well` that it is as it should be. `needs` names what else
+    must be there for data to come, and is empty where the application alone is enough. `warn` and `bad` are values from which a
+    number's colour changes, downwards where `bad` is below `warn`.
     """
 
     title: str
@@ -32,6 +32,7 @@ class Panel:
     queries: tuple[Query, ...]
     kind: Literal["timeseries", "stat"] = "timeseries"
     empty: str = "no requests yet"
+    well: bool = False
     needs: str = ""
     stacked: bool = False
     warn: float | None = None

@@ -26,7 +26,7 @@ from matplotlib.axes import Axes
 from matplotlib.dates import DateFormatter, date2num
 from matplotlib.figure import Figure
 from matplotlib.gridspec import GridSpec
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator, MultipleLocator
 
 from monitoring.board import COLUMNS, Board, Panel, Query
 from monitoring.boards import BOARDS
@@ -34,7 +34,7 @@ from monitoring.queries import VARIABLES
 from monitoring.serve import get
 
 OUT = Path(__file__).parent.parent / ".run" / "report"
-SCRAPE_S, POINTS = 5, 180
+SCRAPE_S, POINTS, SHORT_S = 5, 180, 900
 WIDTH, GRAPH, STAT, HEADING = 18.0, 8, 4, 2
 GOOD, WARN, BAD, PLAIN = "#1a7f37", "#bf6a02", "#cf222e", "#24292f"
 Series = tuple[str, list[float], list[float]]
@@ -93,7 +93,7 @@ def written(unit: str) -> Callable[[float], str]:
                 else "0"
             )
         case "percentunit":
-            return lambda value: f"{value * 100:.3g} %"
+            return lambda value: f"{value * 100:.3g} %" if abs(value) < 10 else f"{value * 100:,.0f} %"
         case "percent":
             return lambda value: f"{value:.3g} %"
         case "bytes":
@@ -135,12 +135,15 @@ def draw_graph(axes: Axes, panel: Panel, source: Source) -> bool:
     if panel.stacked:
         _stack(axes, lines, source.moments)
     else:
-        for name, times, values in lines:
-            axes.plot([_day(at) for at in times], values, label=name, linewidth=1.3)
+        for line in lines:
+            axes.plot([_day(at) for at in source.moments], _level(line, source.moments), label=line[0], linewidth=1.3)
     axes.set_xlim(_day(source.moments[0]), _day(source.moments[-1]))
     axes.set_ylim(0, None if any(value > 0 for _, _, values in lines for value in values) else 1)
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: written(panel.unit)(value)))
-    axes.xaxis.set_major_formatter(DateFormatter("%H:%M"))  # type: ignore[no-untyped-call]
+    if panel.unit == "bytes":
+        axes.yaxis.set_major_locator(MultipleLocator(2 ** math.floor(math.log2(axes.get_ylim()[1] / 4))))
+    short = source.moments[-1] - source.moments[0] < SHORT_S
+    axes.xaxis.set_major_formatter(DateFormatter("%H:%M:%S" if short else "%H:%M"))  # type: ignore[no-untyped-call]
     axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.grid(color="#d0d7de", linewidth=0.5)
     axes.tick_params(labelsize=8)
@@ -148,12 +151,17 @@ def draw_graph(axes: Axes, panel: Panel, source: Source) -> bool:
     return True
 
 
+def _level(line: Series, moments: list[float]) -> list[float]:
+    """Return a line's values at these times, NaN where it has none."""
+    first, step = moments[0], moments[1] - moments[0]
+    _, times, values = line
+    known = {round((at - first) / step): value for at, value in zip(times, values, strict=True)}
+    return [known.get(place, math.nan) for place in range(len(moments))]
+
+
 def _stack(axes: Axes, lines: list[Series], moments: list[float]) -> None:
     """Draw lines as areas on each other; where one has no value it has none to add."""
-    first, step = moments[0], moments[1] - moments[0]
-    found = [{round((at - first) / step): value for at, value in zip(times, values, strict=True)} for _, times, values in lines]
-    levels = [[values.get(place, 0.0) for place in range(len(moments))] for values in found]
-    levels = [[value if math.isfinite(value) else 0.0 for value in level] for level in levels]
+    levels = [[value if math.isfinite(value) else 0.0 for value in _level(line, moments)] for line in lines]
     axes.stackplot([_day(at) for at in moments], *levels, labels=[name for name, _, _ in lines], alpha=0.75)
 
 
@@ -165,7 +173,7 @@ def draw(board: Board, source: Source) -> tuple[Figure, list[str]]:
     top = height * 0.42
     figure.suptitle(f"{board.title}: {board.question}", x=0.02, y=1 - 0.12 / top, ha="left", va="top", fontsize=15, weight="bold")
     grid = GridSpec(
-        height, COLUMNS, figure=figure, left=0.045, right=0.99, top=1 - 0.35 / top, bottom=0.25 / top, wspace=3.2, hspace=0.4
+        height, COLUMNS, figure=figure, left=0.045, right=0.99, top=1 - 0.35 / top, bottom=0.25 / top, wspace=4.5, hspace=0.4
     )
     empty = []
     for what, x, y, w, h in places:
@@ -179,7 +187,7 @@ def draw(board: Board, source: Source) -> tuple[Figure, list[str]]:
         for spine in axes.spines.values():
             spine.set_color("#d0d7de")
         there = (draw_stat if what.kind == "stat" else draw_graph)(axes, what, source)
-        if not there and not what.needs:
+        if not there and not what.needs and not what.well:
             empty.append(f"{board.title}: {what.title}")
     return figure, empty
 

@@ -79,6 +79,7 @@ FAULTS = (
         (f"{rate(metrics.REFUSALS, 'code')} > 0", "{{code}}"),
         stacked=True,
         empty="none",
+        well=True,
     ),
     graph(
         "Requests by outcome",

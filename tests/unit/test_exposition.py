@@ -1,11 +1,13 @@
 """The list of processes to scrape, and what a scrape gets."""
 
 import json
+import threading
 import time
 import urllib.request
 from collections.abc import Iterator
 from typing import Any
 
+import psutil
 import pytest
 from prometheus_client import REGISTRY, Counter
 
@@ -89,3 +91,19 @@ def test_names_keep_their_colons_in_whatever_format_is_asked_for(counter: str) -
         server.shutdown()
         server.server_close()
     assert f"\n{counter} 0.0\n" in text
+
+
+def test_the_share_of_cpu_time_is_that_since_the_last_look_whoever_looked(monkeypatch: pytest.MonkeyPatch) -> None:
+    times = psutil.cpu_times()._replace(
+        user=10, nice=0, system=0, idle=90, iowait=0, irq=0, softirq=0, steal=0, guest=5, guest_nice=0
+    )
+    monkeypatch.setattr(exposition.psutil, "cpu_times", lambda: times)
+    share = exposition.CpuShare()
+    assert share() == 0.0
+    times = times._replace(user=13, idle=90.5, iowait=0.5, guest=6)
+    shares: list[float] = []
+    thread = threading.Thread(target=lambda: shares.append(share()))
+    thread.start()
+    thread.join()
+    assert shares == [0.75]
+    assert share() == 0.75, "no time has passed"

@@ -34,6 +34,8 @@ LAST_TOKENS_S = 5.0
 # Replicas that die within this time of each other may have died of one cause (a host, a deploy): with a request they count as one.
 COINCIDENCE_S = 1.0
 PACE_WEIGHT = 0.1
+# Before a call is made again that failed before it was on any replica: it may fail at once again.
+AGAIN_S = 0.1
 
 
 class Replicas(Protocol):
@@ -194,7 +196,10 @@ class ServeEngineClient(EngineCoreClient):
                     raise PoisonError(f"{len(opened.deaths)} replicas died with this request")
                 encoded = self._encode(opened.next_attempt())
                 self._wire[opened.wire_id] = opened
-                self._start_waiting(opened)
+                if opened.attempts[-1].placed:
+                    self._start_waiting(opened)
+                else:
+                    await asyncio.sleep(AGAIN_S)
                 metrics.FAILOVER_REQUESTS.labels().inc()
                 metrics.FAILOVER_TOKENS.labels().inc(len(opened.tokens))
                 logger.warning("request %s moves on after %d tokens", opened.wire_id, len(opened.tokens))
@@ -251,8 +256,8 @@ class ServeEngineClient(EngineCoreClient):
             if not _lost_replica(error):
                 raise
             logger.warning("the replica of request %s is lost (%s)", wire_id, type(error).__name__)
+            attempt.lost, attempt.placed = True, self._replicas.assigned(wire_id)
             self._replicas.lost(wire_id)
-            attempt.lost = True
             if _died(error):
                 opened.deaths.append(time.monotonic())
             return False

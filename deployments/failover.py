@@ -35,6 +35,7 @@ _SAMPLE = re.compile(r"^\d+_")
 class Attempt:
     """A request's time on one replica (`engine` is its rank), of the monotonic clock: from the call to its end.
 
+    `lost` tells that it ended with the replica, `placed` that there was one, rather than a call that failed before.
     `ahead` is by how much its engine's clock is ahead of that of the engine on which the request began, None until it is known.
     """
 
@@ -42,6 +43,7 @@ class Attempt:
     ended: float = 0.0
     engine: int = -1
     lost: bool = False
+    placed: bool = True
     ahead: float | None = None
 
 

@@ -220,6 +220,18 @@ async def test_a_call_that_the_other_side_cancels_goes_on_elsewhere(made: Made, 
     assert (fleet.lost_on, fleet.refused) == (["a"], [])
 
 
+async def test_calls_that_fail_before_they_are_placed_are_not_made_for_ever(made: Made) -> None:
+    async def cancelled_at_once(replica: Fleet, request_id: str, address: Address) -> None:
+        replica.on.discard(request_id)
+        raise RequestCancelledError(request_id)
+
+    fleet, client = made(cancelled_at_once, wait_s=0.25)
+    await client.add_request_async(request("a"))
+    assert (await client.get_output_async()).outputs[0].finish_reason is FinishReason.ERROR
+    assert fleet.refused == [("a", "engine_unavailable")]
+    assert 1 < len(fleet.calls) < 5
+
+
 async def test_a_deployment_that_has_failed_is_no_fault_of_the_request(made: Made) -> None:
     async def failed(replica: Fleet, request_id: str, address: Address) -> None:
         raise DeploymentUnavailableError(DeploymentID("LLM"))

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from unittest import mock
 
 import grpc
+import msgspec
 import zmq
 from ray.exceptions import RayError, RayTaskError
 from ray.serve.exceptions import RayServeException
@@ -22,7 +23,7 @@ from vllm.v1.engine.core_client import EngineCoreClient
 from vllm.v1.serial_utils import MsgpackDecoder, MsgpackEncoder
 
 from deployments import access, intake, logs, measuring, metrics
-from deployments.channel import Address, Receiver
+from deployments.channel import Address, MalformedError, Receiver
 from deployments.engine import TASKS
 from deployments.errors import EngineLostError, EngineUnavailableError, PoisonError, SatoriError
 from deployments.failover import Attempt, OpenRequest
@@ -34,6 +35,17 @@ LAST_TOKENS_S = 5.0
 # Replicas that die within this time of each other may have died of one cause (a host, a deploy): with a request they count as one.
 COINCIDENCE_S = 1.0
 PACE_WEIGHT = 0.1
+# What vLLM's decoder raises for frames that no encoder made.
+UNREADABLE = (
+    msgspec.DecodeError,
+    NotImplementedError,
+    TypeError,
+    ValueError,
+    LookupError,
+    AttributeError,
+    AssertionError,
+    RuntimeError,
+)
 
 
 class Replicas(Protocol):
@@ -148,8 +160,15 @@ class ServeEngineClient(EngineCoreClient):
             opened.waiting.cancel()
         return self._calls.pop(opened.request.request_id)
 
+    def _decode(self, frames: list[zmq.Frame]) -> EngineCoreOutputs:
+        try:
+            step: EngineCoreOutputs = self._decoder.decode(frames)
+        except UNREADABLE as error:
+            raise MalformedError from error
+        return step
+
     def _deliver(self, frames: list[zmq.Frame]) -> None:
-        step: EngineCoreOutputs = self._decoder.decode(frames)
+        step = self._decode(frames)
         now = time.monotonic()
         new = []
         for output in step.outputs:

@@ -17,7 +17,7 @@ from starlette.middleware import Middleware
 
 from deployments import exposition, logs, metrics
 from deployments.bridge import UIBridge
-from deployments.draining import Draining, draining
+from deployments.draining import RUN, Draining, draining
 from deployments.errors import SatoriError
 from deployments.hardware import lacking
 from deployments.keys import open_store
@@ -100,9 +100,7 @@ class Ingress:
         arguments = await asyncio.to_thread(server_arguments, self._settings)
         config = await asyncio.to_thread(frontend_config, arguments)
         coat = await asyncio.to_thread(writes_coat, arguments, config)
-        self._client = ServeEngineClient(
-            LLMReplicas(self._llm), ray.util.get_node_ip_address(), self._settings.llm.wait_s, self._refuse
-        )
+        self._client = ServeEngineClient(LLMReplicas(self._llm), channel_host(), self._settings.llm.wait_s, self._refuse)
         with used_by_async_llm(self._client):
             self._engine = BoundedLLM(
                 config,
@@ -190,6 +188,13 @@ class LLMReplicas:
     async def generate(self, group: str, request_id: str, address: "Address", encoded: list[bytes], client: str | None) -> None:
         """Run a request on a replica to its end."""
         await self._llm.generate.remote(group, request_id, address, encoded, client)
+
+
+def channel_host() -> str:
+    """Return the address to which replicas send tokens: loopback where `make serve` started Ray, for this machine alone, else Ray's
+    own of this node.
+    """
+    return "127.0.0.1" if RUN in os.environ else ray.util.get_node_ip_address()
 
 
 def _import_vllm() -> None:

@@ -1,16 +1,21 @@
 """The engine client: outputs in, calls out, and no state left behind, whatever happens to a request."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from ray.exceptions import ActorDiedError
 from vllm.sampling_params import SamplingParams
 from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs, EngineCoreRequest, FinishReason
+from vllm.v1.outputs import LogprobsLists
 from vllm.v1.serial_utils import MsgpackDecoder, MsgpackEncoder
 
 from deployments import client as client_module
-from deployments.channel import Address, Sender
+from deployments.channel import Address, MalformedError, Sender
 from deployments.client import ServeEngineClient
 from deployments.errors import SatoriError
 
@@ -329,3 +334,18 @@ async def test_nothing_is_kept_of_a_request_that_cannot_be_sent(made: Made) -> N
         await client.add_request_async(request("a", stop=["\ud800"]))  # type: ignore[arg-type]
     assert client.open_requests == []
     await client.abort_requests_async(["a"])
+
+
+ARRAYS = LogprobsLists(*[np.ones((1, 200), dtype=np.int32)] * 3)
+STEP = bytes(MsgpackEncoder().encode(EngineCoreOutputs(outputs=[EngineCoreOutput("a", [1], new_logprobs=ARRAYS)]))[0])
+
+
+@given(st.lists(st.binary(max_size=64), min_size=1, max_size=3), st.integers(0, len(STEP)), st.integers(0, len(STEP)))
+def test_frames_that_no_encoder_made_are_told_as_such(garbage: list[bytes], begin: int, end: int) -> None:
+    client = ServeEngineClient.__new__(ServeEngineClient)
+    client._decoder = MsgpackDecoder(EngineCoreOutputs)
+    for frames in (garbage, [STEP[:begin] + garbage[0] + STEP[end:], *garbage[1:]]):
+        with contextlib.suppress(MalformedError):
+            client._decode(frames)
+    with pytest.raises(MalformedError):
+        client._decode([STEP, *garbage[:1]])  # the arrays were in other frames

@@ -4,6 +4,9 @@ A message is a header frame (version and the receiver's secret) and the frames o
 vLLM's own encoder makes them. Connections are encrypted and authenticated with ZMQ's CURVE (https://rfc.zeromq.org/spec/26): a
 receiver's public key and secret travel in the handle calls only. Who has not had one can neither connect nor read, nor send again
 what it has seen. What is dropped is counted (`satori_channel_dropped_total`).
+
+A lane is one TCP connection, so nothing is missing from what arrives over it. When it ends (also: when the other end is silent for
+`DEAD_MS`), the lane is broken and there is another one for what comes later.
 """
 
 import asyncio
@@ -16,7 +19,7 @@ import zmq
 from zmq.utils.monitor import recv_monitor_message
 
 from deployments import metrics
-from deployments.errors import EngineUnavailableError
+from deployments.errors import EngineUnavailableError, PortInUseError
 
 VERSION = b"\x02"
 SECRET_BYTES = 16
@@ -26,6 +29,11 @@ MAX_FRAME_BYTES = 256 * 2**20
 HANDSHAKE_MS = 10_000
 """A connection that is not authenticated by then is closed."""
 WATCHED = zmq.EVENT_ACCEPTED | zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED
+HEARTBEAT_MS = 2000
+DEAD_MS = 10_000
+EPHEMERAL = range(49152, 65536)
+ENDS = zmq.EVENT_CLOSED | zmq.EVENT_DISCONNECTED
+ENDS |= zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_AUTH
 
 
 class MalformedError(ValueError):
@@ -42,13 +50,13 @@ class Address:
 
 
 class Receiver:
-    """The ingress's end: binds a free TCP port of `host`, and hands each message's frames, without header, to `deliver`.
+    """The ingress's end: binds one of the TCP `ports` of `host`, and hands each message's frames, without header, to `deliver`.
 
     `deliver` raises MalformedError for what it cannot read. The sockets are read from the event loop directly: `zmq.asyncio` makes
     a future and several callbacks a message.
     """
 
-    def __init__(self, host: str, deliver: Callable[[list[zmq.Frame]], None]) -> None:
+    def __init__(self, host: str, deliver: Callable[[list[zmq.Frame]], None], ports: range = EPHEMERAL) -> None:
         self._deliver = deliver
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.PULL)
@@ -60,7 +68,13 @@ class Receiver:
         self._connections = self._socket.get_monitor_socket(WATCHED)
         self._unknown = 0  # connections that are not authenticated yet
         self._dropped = {reason: metrics.CHANNEL_DROPPED.labels(reason) for reason in metrics.DROPPED}
-        port = self._socket.bind_to_random_port(f"tcp://{host}")
+        try:
+            port = self._socket.bind_to_random_port(f"tcp://{host}", ports.start, ports.stop)
+        except zmq.ZMQBindError as error:
+            self._socket.disable_monitor()
+            self._context.destroy(linger=0)
+            taken = f"no port from {ports.start} to {ports.stop - 1} is free for tokens; allowed: more in ports.tokens"
+            raise PortInUseError(taken) from error
         self.address = Address(f"tcp://{host}:{port}", VERSION + secrets.token_bytes(SECRET_BYTES), key)
         self._loop = asyncio.get_running_loop()
         for opened, take in ((self._socket, self._take), (self._connections, self._watch)):
@@ -114,34 +128,64 @@ class Receiver:
 
 
 class Lane:
-    """The way to one ingress from a replica: a socket, and how many requests use it.
+    """The way to one ingress from a replica: a socket, and how many requests use it. `broken` is called once when it has ended.
 
     Sending never waits: ZMQ queues without limit, and what can be queued is bounded by the requests that run.
     """
 
-    def __init__(self, context: zmq.Context[Any], address: Address) -> None:
+    def __init__(self, context: zmq.Context[Any], address: Address, broken: Callable[["Lane"], None]) -> None:
+        self.address = address
         self._header = address.header
+        self._broken = broken
         self._socket = context.socket(zmq.PUSH)
         self._socket.setsockopt(zmq.SNDHWM, 0)
         self._socket.curve_serverkey = address.key
         self._socket.curve_publickey, self._socket.curve_secretkey = zmq.curve_keypair()
+        self._socket.setsockopt(zmq.RECONNECT_IVL, -1)  # never: frames in the buffers of the old connection would be missing
+        self._socket.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
+        self._socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, DEAD_MS)
+        self._socket.setsockopt(zmq.CONNECT_TIMEOUT, DEAD_MS)
+        self._events = self._socket.get_monitor_socket(ENDS)
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(self._events.fileno(), self._look)
         self._socket.connect(address.endpoint)
         self.requests = 0
         self.closing: asyncio.TimerHandle | None = None
+        self._loop.call_soon(self._look)  # the file descriptor tells of nothing until it was looked once
+
+    def _look(self) -> None:
+        if not self._socket.closed and int(self._events.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
+            self.close()
+            self._broken(self)
 
     def send(self, frames: Sequence[Any]) -> None:
-        """Queue one message, its frames as the encoder made them."""
-        self._socket.send_multipart((self._header, *frames))
+        """Queue one message, its frames as the encoder made them. A lane that has ended drops it."""
+        if self._socket.closed:
+            return
+        try:
+            self._socket.send_multipart((self._header, *frames), zmq.NOBLOCK)
+        except zmq.Again:  # without a connection, and there will be none
+            self._look()
 
-    def close(self) -> None:
-        """Close the socket; what is still queued is lost."""
-        self._socket.close(linger=0)
+    def close(self, linger_ms: int = 0) -> None:
+        """Close the socket; what is then still queued is lost."""
+        if not self._socket.closed:
+            if self.closing is not None:
+                self.closing.cancel()
+            self._loop.remove_reader(self._events.fileno())
+            self._socket.disable_monitor()
+            self._events.close(linger=0)
+            self._socket.close(linger=linger_ms)
 
 
 class Sender:
-    """A replica's end: a lane an ingress, opened on first use and closed when unused for a minute."""
+    """A replica's end: a lane an ingress, opened on first use and closed when unused for a minute.
 
-    def __init__(self) -> None:
+    `broken` hears of lanes that ended by themselves: the ingress or the way to it is gone. A lane opened later is a new one.
+    """
+
+    def __init__(self, broken: Callable[[Lane], None] = lambda lane: None) -> None:
+        self._broken = broken
         self._context = zmq.Context()
         self._lanes: dict[Address, Lane] = {}
 
@@ -153,26 +197,29 @@ class Sender:
         if (theirs := address.header[:1]) != VERSION:
             raise EngineUnavailableError(f"frames of version {VERSION[0]} here, {theirs.hex()} at the ingress")
         if (lane := self._lanes.get(address)) is None:
-            lane = self._lanes[address] = Lane(self._context, address)
+            lane = self._lanes[address] = Lane(self._context, address, self._lost)
         if lane.closing is not None:
             lane.closing.cancel()
             lane.closing = None
         lane.requests += 1
         return lane
 
-    def release(self, address: Address) -> None:
+    def release(self, lane: Lane) -> None:
         """Take back one request's use of a lane."""
-        lane = self._lanes[address]
         lane.requests -= 1
-        if not lane.requests:
-            lane.closing = asyncio.get_running_loop().call_later(IDLE_CLOSE_S, self._close, address)
+        if not lane.requests and self._lanes.get(lane.address) is lane:
+            lane.closing = asyncio.get_running_loop().call_later(IDLE_CLOSE_S, self._close, lane)
 
-    def _close(self, address: Address) -> None:
-        self._lanes.pop(address).close()
+    def _close(self, lane: Lane) -> None:
+        self._lanes.pop(lane.address).close()
+
+    def _lost(self, lane: Lane) -> None:
+        del self._lanes[lane.address]
+        self._broken(lane)
 
     def close(self) -> None:
         """Close all lanes; give what was just sent a second to leave."""
         for lane in self._lanes.values():
-            if lane.closing is not None:
-                lane.closing.cancel()
+            lane.close(linger_ms=1000)
+        self._lanes.clear()
         self._context.destroy(linger=1000)

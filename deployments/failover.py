@@ -33,12 +33,16 @@ _SAMPLE = re.compile(r"^\d+_")
 
 @dataclass(slots=True)
 class Attempt:
-    """A request's time on one replica (`engine` is its rank), of the monotonic clock: from the call to its end."""
+    """A request's time on one replica (`engine` is its rank), of the monotonic clock: from the call to its end.
+
+    `limit` is around the call, and ends it when it is rescheduled.
+    """
 
     began: float
     ended: float = 0.0
     engine: int = -1
     lost: bool = False
+    limit: asyncio.Timeout = field(default_factory=lambda: asyncio.timeout(None))
 
 
 @dataclass
@@ -49,7 +53,8 @@ class OpenRequest:
     and `prefill_s` are what passed in the engine until then, `first_step` and `last_step` the engine's own times of its tokens.
     `wire_id` names this attempt, so that outputs of a lost one are told apart. `deaths` are the times, of the same clock, at which
     replicas died with it since its last token. `again` is how many of the coming tokens were delivered before; `settled` is set
-    when the new replica has sent something. `waiting` bounds its time without a replica.
+    when the new replica has sent something. `waiting` bounds its time without a replica. `quiet` counts the looks since the replica
+    has told of it.
     """
 
     request: EngineCoreRequest
@@ -59,6 +64,7 @@ class OpenRequest:
     again: int = 0
     settled: asyncio.Event | None = None
     waiting: asyncio.TimerHandle | None = None
+    quiet: int = 0
     client: str = ""
     began: float = 0.0
     record: Record | None = None
@@ -96,7 +102,7 @@ class OpenRequest:
     def next_attempt(self) -> EngineCoreRequest:
         """Return the request to send to another replica."""
         self.attempt += 1
-        self.again = 0
+        self.again = self.quiet = 0
         self.settled = asyncio.Event()
         request: EngineCoreRequest = msgspec.structs.replace(self.request, request_id=self.wire_id)
         if not self.tokens:

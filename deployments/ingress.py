@@ -23,7 +23,7 @@ from deployments.hardware import lacking
 from deployments.keys import open_store
 from deployments.measuring import Measuring
 from deployments.phases import Phases
-from deployments.settings import Settings
+from deployments.settings import Settings, port_range
 from deployments.status import Status
 
 if TYPE_CHECKING:
@@ -100,7 +100,15 @@ class Ingress:
         arguments = await asyncio.to_thread(server_arguments, self._settings)
         config = await asyncio.to_thread(frontend_config, arguments)
         coat = await asyncio.to_thread(writes_coat, arguments, config)
-        self._client = ServeEngineClient(LLMReplicas(self._llm), channel_host(), self._settings.llm.wait_s, self._refuse)
+        llm = self._settings.llm
+        self._client = ServeEngineClient(
+            LLMReplicas(self._llm),
+            channel_host(),
+            llm.wait_s,
+            self._refuse,
+            llm.beat_s,
+            port_range(self._settings.ports.tokens),
+        )
         with used_by_async_llm(self._client):
             self._engine = BoundedLLM(
                 config,

@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deployments import metrics
-from deployments.channel import VERSION, Address, MalformedError, Receiver, Sender
+from deployments.channel import VERSION, Address, Lane, MalformedError, Receiver, Sender
 from deployments.draining import RUN
-from deployments.errors import EngineUnavailableError
+from deployments.errors import EngineUnavailableError, PortInUseError
 from deployments.ingress import channel_host
 
 GREETING = b"\xff\0\0\0\0\0\0\0\x01\x7f\x03\x01" + b"CURVE".ljust(20, b"\0") + b"\0" * 32
@@ -246,14 +246,42 @@ async def test_a_lane_is_shared_and_closed_when_idle() -> None:
         sender = Sender()
         first, second = sender.open(receiver.address), sender.open(receiver.address)
         assert first is second
-        sender.release(receiver.address)
+        sender.release(first)
         assert first.closing is None, "one request still uses it"
-        sender.release(receiver.address)
+        sender.release(first)
         assert first.closing is not None
         assert sender.open(receiver.address) is first
         assert first.closing is None, "used again before it was closed"
-        sender.release(receiver.address)
+        sender.release(first)
         first.closing.cancel()
-        sender._close(receiver.address)
+        sender._close(first)
         assert sender.open(receiver.address) is not first
         sender.close()
+
+
+async def test_a_lane_ends_with_its_connection_and_the_next_one_is_new() -> None:
+    broken: list[Lane] = []
+    got: list[list[bytes]] = []
+    sender = Sender(broken.append)
+    receiver = Receiver("127.0.0.1", lambda frames: got.append([frame.bytes for frame in frames]))
+    lane = sender.open(receiver.address)
+    lane.send([b"before"])
+    await until(lambda: got)
+    receiver.close()
+    await until(lambda: broken)
+    lane.send([b"dropped"])
+    assert broken == [lane]
+    assert sender.open(receiver.address) is not lane, "which waits for a connection of its own"
+    sender.release(lane)
+    await until(lambda: len(broken) == 2)  # nobody listens there any more
+    sender.close()
+
+
+async def test_tokens_come_on_the_ports_that_are_allowed() -> None:
+    allowed = range(47001, 47003)
+    receivers = [Receiver("127.0.0.1", lambda frames: None, allowed) for _ in allowed]
+    assert sorted(int(receiver.address.endpoint.rpartition(":")[2]) for receiver in receivers) == [47001, 47002]
+    with pytest.raises(PortInUseError, match=r"47001 to 47002 .* ports\.tokens"):
+        Receiver("127.0.0.1", lambda frames: None, allowed)
+    for receiver in receivers:
+        receiver.close()

@@ -116,9 +116,9 @@ async def never_ends(replica: Fleet, request_id: str, address: Address) -> None:
 async def made() -> AsyncIterator[Made]:
     made: list[tuple[Fleet, ServeEngineClient]] = []
 
-    def make(script: Script, wait_s: float = 60) -> tuple[Fleet, ServeEngineClient]:
+    def make(script: Script, wait_s: float = 60, beat_s: float = 60) -> tuple[Fleet, ServeEngineClient]:
         fleet = Fleet(script)
-        made.append((fleet, ServeEngineClient(fleet, "127.0.0.1", wait_s, fleet.refuse)))
+        made.append((fleet, ServeEngineClient(fleet, "127.0.0.1", wait_s, fleet.refuse, beat_s)))
         return made[-1]
 
     yield make
@@ -349,3 +349,41 @@ def test_frames_that_no_encoder_made_are_told_as_such(garbage: list[bytes], begi
             client._decode(frames)
     with pytest.raises(MalformedError):
         client._decode([STEP, *garbage[:1]])  # the arrays were in other frames
+
+
+async def test_a_silent_replicas_request_moves_and_is_not_blamed(made: Made) -> None:
+    async def falls_silent(replica: Fleet, request_id: str, address: Address) -> None:
+        replica.send(address, request_id, 7 + request_id.count("#"), last="#2" in request_id)
+        await asyncio.Event().wait()
+
+    fleet, client = made(falls_silent, beat_s=0.01)
+    await client.add_request_async(request("a"))
+    assert await tokens_of(client, "a") == [7, 8, 8]
+    assert (fleet.lost_on, fleet.cancelled) == (["a", "a#1"], ["a", "a#1"])
+    assert fleet.refused == []
+
+
+async def test_signs_of_life_keep_a_request_where_it_is_and_are_no_outputs(made: Made) -> None:
+    async def takes_its_time(replica: Fleet, request_id: str, address: Address) -> None:
+        for _ in range(30):
+            output = EngineCoreOutput(request_id, [])
+            replica.sender.open(address).send(MsgpackEncoder().encode(EngineCoreOutputs(outputs=[output])))
+            await asyncio.sleep(0.01)
+        replica.send(address, request_id, 1, last=True)
+
+    fleet, client = made(takes_its_time, beat_s=0.04)
+    await client.add_request_async(request("a"))
+    assert [output.new_token_ids for output in (await client.get_output_async()).outputs] == [[1]]
+    assert list(fleet.calls) == ["a"]
+
+
+async def test_a_request_that_waits_for_a_replica_is_not_silent(made: Made) -> None:
+    async def waits(replica: Fleet, request_id: str, address: Address) -> None:
+        replica.on.discard(request_id)
+        await asyncio.sleep(0.1)
+        replica.send(address, request_id, 1, last=True)
+
+    fleet, client = made(waits, beat_s=0.002)
+    await client.add_request_async(request("a"))
+    assert await tokens_of(client, "a") == [1]
+    assert list(fleet.calls) == ["a"]

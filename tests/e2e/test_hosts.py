@@ -1,5 +1,7 @@
 """A cluster of several hosts, as network namespaces: a head and two workers with a GPU each (as far as Ray knows), then one more.
 
+Three LLM replicas are asked for, so the third starts when its host comes. Each of the head's streams crosses hosts.
+
 The tests go on from each other: the later ones take hosts away.
 """
 
@@ -30,9 +32,10 @@ GPU = "GeForce-RTX-4090"
 ENVIRONMENT = os.environ | SERVING | {"RAY_AUTH_MODE": "disabled", "PYTHONPATH": str(ROOT)}
 ENVIRONMENT |= {"RAY_REDIS_ADDRESS": f"{hosts.Network.address}:{REDIS_PORT}", "RAY_external_storage_namespace": "satori"}
 SETTINGS: dict[str, Any] = {"preset": "nano-cpu", "http.host": "0.0.0.0", "ui.label_selector": {"satori-role": "front"}}
-SETTINGS |= {"llm.num_replicas": 2, "llm.num_gpus": 1, "llm.num_cpus": 0.5, "llm.accelerator_type": GPU, "llm.silent_after_s": 5}
+SETTINGS |= {"llm.num_replicas": 3, "llm.num_gpus": 1, "llm.num_cpus": 0.5, "llm.accelerator_type": GPU, "llm.silent_after_s": 5}
 SETTINGS |= {"ingress.num_replicas": 3, "ingress.max_replicas_per_node": 1, "ingress.num_cpus": 0.1}
 SMALL = ["--num-cpus=2", "--object-store-memory=100000000", "--block"]
+STAY = (("LLM", "first"), ("LLM", "third"), ("Ingress", "first"))
 MOMENT = 1500  # of some 8,000 chunks
 
 REASON = hosts.lacking() if shutil.which("redis-server") else "no 'redis-server' here; Debian's package redis-server has it"
@@ -195,11 +198,13 @@ async def test_load_through_every_proxy_is_answered(cluster: Cluster, wanted: li
     async with contextlib.AsyncExitStack() as stack:
         doors = [await stack.enter_async_context(cluster.client(host)) for host in (cluster.head, cluster.first, cluster.second)]
         await asyncio.gather(*(reply.read(doors[n % 3], chaos.question(n)) for n, reply in enumerate(replies)))
-        served = {told["id"]: told["served"] for told in [await answering(door) for door in doors * 3]}
+        served: dict[str, int] = {}
+        while len(served) < 2:
+            told = await answering(doors[1])
+            served[told["id"]] = told["served"]
     same(replies, wanted)
-    ids = {replica for (name, _), replica in cluster.replicas().items() if name == "LLM"}
-    assert served.keys() == ids
-    assert all(served.values()), "both replicas had requests, so tokens went from host to host"
+    assert set(served) == {replica for (name, _), replica in cluster.replicas().items() if name == "LLM"}
+    assert all(served.values()), "both replicas had requests, and so tokens went from host to host"
 
 
 async def test_a_slow_link_loses_no_stream(cluster: Cluster, wanted: list[chaos.Reply]) -> None:
@@ -210,6 +215,7 @@ async def test_a_slow_link_loses_no_stream(cluster: Cluster, wanted: list[chaos.
 
 async def test_a_host_that_is_cut_off_loses_no_stream_and_comes_back(cluster: Cluster, wanted: list[chaos.Reply]) -> None:
     away = cluster.replicas()["LLM", "second"]
+    joining = asyncio.create_task(asyncio.to_thread(cluster.join, cluster.third))  # for the next test
     async with cluster.own(cluster.head) as http, cluster.client(cluster.first) as proxy, cluster.own(cluster.first) as other:
         moved, _ = await chaos.counted(http)
         same(await chaos.struck(http, MOMENT, cluster.second.cut), wanted)
@@ -218,33 +224,32 @@ async def test_a_host_that_is_cut_off_loses_no_stream_and_comes_back(cluster: Cl
         cluster.second.mend()
         while (told := await answering(other))["id"] != away or told["open"]:
             pass  # it comes back, and drops what went on elsewhere
+    await joining
 
 
-async def test_a_killed_host_loses_no_stream_and_a_new_one_takes_its_place(cluster: Cluster, wanted: list[chaos.Reply]) -> None:
+async def test_a_new_host_is_used_and_a_killed_one_loses_no_stream(cluster: Cluster, wanted: list[chaos.Reply]) -> None:
+    while (new := cluster.replicas().get(("LLM", "third"))) is None:
+        await asyncio.sleep(0.2)
     async with cluster.own(cluster.head) as http:
+        moved, _ = await chaos.counted(http)
         same(await chaos.struck(http, MOMENT, cluster.second.kill), wanted)
-    cluster.join(cluster.third)
-    ingresses = [("Ingress", name) for name in ("head", "first", "third")]
-    await cluster.until(*ingresses, ("LLM", "first"), ("LLM", "third"), ("UI", "head"))
-    new = cluster.replicas()["LLM", "third"]
-    async with cluster.client(cluster.third) as http:
-        while (await answering(http))["id"] != new:
+        assert (await chaos.counted(http))[0] > moved
+        while (told := await answering(http))["id"] != new:
             pass
+        assert told["served"]
 
 
 async def test_the_head_may_be_lost_and_come_back(cluster: Cluster, wanted: list[chaos.Reply]) -> None:
-    before = cluster.replicas()
+    before = {place: replica for place, replica in cluster.replicas().items() if place in STAY}
+    assert before.keys() == set(STAY)
     async with cluster.own(cluster.first) as http, cluster.client(cluster.third) as proxy:
         same(await chaos.struck(http, MOMENT, cluster.head.kill), wanted)
         starting = asyncio.create_task(asyncio.to_thread(cluster.start_head))
         same(await chaos.calm(http), wanted)
         await answering(proxy)
         await starting
-        await cluster.until(*before)
-    after = cluster.replicas()
-    assert {place: replica for place, replica in after.items() if place[1] != "head"} == {
-        place: replica for place, replica in before.items() if place[1] != "head"
-    }
+    while not (after := cluster.replicas()):
+        await asyncio.sleep(0.2)
+    assert {place: after.get(place) for place in STAY} == before, "the controller has found them again"
     async with cluster.client(cluster.head) as http:
         await answering(http)
-        assert (await http.get("/ui/")).status_code == 200

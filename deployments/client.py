@@ -58,8 +58,8 @@ class Replicas(Protocol):
         `client` is whose it is, None for one that has started before and goes on.
         """
 
-    def assigned(self, request_id: str) -> bool:
-        """Return whether the request is on a replica, rather than waiting for one."""
+    def assigned(self, request_id: str) -> int:
+        """Return how often the request was given to a replica: 0 while it waits for one."""
 
     def ended(self, request_id: str) -> None:
         """Hear that the request's last token is here."""
@@ -222,7 +222,9 @@ class ServeEngineClient(EngineCoreClient):
         """
         self._looking = asyncio.get_running_loop().call_later(self._beat_s, self._look)
         for wire_id, opened in self._wire.items():
-            opened.quiet = opened.quiet + 1 if self._replicas.assigned(wire_id) else 0
+            times = self._replicas.assigned(wire_id)
+            opened.quiet = opened.quiet + 1 if times and times == opened.times else 0
+            opened.times = times
             if opened.quiet > BEATS:
                 opened.quiet = 0
                 opened.attempts[-1].limit.reschedule(0)

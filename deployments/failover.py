@@ -54,7 +54,7 @@ class OpenRequest:
     `wire_id` names this attempt, so that outputs of a lost one are told apart. `deaths` are the times, of the same clock, at which
     replicas died with it since its last token. `again` is how many of the coming tokens were delivered before; `settled` is set
     when the new replica has sent something. `waiting` bounds its time without a replica. `quiet` counts the looks since the replica
-    has told of it.
+    has told of it, or it was given to one (`times` so far).
     """
 
     request: EngineCoreRequest
@@ -65,6 +65,7 @@ class OpenRequest:
     settled: asyncio.Event | None = None
     waiting: asyncio.TimerHandle | None = None
     quiet: int = 0
+    times: int = 0
     client: str = ""
     began: float = 0.0
     record: Record | None = None
@@ -102,7 +103,7 @@ class OpenRequest:
     def next_attempt(self) -> EngineCoreRequest:
         """Return the request to send to another replica."""
         self.attempt += 1
-        self.again = self.quiet = 0
+        self.again = self.quiet = self.times = 0
         self.settled = asyncio.Event()
         request: EngineCoreRequest = msgspec.structs.replace(self.request, request_id=self.wire_id)
         if not self.tokens:

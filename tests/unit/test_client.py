@@ -37,6 +37,7 @@ class Fleet:
         self.lost_on: list[str] = []
         self.refused: list[tuple[str, str]] = []
         self.on: set[str] = set()
+        self.times = 1
         self.died = asyncio.Event()
 
     async def generate(self, group: str, request_id: str, address: Address, encoded: list[bytes], client: str | None) -> None:
@@ -50,8 +51,8 @@ class Fleet:
             self.cancelled.append(request_id)
             raise
 
-    def assigned(self, request_id: str) -> bool:
-        return request_id in self.on
+    def assigned(self, request_id: str) -> int:
+        return request_id in self.on and self.times
 
     def ended(self, request_id: str) -> None:
         self.ended_on.append(request_id)
@@ -384,6 +385,19 @@ async def test_a_request_that_waits_for_a_replica_is_not_silent(made: Made) -> N
         replica.send(address, request_id, 1, last=True)
 
     fleet, client = made(waits, beat_s=0.002)
+    await client.add_request_async(request("a"))
+    assert await tokens_of(client, "a") == [1]
+    assert list(fleet.calls) == ["a"]
+
+
+async def test_a_request_that_full_replicas_hand_back_is_not_silent(made: Made) -> None:
+    async def full(replica: Fleet, request_id: str, address: Address) -> None:
+        for _ in range(40):
+            await asyncio.sleep(0.005)
+            replica.times += 1
+        replica.send(address, request_id, 1, last=True)
+
+    fleet, client = made(full, beat_s=0.02)
     await client.add_request_async(request("a"))
     assert await tokens_of(client, "a") == [1]
     assert list(fleet.calls) == ["a"]

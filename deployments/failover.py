@@ -42,7 +42,7 @@ class Attempt:
     ended: float = 0.0
     engine: int = -1
     lost: bool = False
-    limit: asyncio.Timeout = field(default_factory=lambda: asyncio.timeout(None))
+    limit: asyncio.Timeout = field(default_factory=lambda: asyncio.Timeout(None))
 
 
 @dataclass

@@ -212,23 +212,34 @@ async def calm(http: httpx.AsyncClient) -> list[Reply]:
     return replies
 
 
+async def struck(http: httpx.AsyncClient, chunks: int, fault: Callable[[], None]) -> list[Reply]:
+    """Return the replies of streams under which `fault` strikes when so many chunks are here."""
+    replies = [Reply() for _ in range(STREAMS)]
+    reading = asyncio.gather(*(reply.read(http, question(number)) for number, reply in enumerate(replies)))
+    while sum(reply.chunks for reply in replies) < chunks:
+        await asyncio.sleep(0.001)
+    fault()
+    await reading
+    return replies
+
+
 async def strike(stack: Stack, http: httpx.AsyncClient, name: str, wanted: Sequence[Reply], rng: random.Random) -> Outcome:
     """Run all streams, let the fault strike after a random number of chunks, and compare with the undisturbed replies."""
     fault = FAULTS[name]
     await stack.whole(http)
     before = await counted(http)
-    replies = [Reply() for _ in wanted]
-    reading = asyncio.gather(*(reply.read(http, question(number)) for number, reply in enumerate(replies)))
-    moment = rng.randrange(STREAMS, sum(reply.chunks for reply in wanted) // 2)
-    while sum(reply.chunks for reply in replies) < moment:
-        await asyncio.sleep(0.001)
-    struck = time.monotonic()
-    for process in fault.targets(stack, rng):
-        os.kill(process.pid, fault.signal)
-    await reading
-    ended_s = time.monotonic() - struck
+    began = 0.0
+
+    def at_once() -> None:
+        nonlocal began
+        began = time.monotonic()
+        for process in fault.targets(stack, rng):
+            os.kill(process.pid, fault.signal)
+
+    replies = await struck(http, rng.randrange(STREAMS, sum(reply.chunks for reply in wanted) // 2), at_once)
+    ended_s = time.monotonic() - began
     await stack.whole(http)
-    whole_s = time.monotonic() - struck
+    whole_s = time.monotonic() - began
     after = await counted(http)
     return Outcome(
         name,

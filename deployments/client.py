@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from unittest import mock
 
 import grpc
+import msgspec
 import zmq
 from ray.exceptions import RayError, RayTaskError
 from ray.serve.exceptions import DeploymentUnavailableError, RayServeException, RequestCancelledError
@@ -22,10 +23,11 @@ from vllm.v1.engine.core_client import EngineCoreClient
 from vllm.v1.serial_utils import MsgpackDecoder, MsgpackEncoder
 
 from deployments import access, intake, logs, measuring, metrics
-from deployments.channel import Address, Receiver
+from deployments.channel import EPHEMERAL, Address, MalformedError, Receiver
 from deployments.engine import TASKS
 from deployments.errors import EngineLostError, EngineUnavailableError, PoisonError, SatoriError
 from deployments.failover import Attempt, OpenRequest
+from deployments.settings import BEATS
 
 logger = logs.logger("ingress")
 
@@ -36,6 +38,17 @@ COINCIDENCE_S = 1.0
 PACE_WEIGHT = 0.1
 # Before a call is made again that failed before it was on any replica: it may fail at once again.
 AGAIN_S = 0.1
+# What vLLM's decoder raises for frames that no encoder made.
+UNREADABLE = (
+    msgspec.DecodeError,
+    NotImplementedError,
+    TypeError,
+    ValueError,
+    LookupError,
+    AttributeError,
+    AssertionError,
+    RuntimeError,
+)
 
 
 class Replicas(Protocol):
@@ -47,8 +60,8 @@ class Replicas(Protocol):
         `client` is whose it is, None for one that has started before and goes on.
         """
 
-    def assigned(self, request_id: str) -> bool:
-        """Return whether the request is on a replica, rather than waiting for one."""
+    def assigned(self, request_id: str) -> int:
+        """Return how often the request was given to a replica: 0 while it waits for one."""
 
     def ended(self, request_id: str) -> None:
         """Hear that the request's last token is here."""
@@ -63,18 +76,29 @@ class Replicas(Protocol):
 class ServeEngineClient(EngineCoreClient):
     """The engine side of an AsyncLLM whose engine is a set of LLM replicas.
 
-    `host` is where the replicas send tokens to. A request for which there is no replica for `wait_s` is refused; `refuse` is told a
-    request's id and why before it ends with an error.
+    `host` and one of `ports` is where the replicas send tokens to. A request for which there is no replica for `wait_s` is refused;
+    `refuse` is told a request's id and why before it ends with an error. Every `beat_s` it looks whether each request was heard of
+    since; one that was not for `BEATS` looks has lost its replica.
     """
 
     engine_ranks_managed = (0,)
 
-    def __init__(self, replicas: Replicas, host: str, wait_s: float, refuse: Callable[[str, SatoriError], None]) -> None:
+    def __init__(
+        self,
+        replicas: Replicas,
+        host: str,
+        wait_s: float,
+        refuse: Callable[[str, SatoriError], None],
+        beat_s: float,
+        ports: range = EPHEMERAL,
+    ) -> None:
         self.resources = types.SimpleNamespace(engine_dead=False)
         self._replicas = replicas
         self._wait_s = wait_s
         self._refuse = refuse
-        self._receiver = Receiver(host, self._deliver)
+        self._receiver = Receiver(host, self._deliver, ports)
+        self._beat_s = beat_s
+        self._looking = asyncio.get_running_loop().call_later(beat_s, self._look)
         self._encoder = MsgpackEncoder()
         self._decoder = MsgpackDecoder(EngineCoreOutputs)
         self._outputs: asyncio.Queue[EngineCoreOutputs] = asyncio.Queue()
@@ -135,6 +159,7 @@ class ServeEngineClient(EngineCoreClient):
         """Cancel all calls and close the token channel. The replicas live on: they are not ours."""
         for opened in list(self._open.values()):
             self._close(opened, "aborted").cancel()
+        self._looking.cancel()
         self._receiver.close()
 
     def _encode(self, request: EngineCoreRequest) -> list[bytes]:
@@ -150,14 +175,24 @@ class ServeEngineClient(EngineCoreClient):
             opened.waiting.cancel()
         return self._calls.pop(opened.request.request_id)
 
+    def _decode(self, frames: list[zmq.Frame]) -> EngineCoreOutputs:
+        try:
+            step: EngineCoreOutputs = self._decoder.decode(frames)
+        except UNREADABLE as error:
+            raise MalformedError from error
+        return step
+
     def _deliver(self, frames: list[zmq.Frame]) -> None:
-        step: EngineCoreOutputs = self._decoder.decode(frames)
+        step = self._decode(frames)
         now = time.monotonic()
         new = []
         for output in step.outputs:
             wire_id = output.request_id
             if (opened := self._wire.get(wire_id)) is None:
                 continue  # aborted, or of a lost attempt
+            opened.quiet = 0
+            if not output.new_token_ids and output.finish_reason is None:
+                continue  # a sign of life
             if opened.settled is not None:
                 opened.settled.set()
                 opened.attempts[-1].engine = step.engine_index
@@ -181,8 +216,23 @@ class ServeEngineClient(EngineCoreClient):
                 self._replicas.ended(wire_id)
                 self._pace_s += PACE_WEIGHT * (now - opened.began - self._pace_s)
                 self._close(opened, f"ended ({output.finish_reason})")
-        step.outputs = new
-        self._outputs.put_nowait(step)
+        if new or step.scheduler_stats is not None:
+            step.outputs = new
+            self._outputs.put_nowait(step)
+
+    def _look(self) -> None:
+        """Give up replicas that were silent for too long about requests that they have.
+
+        Looks are counted and not seconds: after this process stood still itself, it reads first what came meanwhile.
+        """
+        self._looking = asyncio.get_running_loop().call_later(self._beat_s, self._look)
+        for wire_id, opened in self._wire.items():
+            times = self._replicas.assigned(wire_id)
+            opened.quiet = opened.quiet + 1 if times and times == opened.times else 0
+            opened.times = times
+            if opened.quiet > BEATS:
+                opened.quiet = 0
+                opened.attempts[-1].limit.reschedule(0)
 
     async def _run(self, opened: OpenRequest, encoded: list[bytes]) -> None:
         """Keep a request on a replica until it ends."""
@@ -249,16 +299,18 @@ class ServeEngineClient(EngineCoreClient):
         opened.attempts.append(attempt)
         try:
             client = None if opened.tokens else opened.client
-            await self._replicas.generate(opened.group, wire_id, self._receiver.address, encoded, client)
+            async with attempt.limit:
+                await self._replicas.generate(opened.group, wire_id, self._receiver.address, encoded, client)
         except DeploymentUnavailableError as error:
             raise EngineUnavailableError("the LLM deployment has failed or is deleted") from error
         except (Exception, asyncio.CancelledError) as error:
-            if not _lost_replica(error):
+            silent = attempt.limit.expired()
+            if not silent and not _lost_replica(error):
                 raise
-            logger.warning("the replica of request %s is lost (%s)", wire_id, type(error).__name__)
+            logger.warning("the replica of request %s is %s", wire_id, "silent" if silent else f"lost ({type(error).__name__})")
             attempt.lost, attempt.placed = True, self._replicas.assigned(wire_id)
             self._replicas.lost(wire_id)
-            if _died(error):
+            if _died(error) and not silent:  # no request cuts a host off
                 opened.deaths.append(time.monotonic())
             return False
         finally:

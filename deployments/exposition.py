@@ -26,7 +26,8 @@ from ray.serve._private.common import ReplicaState
 from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
 
 from deployments import logs, metrics
-from deployments.settings import Settings
+from deployments.errors import PortInUseError
+from deployments.settings import Settings, port_range
 
 NAMESPACE = "satori-metrics"
 STATES = ("STARTING", "RUNNING", "UPDATING", "RECOVERING", "STOPPING")
@@ -45,7 +46,7 @@ def show(part: str, settings: Settings) -> None:
     head = ray.get_runtime_context().gcs_address.rpartition(":")[0]
     # Who serves on the loopback interface only is scraped on the head node; other nodes can be reached from it by their address.
     host = "127.0.0.1" if node == head and _is_loopback(settings.http.host) else node
-    server = _serve(host)
+    server = _serve(host, port_range(settings.ports.metrics))
     replica = part if part == metrics.CONTROLLER else serve.get_replica_context().replica_id.unique_id
     process = psutil.Process()
     metrics.NODE_CPU.labels().set_function(CpuShare())
@@ -96,8 +97,10 @@ class _Silent(simple_server.WSGIRequestHandler):
 
 
 @cache
-def _serve(host: str) -> simple_server.WSGIServer:
-    """Serve all metrics of this process on a free port, in a thread; return the server.
+def _serve(host: str, ports: range) -> simple_server.WSGIServer:
+    """Serve all metrics of this process on the first free one of `ports`, in a thread; return the server.
+
+    Raises PortInUseError when there is none.
 
     Always in Prometheus' text format: asked for OpenMetrics, as Prometheus does, prometheus-client 0.26.0 writes vLLM's names with
     an underscore in place of the colon. Goes when it does not.
@@ -107,7 +110,12 @@ def _serve(host: str) -> simple_server.WSGIServer:
     def plain(environ: dict[str, Any], start_response: Any) -> Any:
         return chosen(environ | {"HTTP_ACCEPT": "text/plain"}, start_response)
 
-    server = simple_server.make_server(host, 0, plain, _Server, _Silent)
+    for port in ports:
+        with contextlib.suppress(OSError):
+            server = simple_server.make_server(host, port, plain, _Server, _Silent)
+            break
+    else:
+        raise PortInUseError(f"no port from {ports.start} to {ports.stop - 1} is free for metrics; allowed: more in ports.metrics")
     threading.Thread(target=server.serve_forever, daemon=True).start()
     return server
 

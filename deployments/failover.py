@@ -37,6 +37,7 @@ class Attempt:
 
     `lost` tells that it ended with the replica, `placed` that there was one, rather than a call that failed before.
     `ahead` is by how much its engine's clock is ahead of that of the engine on which the request began, None until it is known.
+    `limit` is around the call, and ends it when it is rescheduled.
     """
 
     began: float
@@ -45,6 +46,7 @@ class Attempt:
     lost: bool = False
     placed: bool = True
     ahead: float | None = None
+    limit: asyncio.Timeout = field(default_factory=lambda: asyncio.Timeout(None))
 
 
 @dataclass
@@ -56,7 +58,8 @@ class OpenRequest:
     the first engine's clock, `last_here` when the last were here.
     `wire_id` names this attempt, so that outputs of a lost one are told apart. `deaths` are the times, of the same clock, at which
     replicas died with it since its last token. `again` is how many of the coming tokens were delivered before; `settled` is set
-    when the new replica has sent something. `waiting` bounds its time without a replica.
+    when the new replica has sent something. `waiting` bounds its time without a replica. `quiet` counts the looks since the replica
+    has told of it, or it was given to one (`times` so far).
     """
 
     request: EngineCoreRequest
@@ -66,6 +69,8 @@ class OpenRequest:
     again: int = 0
     settled: asyncio.Event | None = None
     waiting: asyncio.TimerHandle | None = None
+    quiet: int = 0
+    times: int = 0
     client: str = ""
     began: float = 0.0
     record: Record | None = None
@@ -104,7 +109,7 @@ class OpenRequest:
     def next_attempt(self) -> EngineCoreRequest:
         """Return the request to send to another replica."""
         self.attempt += 1
-        self.again = 0
+        self.again = self.quiet = self.times = 0
         self.settled = asyncio.Event()
         request: EngineCoreRequest = msgspec.structs.replace(self.request, request_id=self.wire_id)
         if not self.tokens:

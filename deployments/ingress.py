@@ -17,13 +17,13 @@ from starlette.middleware import Middleware
 
 from deployments import exposition, logs, metrics
 from deployments.bridge import UIBridge
-from deployments.draining import Draining, draining
+from deployments.draining import RUN, Draining, draining
 from deployments.errors import SatoriError
 from deployments.hardware import lacking
 from deployments.keys import open_store
 from deployments.measuring import Measuring
 from deployments.phases import Phases
-from deployments.settings import Settings
+from deployments.settings import Settings, port_range
 from deployments.status import Status
 
 if TYPE_CHECKING:
@@ -101,8 +101,14 @@ class Ingress:
         arguments = await asyncio.to_thread(server_arguments, self._settings)
         config = await asyncio.to_thread(frontend_config, arguments)
         coat = await asyncio.to_thread(writes_coat, arguments, config)
+        llm = self._settings.llm
         self._client = ServeEngineClient(
-            LLMReplicas(self._llm), ray.util.get_node_ip_address(), self._settings.llm.wait_s, self._refuse
+            LLMReplicas(self._llm),
+            channel_host(),
+            llm.wait_s,
+            self._refuse,
+            llm.beat_s,
+            port_range(self._settings.ports.tokens),
         )
         with used_by_async_llm(self._client):
             self._engine = BoundedLLM(
@@ -192,6 +198,13 @@ class LLMReplicas:
     async def generate(self, group: str, request_id: str, address: "Address", encoded: list[bytes], client: str | None) -> None:
         """Run a request on a replica to its end."""
         await self._llm.generate.remote(group, request_id, address, encoded, client)
+
+
+def channel_host() -> str:
+    """Return the address to which replicas send tokens: loopback where `make serve` started Ray, for this machine alone, else Ray's
+    own of this node.
+    """
+    return "127.0.0.1" if RUN in os.environ else ray.util.get_node_ip_address()
 
 
 def _import_vllm() -> None:

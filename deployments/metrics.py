@@ -19,6 +19,7 @@ SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 30, 60, 120,
 GAPS = (0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
 OVERHEAD = (0.00002, 0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
 
+DROPPED = ("handshake", "secret", "version", "malformed")
 FEW = 3  # fewer values are quicker counted one by one
 ALL: list["Metric"] = []
 _kept: set[str] = set()
@@ -242,6 +243,14 @@ FAILOVER_TOKENS = Metric(
     "satori_failover_tokens_total",
     "Tokens that were delivered before a move and computed again after it, as prompt or forced.",
     "tokens",
+)
+CHANNEL_DROPPED = Metric(
+    Counter,
+    "satori_channel_dropped_total",
+    "What the token channel dropped, by why: handshake (connections of strangers), secret (messages with a wrong one), version"
+    " (of another release), malformed.",
+    "drops",
+    labels=["reason"],
 )
 ONGOING = Metric(Gauge, "satori_ongoing_requests", "API requests whose response is not complete.", "requests")
 UNASSIGNED = Metric(Gauge, "satori_unassigned_requests", "Requests that wait for an LLM replica.", "requests")

@@ -18,6 +18,7 @@ class Placement:
         self._clock = clock
         self._lock = threading.RLock()  # without throughput mode Serve's routers run in a thread of their own
         self._replica: dict[str, ReplicaID] = {}
+        self._times: Counter[str] = Counter()
         self._counted: set[str] = set()
         self._count: Counter[ReplicaID] = Counter()
         self._lost: dict[ReplicaID, float] = {}
@@ -31,12 +32,13 @@ class Placement:
         with self._lock:
             self.ended(request_id)
             self._replica[request_id] = replica_id
+            self._times[request_id] += 1
             self._counted.add(request_id)
             self._count[replica_id] += 1
 
-    def assigned(self, request_id: str) -> bool:
-        """Return whether a request is on a replica."""
-        return request_id in self._replica
+    def assigned(self, request_id: str) -> int:
+        """Return how often a request was given to a replica, 0 while it waits for one: one that is full hands it back."""
+        return self._times.get(request_id, 0)
 
     def ended(self, request_id: str) -> None:
         """Count a request out; one that is not counted is no error."""
@@ -65,6 +67,7 @@ class Placement:
         with self._lock:
             self.ended(request_id)
             self._replica.pop(request_id, None)
+            self._times.pop(request_id, None)
 
     def usable(self, replicas: list[RunningReplica]) -> list[RunningReplica]:
         """Return those that were not lost lately."""

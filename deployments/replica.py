@@ -54,6 +54,7 @@ class LLM:
                 await self._warm_up()
         self._phases.done("start")
         self._hung_after_s = settings.llm.hung_after_s
+        self._beat_s = settings.llm.beat_s
         self._serve()
         tune_process()
 
@@ -109,14 +110,14 @@ class LLM:
         self._abort = FinishReason.ABORT
         self._decoder = MsgpackDecoder(EngineCoreRequest)
         self._encoder = MsgpackEncoder()
-        self._sender = Sender()
+        self._sender = Sender(self._cut_off)
         self._running: dict[str, Running] = {}
         self._id = serve.get_replica_context().replica_id.unique_id
         self._order = FairOrder()
         self._meter = Meter()
         self._error: EngineUnavailableError | None = None
         self._active = time.monotonic()
-        self._tasks = [asyncio.create_task(self._forward()), asyncio.create_task(self._watch())]
+        self._tasks = [asyncio.create_task(self._forward()), asyncio.create_task(self._watch()), asyncio.create_task(self._beat())]
 
     async def generate(self, group: str, request_id: str, address: Address, encoded: list[bytes], client: str | None) -> None:
         """Run an encoded `EngineCoreRequest` to its end; cancelling the call frees its place in the engine.
@@ -129,7 +130,8 @@ class LLM:
         request = self._decoder.decode(encoded)
         request.priority = FIRST if client is None else self._order.tag(client)
         prompt_tokens = len(request.prompt_token_ids or ())
-        running = self._running[request_id] = Running(self._sender.open(address), request.priority, prompt_tokens)
+        lane = self._sender.open(address)
+        running = self._running[request_id] = Running(lane, request.priority, prompt_tokens)
         self._meter.arrived += client is not None
         try:
             await self._core.add_request_async(request)
@@ -137,11 +139,11 @@ class LLM:
         finally:
             del self._running[request_id]
             self._meter.ended += 1
-            self._sender.release(address)
+            self._sender.release(lane)
             done = running.finished.done() and not running.finished.cancelled()
             how = "failed" if done and running.finished.exception() else "ended" if done else "cancelled"
             logs.ended(request_id, how)
-            if not done:
+            if how != "ended" and self._error is None:
                 await self._core.abort_requests_async([request_id])
 
     async def state(self) -> dict[str, Any]:
@@ -189,6 +191,24 @@ class LLM:
                 logger.error("the engine is hung: nothing came of %d requests for %g s", len(self._running), self._hung_after_s)
                 self._give_up(EngineLostError(f"the engine did nothing for {self._hung_after_s:g} s"))
                 self._kill_engine()
+
+    async def _beat(self) -> None:
+        """Tell the ingresses which of their requests are here, by outputs without tokens: hosts that are cut off are silent."""
+        from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs
+
+        while self._error is None:
+            await asyncio.sleep(self._beat_s)
+            parts: dict[Lane, list[EngineCoreOutput]] = {}
+            for request_id, running in self._running.items():
+                parts.setdefault(running.lane, []).append(EngineCoreOutput(request_id, []))
+            for lane, outputs in parts.items():
+                lane.send(self._encoder.encode(EngineCoreOutputs(outputs=outputs)))
+
+    def _cut_off(self, lane: Lane) -> None:
+        """Drop the requests of an ingress that is gone, or cut off: it has them elsewhere, or will."""
+        for running in self._running.values():
+            if running.lane is lane and not running.finished.done():
+                running.finished.set_exception(EngineUnavailableError("the way to the ingress is broken"))
 
     def _kill_engine(self) -> None:
         """Kill the engine's processes: one that hangs would not end by itself."""

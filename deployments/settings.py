@@ -21,6 +21,8 @@ ROOT = Path(__file__).parent.parent
 PRESETS = Path(__file__).parent / "presets"
 MODEL_FILES = ("*.json", "*.safetensors", "*.txt", "*.jinja", "*.model")
 """What is downloaded of a model on the Hugging Face hub."""
+BEATS = 5
+"""Signs of life of a replica that must be missed before it is given up."""
 ARGUMENTS = Path(__file__).parent / "engine_arguments.json"
 
 
@@ -63,7 +65,8 @@ class LLMSettings(Section):
     `num_gpus` is the GPUs of one replica, of the type `accelerator_type` as Ray names it, where that is given. `env` is set in the
     replica's process, and so in its engine's, before vLLM is imported. A replica that leaves gets `graceful_shutdown_timeout_s` to
     finish the requests it holds; those left then move to others. One that holds requests and whose engine does nothing for
-    `hung_after_s` is replaced, and its requests move. A request waits at most `wait_s` for a replica.
+    `hung_after_s` is replaced, and its requests move. So do those of which a replica tells nothing for `silent_after_s`:
+    its host is cut off. A request waits at most `wait_s` for a replica.
     """
 
     num_replicas: int = Field(1, ge=1)
@@ -73,8 +76,38 @@ class LLMSettings(Section):
     max_ongoing_requests: int = Field(10_000, ge=1)
     graceful_shutdown_timeout_s: float = Field(60, ge=0)
     hung_after_s: float = Field(60, gt=0)
+    silent_after_s: float = Field(10, gt=0)
     wait_s: float = Field(600, gt=0)
     env: dict[str, str] = {}
+
+    @property
+    def beat_s(self) -> float:
+        """Seconds between two signs of life of a replica, and between two looks for them."""
+        return self.silent_after_s / BEATS
+
+
+class PortSettings(Section):
+    """The ports that replicas listen on, as `first-last`, for a firewall between hosts: an ingress for tokens, all for Prometheus.
+
+    A host has as many of each as it has replicas.
+    """
+
+    tokens: str = "21000-21099"
+    metrics: str = "21100-21299"
+
+    @field_validator("tokens", "metrics")
+    @classmethod
+    def _in_order(cls, ports: str) -> str:
+        first, _, last = ports.partition("-")
+        if not (first.isdecimal() and last.isdecimal() and 0 < int(first) <= int(last) <= 65535):
+            raise ValueError("no such ports; allowed: first-last, such as 21000-21099")
+        return ports
+
+
+def port_range(ports: str) -> range:
+    """Return the ports that `first-last` stands for."""
+    first, _, last = ports.partition("-")
+    return range(int(first), int(last) + 1)
 
 
 class AutoscalingSettings(Section):
@@ -183,6 +216,7 @@ class Settings(Section):
     model: str
     served_model_name: str
     http: HttpSettings = HttpSettings()
+    ports: PortSettings = PortSettings()
     ingress: IngressSettings = IngressSettings()
     llm: LLMSettings = LLMSettings()
     autoscaling: AutoscalingSettings = AutoscalingSettings()

@@ -89,6 +89,14 @@ FAULTS = (
         stacked=True,
     ),
     graph(
+        "Dropped by the token channel",
+        "Drops a second: connections of strangers, and messages that are not ours, of another release or malformed.",
+        "short",
+        (rate(metrics.CHANNEL_DROPPED, "reason"), "{{reason}}"),
+        stacked=True,
+        empty="no ingress is scraped",
+    ),
+    graph(
         "Targets",
         "Processes that Prometheus scrapes, by deployment: 1 is up.",
         "short",

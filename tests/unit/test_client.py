@@ -1,9 +1,13 @@
 """The engine client: outputs in, calls out, and no state left behind, whatever happens to a request."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from ray.exceptions import ActorDiedError
 from ray.serve._private.common import DeploymentID
 from ray.serve.exceptions import DeploymentUnavailableError, RequestCancelledError
@@ -16,10 +20,11 @@ from vllm.v1.engine import (
     EngineCoreRequest,
     FinishReason,
 )
+from vllm.v1.outputs import LogprobsLists
 from vllm.v1.serial_utils import MsgpackDecoder, MsgpackEncoder
 
 from deployments import client as client_module
-from deployments.channel import Address, Sender
+from deployments.channel import Address, MalformedError, Sender
 from deployments.client import ServeEngineClient
 from deployments.errors import SatoriError
 
@@ -41,6 +46,7 @@ class Fleet:
         self.lost_on: list[str] = []
         self.refused: list[tuple[str, str]] = []
         self.on: set[str] = set()
+        self.times = 1
         self.died = asyncio.Event()
 
     async def generate(self, group: str, request_id: str, address: Address, encoded: list[bytes], client: str | None) -> None:
@@ -54,8 +60,8 @@ class Fleet:
             self.cancelled.append(request_id)
             raise
 
-    def assigned(self, request_id: str) -> bool:
-        return request_id in self.on
+    def assigned(self, request_id: str) -> int:
+        return request_id in self.on and self.times
 
     def ended(self, request_id: str) -> None:
         self.ended_on.append(request_id)
@@ -120,9 +126,9 @@ async def never_ends(replica: Fleet, request_id: str, address: Address) -> None:
 async def made() -> AsyncIterator[Made]:
     made: list[tuple[Fleet, ServeEngineClient]] = []
 
-    def make(script: Script, wait_s: float = 60) -> tuple[Fleet, ServeEngineClient]:
+    def make(script: Script, wait_s: float = 60, beat_s: float = 60) -> tuple[Fleet, ServeEngineClient]:
         fleet = Fleet(script)
-        made.append((fleet, ServeEngineClient(fleet, "127.0.0.1", wait_s, fleet.refuse)))
+        made.append((fleet, ServeEngineClient(fleet, "127.0.0.1", wait_s, fleet.refuse, beat_s)))
         return made[-1]
 
     yield make
@@ -458,3 +464,69 @@ async def test_nothing_is_kept_of_a_request_that_cannot_be_sent(made: Made) -> N
         await client.add_request_async(request("a", stop=["\ud800"]))  # type: ignore[arg-type]
     assert client.open_requests == []
     await client.abort_requests_async(["a"])
+
+
+ARRAYS = LogprobsLists(*[np.ones((1, 200), dtype=np.int32)] * 3)
+STEP = bytes(MsgpackEncoder().encode(EngineCoreOutputs(outputs=[EngineCoreOutput("a", [1], new_logprobs=ARRAYS)]))[0])
+
+
+@given(st.lists(st.binary(max_size=64), min_size=1, max_size=3), st.integers(0, len(STEP)), st.integers(0, len(STEP)))
+def test_frames_that_no_encoder_made_are_told_as_such(garbage: list[bytes], begin: int, end: int) -> None:
+    client = ServeEngineClient.__new__(ServeEngineClient)
+    client._decoder = MsgpackDecoder(EngineCoreOutputs)
+    for frames in (garbage, [STEP[:begin] + garbage[0] + STEP[end:], *garbage[1:]]):
+        with contextlib.suppress(MalformedError):
+            client._decode(frames)
+    with pytest.raises(MalformedError):
+        client._decode([STEP, *garbage[:1]])  # the arrays were in other frames
+
+
+async def test_a_silent_replicas_request_moves_and_is_not_blamed(made: Made) -> None:
+    async def falls_silent(replica: Fleet, request_id: str, address: Address) -> None:
+        replica.send(address, request_id, 7 + request_id.count("#"), last="#2" in request_id)
+        await asyncio.Event().wait()
+
+    fleet, client = made(falls_silent, beat_s=0.01)
+    await client.add_request_async(request("a"))
+    assert await tokens_of(client, "a") == [7, 8, 8]
+    assert (fleet.lost_on, fleet.cancelled) == (["a", "a#1"], ["a", "a#1"])
+    assert fleet.refused == []
+
+
+async def test_signs_of_life_keep_a_request_where_it_is_and_are_no_outputs(made: Made) -> None:
+    async def takes_its_time(replica: Fleet, request_id: str, address: Address) -> None:
+        for _ in range(30):
+            output = EngineCoreOutput(request_id, [])
+            replica.sender.open(address).send(MsgpackEncoder().encode(EngineCoreOutputs(outputs=[output])))
+            await asyncio.sleep(0.01)
+        replica.send(address, request_id, 1, last=True)
+
+    fleet, client = made(takes_its_time, beat_s=0.04)
+    await client.add_request_async(request("a"))
+    assert [output.new_token_ids for output in (await client.get_output_async()).outputs] == [[1]]
+    assert list(fleet.calls) == ["a"]
+
+
+async def test_a_request_that_waits_for_a_replica_is_not_silent(made: Made) -> None:
+    async def waits(replica: Fleet, request_id: str, address: Address) -> None:
+        replica.on.discard(request_id)
+        await asyncio.sleep(0.1)
+        replica.send(address, request_id, 1, last=True)
+
+    fleet, client = made(waits, beat_s=0.002)
+    await client.add_request_async(request("a"))
+    assert await tokens_of(client, "a") == [1]
+    assert list(fleet.calls) == ["a"]
+
+
+async def test_a_request_that_full_replicas_hand_back_is_not_silent(made: Made) -> None:
+    async def full(replica: Fleet, request_id: str, address: Address) -> None:
+        for _ in range(40):
+            await asyncio.sleep(0.005)
+            replica.times += 1
+        replica.send(address, request_id, 1, last=True)
+
+    fleet, client = made(full, beat_s=0.02)
+    await client.add_request_async(request("a"))
+    assert await tokens_of(client, "a") == [1]
+    assert list(fleet.calls) == ["a"]

@@ -135,13 +135,19 @@ def test_serve_and_our_settings_read_the_applications(name: str, manifests: dict
 
 def test_labels_that_are_asked_for_are_given(manifests: dict[str, dict[str, Any]]) -> None:
     [front, _] = manifests["RayService"]["spec"]["rayClusterConfig"]["workerGroupSpecs"]
-    for text, given in (
-        (manifests["RayService"]["spec"]["serveConfigV2"], front["labels"]),
-        ((CLUSTER / "serve-4090.yaml").read_text(), {"satori-role": "front"}),
-    ):
-        loaded = settings.load(yaml.safe_load(text)["applications"][0]["args"])
-        assert loaded.ingress.label_selector == loaded.ui.label_selector == given
+    text = manifests["RayService"]["spec"]["serveConfigV2"]
+    loaded = settings.load(yaml.safe_load(text)["applications"][0]["args"])
+    assert loaded.ingress.label_selector == loaded.ui.label_selector == front["labels"]
+    text = (CLUSTER / "serve-4090.yaml").read_text()
+    loaded = settings.load(yaml.safe_load(text)["applications"][0]["args"])
+    assert loaded.ui.label_selector == {"satori-role": "front"}
     assert "--labels=satori-role=front" in (CLUSTER / "4090.yaml").read_text()
+
+
+def test_every_host_of_4090s_gets_an_ingress() -> None:
+    hosts = yaml.safe_load((CLUSTER / "4090.yaml").read_text())["provider"]
+    loaded = settings.load(yaml.safe_load((CLUSTER / "serve-4090.yaml").read_text())["applications"][0]["args"])
+    assert (loaded.ingress.num_replicas, loaded.ingress.max_replicas_per_node) == (1 + len(hosts["worker_ips"]), 1)
 
 
 def test_kubernetes_reads_its_manifests(manifests: dict[str, dict[str, Any]]) -> None:

@@ -82,7 +82,7 @@ def counter() -> Iterator[str]:
 
 
 def test_names_keep_their_colons_in_whatever_format_is_asked_for(counter: str) -> None:
-    server = exposition._serve("127.0.0.1")
+    server = exposition._serve("127.0.0.1", range(49152, 65536))
     try:
         request = urllib.request.Request(f"http://127.0.0.1:{server.server_port}/metrics", headers={"accept": OPENMETRICS})
         with urllib.request.urlopen(request) as response:

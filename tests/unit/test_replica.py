@@ -232,3 +232,32 @@ async def test_an_engine_is_warm_when_it_has_made_a_token() -> None:
     core.steps.put_nowait(step(("warm-up", 1, True)))
     await warming
     assert core.added == ["warm-up"]
+
+
+async def test_an_ingress_hears_of_its_requests_while_nothing_comes_of_them(llm: LLM, ingress: Ingress) -> None:
+    llm._beat_s = 0.001
+    beating = asyncio.create_task(llm._beat())
+    [call] = await started(llm, ingress, "a")
+    while "a" not in ingress.tokens:
+        await asyncio.sleep(0.001)
+    assert ingress.tokens == {"a": []}
+    call.cancel()
+    beating.cancel()
+    await asyncio.gather(call, beating, return_exceptions=True)
+
+
+async def test_requests_of_an_ingress_that_is_gone_are_dropped(llm: LLM, ingress: Ingress) -> None:
+    gone = Ingress()
+    [call] = await started(llm, ingress, "a")
+    lost = asyncio.create_task(llm.generate("g", "lost", gone.receiver.address, encoded("lost"), ""))
+    while "lost" not in llm._core.added:
+        await asyncio.sleep(0)
+    llm._core.steps.put_nowait(step(("lost", 1, False)))
+    while "lost" not in gone.tokens:
+        await asyncio.sleep(0.001)
+    gone.receiver.close()
+    with pytest.raises(EngineUnavailableError, match="the way to the ingress"):
+        await lost
+    assert llm._core.aborted == ["lost"]
+    llm._core.steps.put_nowait(step(("a", 1, True)))
+    await call

@@ -72,6 +72,8 @@ def test_values_get_their_types() -> None:
         ({"access.keys": "no/such.yaml"}, ["access.keys='no/such.yaml'", "no file there (/", "allowed: a YAML file of keys"]),
         ({"access.keys": "models"}, ["access.keys='models'", "no file there"]),
         ({"access.key": "keys.yaml"}, ["access.key='keys.yaml'", "unknown key", "allowed: keys"]),
+        ({"ports.tokens": "21099-21000"}, ["ports.tokens='21099-21000'", "allowed: first-last"]),
+        ({"ports.metrics": "any"}, ["ports.metrics='any'", "allowed: first-last"]),
         ({"model": "models/nope"}, ["model='models/nope'", "no config.json", "Hugging Face id"]),
         ({"model": "/no/such/model"}, ["model='/no/such/model'", "no config.json"]),
     ],

@@ -21,6 +21,8 @@ ROOT = Path(__file__).parent.parent
 PRESETS = Path(__file__).parent / "presets"
 MODEL_FILES = ("*.json", "*.safetensors", "*.txt", "*.jinja", "*.model")
 """What is downloaded of a model on the Hugging Face hub."""
+WEIGHT_FILES = ("*.safetensors",)
+"""Of these, what an ingress needs not."""
 ARGUMENTS = Path(__file__).parent / "engine_arguments.json"
 
 
@@ -138,6 +140,14 @@ class CoatSettings(Section):
     openings: list[str] = ["The final answer", "the final answer"]
 
 
+class WeightsSettings(Section):
+    """Where the files of a model come from that is named by its Hugging Face id: the hub (or HF_ENDPOINT), or the `mirror` of it at
+    this URL.
+    """
+
+    mirror: str | None = Field(None, pattern=r"^https?://\S+[^/\s]$")
+
+
 class SloSettings(Section):
     """What a request must keep to be good (`satori_slo_requests_total`): seconds to its first token, and for each after it."""
 
@@ -183,6 +193,7 @@ class Settings(Section):
     ui: UISettings = UISettings()
     coat: CoatSettings = CoatSettings()
     access: AccessSettings = AccessSettings()
+    weights: WeightsSettings = WeightsSettings()
     slo: SloSettings = SloSettings()
     tracing: TracingSettings = TracingSettings()
     engine: dict[str, Any] = {}

@@ -1,8 +1,8 @@
 """A model's files of the Hugging Face hub on this host: checked by content, gone on with where a download broke off, kept for good.
 
 They are in the hub's own cache (`HF_HOME`, or `engine.download_dir`) in its own layout, so other tools find them, too. Beside them
-lies what they should be: names, sizes and digests as the hub told them. A file is hashed when it has come, and again when its size or
-time changed; so starts are quick, and what was cut short or replaced is fetched anew. A model that is whole is used as it is,
+lies what they should be: names, sizes and digests as the hub told them. A file is hashed when it has come, and again when its size
+or time changed; so starts are quick, and what was cut short or replaced is fetched anew. A model that is whole is used as it is,
 without a question to the hub. `deployments.sharing` has the files come from other hosts.
 """
 

@@ -58,17 +58,21 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
     del os.environ["RAY_AUTH_MODE"]
 
 
-def fetched(url: str) -> tuple[Path, dict[str, int], set[str]]:
-    """Have the files here; return where, their sizes, and where they came from."""
-    sources: set[str] = set()
-    store = Store("owner/tiny")
-    path = sharing.fetch(store, Hub("owner/tiny", None, url), MODEL_FILES, lambda source, here, total: sources.add(source))
-    return path, {found.name: found.stat().st_size for found in path.iterdir()}, sources
+def fetch_on(node: str, url: str) -> Any:
+    """Have a node fetch the files; a reference to their directory, their sizes, and where they came from."""
+
+    def fetched() -> tuple[Path, dict[str, int], set[str]]:  # inside, so that Ray sends it whole
+        sources: set[str] = set()
+        store, hub = Store("owner/tiny"), Hub("owner/tiny", None, url)
+        path = sharing.fetch(store, hub, MODEL_FILES, lambda source, here, total: sources.add(source))
+        return path, {found.name: found.stat().st_size for found in path.iterdir()}, sources
+
+    return sharing.on(node, fetched)
 
 
 def test_each_file_comes_from_the_hub_once_though_the_first_to_download_dies(hub: GatedHub, nodes: list[str]) -> None:
-    calls = [sharing.on(node, fetched, hub.url) for node in nodes]
-    hub.asked_for_weights.acquire()  # one began, the others wait for it
+    calls = [fetch_on(node, hub.url) for node in nodes]
+    assert hub.asked_for_weights.acquire(timeout=60), "one begins, the others wait for it"
     [leader] = [node for node in nodes if node == sharing.Peers(("owner/tiny", None, None)).busy()]
     ray.cancel(calls.pop(nodes.index(leader)), force=True)
     hub.gate.set()
@@ -76,15 +80,15 @@ def test_each_file_comes_from_the_hub_once_though_the_first_to_download_dies(hub
     assert Counter(hub.sent) == dict.fromkeys(results[0][1], 1) | {WEIGHTS: 2}, "the one that died had asked for them"
     expected = {name: len(hub.files[name]) for name in results[0][1]}
     assert [sizes for _, sizes, _ in results] == [expected, expected]
-    late = ray.get(sharing.on(leader, fetched, "http://127.0.0.1:1"), timeout=60)
+    late = ray.get(fetch_on(leader, "http://127.0.0.1:1"), timeout=60)
     assert late[1] == expected, "one that comes later needs no hub"
     assert hub.url not in late[2]
 
 
 def test_a_broken_file_is_repaired_from_another_host(hub: GatedHub, nodes: list[str]) -> None:
-    path, sizes, _ = ray.get(sharing.on(nodes[0], fetched, hub.url), timeout=60)
+    path, sizes, _ = ray.get(fetch_on(nodes[0], hub.url), timeout=60)
     before = dict(hub.sent)
     with (path / WEIGHTS).open("r+b") as blob:
         blob.truncate(1_000_000)
-    assert ray.get(sharing.on(nodes[0], fetched, hub.url), timeout=60)[1] == sizes
+    assert ray.get(fetch_on(nodes[0], hub.url), timeout=60)[1] == sizes
     assert hub.sent == before

@@ -36,7 +36,16 @@ def commands(kind: str, settings: Settings, arguments: list[str]) -> list[list[s
     """Return the commands of a peer's processes; the last one listens on `http.port`."""
     if kind == "router":
         router = [str(PYTHON.with_name("vllm-router")), "--worker-urls", f"http://127.0.0.1:{BEHIND_PORT}"]
-        listens = ["--host", "127.0.0.1", "--port", str(settings.http.port), "--prometheus-port", str(BEHIND_PORT + 1), "--log-level", "error"]
+        listens = [
+            "--host",
+            "127.0.0.1",
+            "--port",
+            str(settings.http.port),
+            "--prometheus-port",
+            str(BEHIND_PORT + 1),
+            "--log-level",
+            "error",
+        ]
         return [bare(settings, BEHIND_PORT), [*router, *listens, "--policy", "round_robin"]]
     return [[str(PYTHON), "-m", "ray.serve.scripts", "run", "cluster.peers:application", *arguments]]
 

@@ -4,12 +4,15 @@ They are in the hub's own cache (`HF_HOME`, or `engine.download_dir`) in its own
 lies what they should be: names, sizes and digests as the hub told them. A file is hashed when it has come, and again when its size
 or time changed; so starts are quick, and what was cut short or replaced is fetched anew. A model that is whole is used as it is,
 without a question to the hub. `deployments.sharing` has the files come from other hosts.
+
+    python -m deployments.weights MODEL     has a model's files here, whole
 """
 
 import hashlib
 import json
 import os
 import re
+import sys
 import time
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
@@ -19,6 +22,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from deployments.errors import WeightsError
+from deployments.settings import MODEL_FILES
 
 Tell = Callable[[str, int, int], None]
 """Hears of progress: from where, bytes here, bytes in all."""
@@ -322,3 +326,20 @@ def digest(path: Path, length: int) -> str:
         while chunk := opened.read(CHUNK_BYTES):
             hashed.update(chunk)
     return hashed.hexdigest()
+
+
+def main(arguments: list[str]) -> int:
+    """Have a model's files here and print where; return the exit status."""
+    if len(arguments) != 1 or not re.fullmatch(r"[\w.-]+/[\w.-]+", arguments[0]):
+        print(f"error: {' '.join(arguments)!r}: allowed: a Hugging Face id, owner/name", file=sys.stderr)
+        return 1
+    try:
+        print(fetch(Store(arguments[0]), Hub(arguments[0]), MODEL_FILES, paced(lambda progress: print(progress, flush=True))))
+    except WeightsError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -179,6 +179,19 @@ def test_progress_is_said_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
     assert said == ["0.00 of 4.00 GB from the hub", "2.00 of 4.00 GB from the hub"]
 
 
+def test_the_command_downloads_and_says_where(
+    hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(weights, "Hub", lambda model: Hub(model, None, hub.url))
+    assert weights.main(["owner/tiny"]) == 0
+    assert same(Path(capsys.readouterr().out.splitlines()[-1]))
+    hub.files.clear()
+    assert weights.main(["owner/other"]) == 1
+    assert weights.main(["owner"]) == 1
+    assert "owner/other" in capsys.readouterr().err
+
+
 def test_a_cache_that_was_cleared_is_filled_again(host: Host, tmp_path: Path) -> None:
     host.fetch()
     shutil.rmtree(tmp_path / "cache")

@@ -67,7 +67,14 @@ def application(arguments: dict[str, Any]) -> Application:
         engine_kwargs=settings.engine,
         accelerator_config=None if settings.llm.num_gpus else {"kind": "cpu"},
         placement_group_config={"bundles": [{"CPU": settings.llm.num_cpus, "GPU": settings.llm.num_gpus}]},
-        deployment_config={"num_replicas": 1, "max_ongoing_requests": settings.llm.max_ongoing_requests},
+        deployment_config={
+            "num_replicas": 1,
+            "max_ongoing_requests": settings.llm.max_ongoing_requests,
+            "ray_actor_options": {"num_cpus": 0},  # its CPUs are the bundle's
+        },
         runtime_env={"env_vars": settings.llm.env},
     )
-    return build_openai_app({"llm_configs": [config], "ingress_deployment_config": {}})
+    if DIRECT.items() <= os.environ.items():  # the LLM replica is the ingress
+        return build_openai_app({"llm_configs": [config]})
+    ingress = {"num_replicas": settings.ingress.num_replicas, "ray_actor_options": {"num_cpus": settings.ingress.num_cpus}}
+    return build_openai_app({"llm_configs": [config], "ingress_deployment_config": ingress})

@@ -9,6 +9,7 @@ import random
 import time
 from collections.abc import Callable, Iterable
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,13 @@ def piece(key: Key, digest: str, offset: int) -> bytes:
 def on(node: str, function: Callable[..., Any], *arguments: Any) -> Any:
     """Start a function on a node; return the reference to what it returns."""
     where = NodeAffinitySchedulingStrategy(node, soft=False)
-    return ray.remote(num_cpus=0, max_retries=0)(function).options(scheduling_strategy=where).remote(*arguments)
+    return _task(function).options(scheduling_strategy=where).remote(*arguments)
+
+
+@cache
+def _task(function: Callable[..., Any]) -> Any:
+    """Return a function as a task of Ray, which would keep each one that is made anew."""
+    return ray.remote(num_cpus=0, max_retries=0)(function)
 
 
 class Peer:

@@ -14,6 +14,7 @@ import os
 import re
 import sys
 import time
+import uuid
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
@@ -131,9 +132,14 @@ class Store:
         assert self.manifest is not None
         if self._guessed:
             return
-        new = self._record.with_suffix(f".{os.getpid()}")
+        new = self._new(self._record)
         new.write_text(json.dumps({"manifest": self.manifest.dump(), "checked": self._checked}))
         new.replace(self._record)
+
+    @staticmethod
+    def _new(path: Path) -> Path:
+        """Return where what is to take a file's place is made: whoever looks finds the old or the new one, whole."""
+        return path.with_name(f".{path.name}.{uuid.uuid4().hex}")
 
     def blob(self, file: File) -> Path:
         """Return where a file's content lies."""
@@ -187,8 +193,9 @@ class Store:
             link.parent.mkdir(parents=True, exist_ok=True)
             target = os.path.relpath(self.blob(file), link.parent)
             if not link.is_symlink() or link.readlink() != Path(target):
-                link.unlink(missing_ok=True)
-                link.symlink_to(target)
+                new = self._new(link)
+                new.symlink_to(target)
+                new.replace(link)
         reference = self.folder / "refs" / self.revision
         reference.parent.mkdir(parents=True, exist_ok=True)
         reference.write_text(self.manifest.commit)

@@ -96,16 +96,17 @@ def first_token(settings: Settings) -> bool:
     return answers(urllib.request.Request(url, body, {"Content-Type": "application/json"}))
 
 
-def end(mark: str | None) -> None:
-    """Kill what is left of a peer: the processes with this mark."""
-    left = [process for process in psutil.process_iter() if mark is not None and _mark(process) == mark]
+def end(run: str | None) -> None:
+    """Kill what is left of a server: the processes with this mark."""
+    left = [process for process in psutil.process_iter() if run is not None and mark(process) == run]
     for process in left:
         with contextlib.suppress(psutil.Error):
             process.kill()
     psutil.wait_procs(left, timeout=10)
 
 
-def _mark(process: psutil.Process) -> str | None:
+def mark(process: psutil.Process) -> str | None:
+    """Return the mark of the run that a process belongs to."""
     try:
         return process.environ().get(RUN)
     except psutil.Error:
@@ -125,7 +126,7 @@ def serving(root: psutil.Process) -> list[psutil.Process]:
     """Return the processes that serve: the root's descendants and those that carry an application's mark."""
     found = {root.pid: root} | {child.pid: child for child in root.children(recursive=True)}
     for process in psutil.process_iter():
-        if _mark(process) is not None:
+        if mark(process) is not None:
             found[process.pid] = process
     return list(found.values())
 

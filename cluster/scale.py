@@ -76,9 +76,10 @@ class Stack:
     def processes(self) -> dict[str, list[psutil.Process]]:
         """Return the application's processes by kind."""
         found: dict[str, list[psutil.Process]] = {kind: [] for kind in KINDS}
+        descendants = {process.pid for process in psutil.Process(self._process.pid).children(recursive=True)}
         for process in psutil.process_iter():
-            with contextlib.suppress(psutil.Error):
-                if process.environ().get(RUN) == self._environment[RUN]:
+            if process.pid in descendants or bench.mark(process) == self._environment[RUN]:
+                with contextlib.suppress(psutil.Error):
                     words = " ".join(process.cmdline())
                     for kind, part in KINDS.items():
                         if part in words:
@@ -164,12 +165,14 @@ def main() -> None:
             time.sleep(IDLE_S)
             processes = stack.processes()
             quiet.append(idle(replicas, up_s, processes))
+            print(quiet[-1], file=sys.stderr, flush=True)
             for clients in options.clients:
                 for tokens in (1, 128):
                     requests = max(2 * clients, 1000 if tokens == 1 else 300)
                     busy.append([*loaded(replicas, clients, tokens, requests, processes)])
                     print(busy[-1], file=sys.stderr, flush=True)
             open_streams.append([replicas, *connections(options.connections, processes)])
+            print(open_streams[-1], file=sys.stderr, flush=True)
         finally:
             stack.stop()
     memory = ["controller MB", "GCS MB", "MB a replica"]

@@ -16,6 +16,7 @@ from typing import Any
 from ray.serve import Application
 
 from deployments import settings as settings_module
+from deployments.application import listen
 from deployments.draining import RUN
 from deployments.engine import server_words
 from deployments.settings import ROOT, Settings
@@ -62,6 +63,7 @@ def application(arguments: dict[str, Any]) -> Application:
     from ray.serve.llm import LLMConfig, build_openai_app
 
     settings = settings_module.load(arguments)
+    listen(settings)
     config = LLMConfig(
         model_loading_config={"model_id": settings.served_model_name, "model_source": settings.model},
         engine_kwargs=settings.engine,

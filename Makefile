@@ -39,8 +39,13 @@ browser: .venv/ready-test
 e2e: .venv/ready-test
 	$(RUN) -m pytest tests/e2e $(ARGS)
 
-bench: $(READY)
+# With ARGS=--peers also ray.serve.llm and vLLM's router, from an environment of their own.
+bench: $(READY) $(if $(findstring --peers,$(ARGS)),.run/peers/ready)
 	$(RUN) -m cluster.bench $(ARGS)
+
+.run/peers/ready: dev/peers.py $(READY)
+	$(RUN) dev/peers.py
+	@touch $@
 
 # Kill and freeze parts of the application under load, and count what clients notice.
 chaos: $(READY)

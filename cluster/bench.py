@@ -4,10 +4,12 @@ Bare vLLM is its own API server with the same model, engine arguments and enviro
 several rounds, in alternating order; each level of concurrency streams chats of fixed lengths. The table shows medians over the
 rounds and the ratio to bare. CPU is of the serving processes, in seconds per 1,000 tokens.
 
-    python -m cluster.bench [--rounds 3] [--clients 1 8 32 64] [--tokens 64 256] [--only ours | --measuring] [key=value ...]
+    python -m cluster.bench [--rounds 3] [--clients 1 8 32 64] [--tokens 64 256] [--only ours | --measuring | --peers]
+        [key=value ...]
 
 With `--measuring` it is this application without any of its metrics, traces and logs of requests, and with all of them (every
-request traced, metrics scraped every 5 s).
+request traced, metrics scraped every 5 s). `--peers` (all, or some by name: see `cluster.peers`) adds what others serve a model
+with, made ready by `python dev/peers.py`.
 """
 
 import argparse
@@ -30,10 +32,10 @@ from pathlib import Path
 import psutil
 import uvloop
 
-from cluster import load, measured
+from cluster import load, measured, peers
+from deployments import launch
 from deployments import settings as settings_module
 from deployments.draining import RUN
-from deployments.engine import server_words
 from deployments.settings import ROOT, Settings
 
 REQUESTS = {1: 48, 8: 192, 32: 512, 64: 768}
@@ -58,38 +60,71 @@ def percentile(values: list[float], percent: int) -> float:
 
 @contextlib.contextmanager
 def server(kind: str, settings: Settings, arguments: list[str]) -> Iterator[psutil.Process]:
-    """Run `bare` vLLM or, as any other kind, ours until the block ends; yield its root process once it answers."""
+    """Run `bare` vLLM, a peer or, as any other kind, ours until the block ends; yield its root process once it answers.
+
+    Raises PortInUseError where another server has the port.
+    """
     port = settings.http.port
     environment = dict(os.environ)
-    if kind == "bare":
+    launch.check_ports(settings, environment)  # another server's answers would be taken for this one's
+    if kind in peers.KINDS:
+        environment = peers.environment(kind, settings)
+        commands = peers.commands(kind, settings, arguments)
+    elif kind == "bare":
         environment |= {"VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "WARNING"} | settings.llm.env
-        module = "vllm.entrypoints.launchers.api_server.entry"
-        words = [*server_words(settings), "--host", settings.http.host, "--port", str(port)]
-        words += ["--disable-uvicorn-access-log"]
+        commands = [peers.bare(settings, port)]
     else:
-        module, words = "deployments.launch", arguments
+        commands = [[sys.executable, "-m", "deployments.launch", *arguments]]
     log = Path(ROOT / ".run" / f"bench-{kind}.log")
     log.parent.mkdir(exist_ok=True)
     with log.open("w") as out:
-        process = subprocess.Popen(
-            [sys.executable, "-m", module, *words], cwd=ROOT, env=environment, stdout=out, stderr=subprocess.STDOUT
-        )
+        processes = [
+            subprocess.Popen(command, cwd=ROOT, env=environment, stdout=out, stderr=subprocess.STDOUT) for command in commands
+        ]
     try:
         deadline = time.monotonic() + 300
-        while not answers(f"http://127.0.0.1:{port}/{'health' if kind == 'bare' else 'ready'}"):
-            if process.poll() is not None or time.monotonic() > deadline:
+        ready = f"http://127.0.0.1:{port}/{'v1/models' if kind == 'bare' or kind in peers.KINDS else 'ready'}"
+        while not (answers(ready) and first_token(settings)):
+            if any(process.poll() is not None for process in processes) or time.monotonic() > deadline:
                 sys.exit(f"{kind} did not start; see {log}")
             time.sleep(0.5)
-        yield psutil.Process(process.pid)
+        yield psutil.Process(processes[-1].pid)
     finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(60)
+        for process in reversed(processes):
+            process.send_signal(signal.SIGINT if kind in peers.KINDS else signal.SIGTERM)
+        for process in processes:
+            process.wait(60)
+        end(environment.get(RUN))
 
 
-def answers(url: str) -> bool:
+def first_token(settings: Settings) -> bool:
+    """Whether the server answers a completion."""
+    body = json.dumps({"model": settings.served_model_name, "prompt": "1", "max_tokens": 1}).encode()
+    url = f"http://127.0.0.1:{settings.http.port}/v1/completions"
+    return answers(urllib.request.Request(url, body, {"Content-Type": "application/json"}))
+
+
+def end(run: str | None) -> None:
+    """Kill what is left of a server: the processes with this mark."""
+    left = [process for process in psutil.process_iter() if run is not None and mark(process) == run]
+    for process in left:
+        with contextlib.suppress(psutil.Error):
+            process.kill()
+    psutil.wait_procs(left, timeout=10)
+
+
+def mark(process: psutil.Process) -> str | None:
+    """Return the mark of the run that a process belongs to."""
+    try:
+        return process.environ().get(RUN)
+    except psutil.Error:
+        return None
+
+
+def answers(url: str | urllib.request.Request) -> bool:
     """Whether the URL gives a status below 400."""
     try:
-        with urllib.request.urlopen(url, timeout=5):
+        with urllib.request.urlopen(url, timeout=20):
             return True
     except (urllib.error.URLError, OSError):
         return False
@@ -99,9 +134,8 @@ def serving(root: psutil.Process) -> list[psutil.Process]:
     """Return the processes that serve: the root's descendants and those that carry an application's mark."""
     found = {root.pid: root} | {child.pid: child for child in root.children(recursive=True)}
     for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error):
-            if RUN in process.environ():
-                found[process.pid] = process
+        if mark(process) is not None:
+            found[process.pid] = process
     return list(found.values())
 
 
@@ -175,10 +209,14 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, nargs="+", default=[64, 256], help="tokens of each answer")
     parser.add_argument("--only", choices=["bare", "ours"])
     parser.add_argument("--measuring", action="store_true", help="compare ours without and with its metrics, traces and logs")
+    parser.add_argument("--peers", choices=peers.KINDS, nargs="*", help="others to compare with; all if none is named")
     parser.add_argument("arguments", nargs="*", help="settings, key=value")
     options = parser.parse_args()
     settings = settings_module.load(dict(word.split("=", 1) for word in options.arguments))
-    kinds = list(measured.KINDS) if options.measuring else [options.only] if options.only else ["bare", "ours"]
+    others = list(peers.KINDS) if options.peers == [] else options.peers or []
+    kinds = list(measured.KINDS) if options.measuring else [options.only] if options.only else ["bare", "ours", *others]
+    if others and not peers.PYTHON.exists():
+        parser.error(f"no {peers.PYTHON}: python dev/peers.py makes it")
     rows: dict[tuple[str, int, int], list[dict[str, float]]] = {}
     for number in range(options.rounds):
         for kind in kinds if number % 2 == 0 else kinds[::-1]:

@@ -48,7 +48,7 @@ def build(settings: Settings, replica: type[LLM] = LLM) -> Application:
     `replica` is the class to deploy as LLM; tests pass one with scripted tokens. Serve spreads the replicas of each over the nodes
     that have what they ask for (its strategy SPREAD); only LLM replicas ask for GPUs. Raises SettingsError when API keys are wrong.
     """
-    _listen(settings)
+    listen(settings)
     # Looked up here for all ingress replicas: on another host the variable may not be there, and nothing would be asked for.
     api_keys = os.environ.get(keys.ENVIRONMENT)
     if warning := keys.exposed(settings.http, guarded=keys.open_store(settings.access.keys, api_keys) is not None):
@@ -119,7 +119,7 @@ def _number(settings: Settings) -> dict[str, Any]:
     return {"autoscaling_config": autoscaling}
 
 
-def _listen(settings: Settings) -> None:
+def listen(settings: Settings) -> None:
     """Make `http.host` and `http.port` what `serve run` starts its proxy with.
 
     `serve run` takes no HTTP options with an import path, and in HAProxy mode its default is every interface (Ray 2.60.0,

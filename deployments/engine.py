@@ -7,11 +7,11 @@ import gc
 import json
 import os
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from deployments.settings import MODEL_FILES, Settings
+from deployments.settings import MODEL_FILES, WEIGHT_FILES, Settings
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
@@ -47,15 +47,20 @@ def sparing_logging() -> Iterator[None]:
             os.environ[name] = before
 
 
-def download(settings: Settings) -> None:
-    """Have a model's files of the Hugging Face hub in this host's cache; what is there is kept.
+def download(settings: Settings, say: Callable[[str], None], weights: bool = True) -> Settings:
+    """Return the settings with a directory of this host for a model of the Hugging Face hub, with its files whole.
 
-    vLLM would do it when it loads them. Apart from that, it is known how long it takes.
+    They come from other hosts of the Ray cluster where they can; see `deployments.weights`. `say` hears of progress. An ingress
+    does without the weights.
     """
-    from huggingface_hub import snapshot_download
+    from deployments.sharing import fetch
+    from deployments.weights import Hub, Store, paced
 
-    where = {"revision": settings.engine.get("revision"), "cache_dir": settings.engine.get("download_dir")}
-    snapshot_download(settings.model, allow_patterns=[*MODEL_FILES], **where)
+    revision, cache_dir = settings.engine.get("revision"), settings.engine.get("download_dir")
+    patterns = [pattern for pattern in MODEL_FILES if weights or pattern not in WEIGHT_FILES]
+    hub = Hub(settings.model, revision, settings.weights.mirror)
+    path = fetch(Store(settings.model, revision, cache_dir), hub, patterns, paced(say))
+    return settings.model_copy(update={"model": str(path)})
 
 
 def server_arguments(settings: Settings) -> Namespace:

@@ -35,6 +35,12 @@ class PortInUseError(SatoriError):
     code = "port_in_use"
 
 
+class WeightsError(SatoriError):
+    """A model's files cannot be had."""
+
+    code = "weights_unavailable"
+
+
 class EngineUnavailableError(SatoriError):
     """No LLM replica can answer now."""
 
@@ -110,5 +116,8 @@ def _codes(kind: type[SatoriError]) -> set[str]:
     return {kind.code}.union(*(_codes(child) for child in kind.__subclasses__()))
 
 
-CODES = frozenset(_codes(SatoriError) - {SettingsError.code, PortInUseError.code} | {"queue_full", "draining", "deadline_exceeded"})
+CODES = frozenset(
+    _codes(SatoriError) - {SettingsError.code, PortInUseError.code, WeightsError.code}
+    | {"queue_full", "draining", "deadline_exceeded"}
+)
 """All codes of ours that a request may end with, which metrics tell apart; the last three are of no exception of ours."""

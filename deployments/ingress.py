@@ -23,7 +23,7 @@ from deployments.hardware import lacking
 from deployments.keys import open_store
 from deployments.measuring import Measuring
 from deployments.phases import Phases
-from deployments.settings import Settings, port_range
+from deployments.settings import Settings, is_path, port_range
 from deployments.status import Status
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class Ingress:
         self._status = Status(llm, self._replicas, settings.autoscaling.enabled)
 
     async def __serve_build_asgi_app__(self) -> FastAPI:
-        from deployments.engine import prepare, sparing_logging
+        from deployments.engine import download, prepare, sparing_logging
 
         phases = Phases("ingress")
         if self._settings.measuring.enabled:
@@ -71,8 +71,12 @@ class Ingress:
         with phases.reported():
             with phases("import vllm"), sparing_logging():
                 await asyncio.to_thread(_import_vllm)
+            settings = self._settings
+            if not is_path(settings.model):
+                with phases("download"):
+                    settings = await asyncio.to_thread(download, settings, phases.tell, weights=False)
             with phases("API server"):
-                app = await self._build()
+                app = await self._build(settings.model)
         phases.done("start")
         if self._settings.measuring.enabled and self._settings.tracing.otlp_endpoint is not None:
             from deployments.tracing import Tracer
@@ -84,7 +88,8 @@ class Ingress:
         self._lag = asyncio.create_task(exposition.watch_loop())
         return app
 
-    async def _build(self) -> FastAPI:
+    async def _build(self, model: str) -> FastAPI:
+        """Return the API server of a model, whose files are in this directory."""
         from vllm.entrypoints.launchers.api_server.app_state import init_app_state
         from vllm.entrypoints.launchers.app import build_app
         from vllm.v1.executor import Executor
@@ -98,7 +103,7 @@ class Ingress:
         from deployments.replies import CoatServing
         from deployments.vllm_metrics import FrontendMetrics
 
-        arguments = await asyncio.to_thread(server_arguments, self._settings)
+        arguments = await asyncio.to_thread(server_arguments, self._settings.model_copy(update={"model": model}))
         config = await asyncio.to_thread(frontend_config, arguments)
         coat = await asyncio.to_thread(writes_coat, arguments, config)
         llm = self._settings.llm

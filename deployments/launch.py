@@ -94,22 +94,22 @@ def _owner(pid: int | None) -> str:
     return "a process of another user"
 
 
-def fetch_model(model: str) -> None:
-    """Download a model's files from the Hugging Face hub to its cache, with progress bars; what is there is kept.
+def fetch_model(settings: Settings) -> None:
+    """Have a model's files here, whole: from the Hugging Face hub (or its mirror) where they lack, with progress shown.
 
-    Raises SatoriError when the hub cannot be reached or has no such model.
+    Raises SatoriError when they lack and cannot be had.
     """
-    if is_path(model):
-        say("model", os.path.relpath(model, ROOT))
+    if is_path(settings.model):
+        say("model", os.path.relpath(settings.model, ROOT))
         return
-    from huggingface_hub import snapshot_download
+    from deployments.weights import Hub, Store, fetch, paced
 
-    say("model", f"{model}, from the hub or its cache")
+    say("model", f"{settings.model}, from the hub or its cache")
     began = time.monotonic()
-    try:
-        snapshot_download(model, allow_patterns=[*MODEL_FILES])
-    except Exception as error:  # the hub's client raises many kinds, of several libraries
-        raise SatoriError(f"model={model!r}: could not be downloaded: {error}") from error
+    revision = settings.engine.get("revision")
+    store = Store(settings.model, revision, settings.engine.get("download_dir"))
+    hub = Hub(settings.model, revision, settings.weights.mirror)
+    fetch(store, hub, MODEL_FILES, paced(lambda progress: say("model", progress, time.monotonic() - began)))
     say("model", "complete", time.monotonic() - began)
 
 
@@ -314,7 +314,7 @@ def main(arguments: list[str]) -> int:
         guarded = keys.open_store(settings.access.keys, os.environ.get(keys.ENVIRONMENT)) is not None
         warn(keys.exposed(settings.http, guarded))
         check_gpus(settings, environment()["RAY_ADDRESS"], gpus=len(list(Path("/dev").glob("nvidia[0-9]*"))))
-        fetch_model(settings.model)
+        fetch_model(settings)
         application = Application(arguments, settings, guarded)
     except SatoriError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -3,7 +3,7 @@
 import os
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from deployments import metrics
@@ -14,16 +14,26 @@ MARK = "satori-phase"
 class Phases:
     """The phases of one part's start-up (`ingress`, `engine`); when one is done its seconds are printed, and kept as a metric."""
 
-    def __init__(self, part: str) -> None:
+    def __init__(self, part: str, note: Callable[[str], None] = lambda doing: None) -> None:
+        """Take the part's name, and what is told at all times what it does."""
         self._part = part
-        self._began = time.monotonic()
+        self._note = note
+        self._phase, self._began = "", time.monotonic()
 
     @contextmanager
     def __call__(self, phase: str) -> Iterator[None]:
         """Time the phase inside the `with` block."""
         began = time.monotonic()
+        self._phase = phase
+        self._note(phase)
         yield
         self._print(phase, time.monotonic() - began)
+
+    def tell(self, progress: str) -> None:
+        """Print how far the phase under way is."""
+        doing = f"{self._phase}: {progress}"
+        self._note(doing)
+        self._write(doing, time.monotonic() - self._began)
 
     @contextmanager
     def reported(self) -> Iterator[None]:
@@ -40,5 +50,8 @@ class Phases:
 
     def _print(self, phase: str, seconds: float) -> None:
         metrics.STARTUP.labels(phase).set(seconds)
+        self._write(phase, seconds)
+
+    def _write(self, what: str, seconds: float) -> None:
         # Not print: Serve replaces it, and sys.stdout, in replicas by a logger that may hold lines back.
-        os.write(1, f"{MARK} {self._part}: {phase} {seconds:.1f} s\n".encode())
+        os.write(1, f"{MARK} {self._part}: {what} {seconds:.1f} s\n".encode())

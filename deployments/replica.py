@@ -10,7 +10,7 @@ import psutil
 from prometheus_client import REGISTRY
 from ray import serve
 
-from deployments import exposition, logs, metrics
+from deployments import exposition, logs, metrics, status
 from deployments.channel import Address, Lane, Sender
 from deployments.errors import EngineLostError, EngineUnavailableError
 from deployments.fairness import FIRST, FairOrder
@@ -44,7 +44,7 @@ class LLM:
     async def __init__(self, settings: Settings) -> None:  # type: ignore[misc]  # Serve awaits it
         from deployments.engine import tune_process
 
-        self._phases = Phases("engine")
+        self._phases = Phases("engine", status.note)
         self._stats: SchedulerStats | None = None
         self._leaves = False
         exposition.show(metrics.LLM, settings)
@@ -69,7 +69,7 @@ class LLM:
             from vllm.v1.executor import Executor
         if not is_path(settings.model):
             with self._phases("download"):
-                download(settings)
+                settings = download(settings, self._phases.tell)
         with self._phases("configure"):
             config = engine_config(server_arguments(settings))
         with self._phases("load model"):

@@ -23,6 +23,8 @@ MODEL_FILES = ("*.json", "*.safetensors", "*.txt", "*.jinja", "*.model")
 """What is downloaded of a model on the Hugging Face hub."""
 BEATS = 5
 """Signs of life of a replica that must be missed before it is given up."""
+WEIGHT_FILES = ("*.safetensors",)
+"""Of these, what an ingress needs not."""
 ARGUMENTS = Path(__file__).parent / "engine_arguments.json"
 
 
@@ -171,6 +173,14 @@ class CoatSettings(Section):
     openings: list[str] = ["The final answer", "the final answer"]
 
 
+class WeightsSettings(Section):
+    """Where the files of a model come from that is named by its Hugging Face id: the hub (or HF_ENDPOINT), or the `mirror` of it at
+    this URL.
+    """
+
+    mirror: str | None = Field(None, pattern=r"^https?://\S+[^/\s]$")
+
+
 class SloSettings(Section):
     """What a request must keep to be good (`satori_slo_requests_total`): seconds to its first token, and for each after it."""
 
@@ -223,6 +233,7 @@ class Settings(Section):
     ui: UISettings = UISettings()
     coat: CoatSettings = CoatSettings()
     access: AccessSettings = AccessSettings()
+    weights: WeightsSettings = WeightsSettings()
     slo: SloSettings = SloSettings()
     measuring: MeasuringSettings = MeasuringSettings()
     tracing: TracingSettings = TracingSettings()

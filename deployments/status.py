@@ -4,7 +4,9 @@ import asyncio
 import time
 from typing import Any
 
+from ray import serve
 from ray.exceptions import RayError
+from ray.experimental import internal_kv
 from ray.serve._private.common import ReplicaState
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
@@ -13,6 +15,18 @@ from deployments import scaler
 from deployments.exposition import Replicas
 
 LOAD_S = 2.0
+NAMESPACE = "satori-starting"
+
+
+def note(doing: str) -> None:
+    """Keep what this replica, which starts, does now, for `/status`."""
+    internal_kv._internal_kv_put(serve.get_replica_context().replica_id.unique_id, doing, namespace=NAMESPACE)
+
+
+def _noted(replica_ids: list[str]) -> dict[str, str]:
+    """Return what these replicas do, where they have said it."""
+    found = {name: internal_kv._internal_kv_get(name, namespace=NAMESPACE) for name in replica_ids}
+    return {name: doing.decode() for name, doing in found.items() if doing}
 
 
 class Status:
@@ -28,7 +42,9 @@ class Status:
         loads, scaling = await asyncio.gather(self._loads(), self._scaling())
         expected_s = scaling["startup_s"] if scaling else None
         details = self._replicas.of("LLM") or {"target_num_replicas": None, "replicas": []}
-        replicas = [_told(replica, loads, expected_s) for replica in details["replicas"]]
+        starting = [replica["replica_id"] for replica in details["replicas"] if replica["state"] == "STARTING"]
+        doing = await asyncio.to_thread(_noted, starting)
+        replicas = [_told(replica, loads, expected_s, doing) for replica in details["replicas"]]
         return {"target": details["target_num_replicas"], "replicas": replicas, "waiting": waiting, "autoscaling": scaling}
 
     def running(self) -> bool:
@@ -68,10 +84,13 @@ class Status:
         return await asyncio.to_thread(scaler.status) if self._autoscaling else None
 
 
-def _told(replica: dict[str, Any], loads: dict[str, dict[str, Any]], expected_s: float | None) -> dict[str, Any]:
+def _told(
+    replica: dict[str, Any], loads: dict[str, dict[str, Any]], expected_s: float | None, doing: dict[str, str]
+) -> dict[str, Any]:
     """Return what clients get of a replica (a `ReplicaDetails` of Ray 2.60.0)."""
     told = {"id": replica["replica_id"], "state": ReplicaState(replica["state"]).value, "node": replica.get("node_ip")}
     if replica["state"] == "STARTING":
-        told["starting"] = {"for_s": round(time.time() - replica["start_time_s"], 1), "expected_s": expected_s}
+        for_s = round(time.time() - replica["start_time_s"], 1)
+        told["starting"] = {"for_s": for_s, "expected_s": expected_s, "doing": doing.get(replica["replica_id"])}
     load = loads.get(replica["replica_id"])
     return told | {"load": {name: load[name] for name in ("open", "running", "waiting", "served")} if load else None}

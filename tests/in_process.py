@@ -64,7 +64,7 @@ async def served(**arguments: Any) -> AsyncIterator[Server]:
     engine.prepare({"VLLM_TARGET_DEVICE": "cpu"})
     ingress = Ingress(settings, mock.MagicMock(), None, None)
     with mock.patch.object(client, "ServeEngineClient", Core), mock.patch.object(engine, "tune_process"):
-        server = Server(ingress, await ingress._build())
+        server = Server(ingress, await ingress._build(settings.model))
     try:
         yield server
     finally:

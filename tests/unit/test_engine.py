@@ -5,10 +5,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub
 import pytest
 
-from deployments import settings
+from deployments import settings, sharing, weights
 from deployments.engine import download, frontend_config, server_arguments, server_words
 
 ROOT = Path(__file__).parent.parent.parent
@@ -72,12 +71,19 @@ def test_a_quantized_preset_needs_no_device_in_the_frontend() -> None:
     assert frontend_config(server_arguments(loaded)).model_config.quantization is None
 
 
-def test_a_download_takes_the_revision_and_the_folder_that_vllm_will_look_at(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_models_directory_takes_the_place_of_its_id(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda model, **options: asked.append((model, options)))
-    given = settings.load({"preset": "nano-cpu", "model": "owner/name", "engine.revision": "v2", "engine.download_dir": "/data"})
-    download(given)
-    [(model, options)] = asked
-    assert model == "owner/name"
-    assert (options["revision"], options["cache_dir"]) == ("v2", "/data")
-    assert "*.safetensors" in options["allow_patterns"]
+
+    def fetch(store: weights.Store, hub: weights.Hub, patterns: list[str], tell: Any) -> Path:
+        asked.append((store.key, vars(hub), patterns))
+        return Path("/data/snapshots/c0ffee")
+
+    monkeypatch.setattr(sharing, "fetch", fetch)
+    given = {"preset": "nano-cpu", "model": "owner/name", "engine.revision": "v2", "engine.download_dir": "/data"}
+    loaded = settings.load(given | {"weights.mirror": "http://mirror"})
+    found = download(loaded, print)
+    assert download(loaded, print, weights=False) == found == loaded.model_copy(update={"model": "/data/snapshots/c0ffee"})
+    [(key, hub, patterns), (_, _, fewer)] = asked
+    assert key == ("owner/name", "v2", "/data")
+    assert hub == {"name": "http://mirror", "_model": "owner/name", "_revision": "v2", "_endpoint": "http://mirror"}
+    assert set(patterns) - set(fewer) == {"*.safetensors"}

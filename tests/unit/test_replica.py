@@ -12,7 +12,7 @@ from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs, EngineCoreReques
 from vllm.v1.metrics.stats import PrefixCacheStats, SchedulerStats
 from vllm.v1.serial_utils import MsgpackDecoder, MsgpackEncoder
 
-from deployments import exposition
+from deployments import exposition, status
 from deployments.channel import Receiver
 from deployments.errors import EngineLostError, EngineUnavailableError
 from deployments.replica import LLM
@@ -85,6 +85,7 @@ async def llm(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[LLM]:
     monkeypatch.setattr(serve, "get_replica_context", lambda: context)
     monkeypatch.setattr(LLM, "_start", lambda self, settings: Core())
     monkeypatch.setattr(LLM, "_warm_up", warm)
+    monkeypatch.setattr(status, "note", lambda doing: None)
     monkeypatch.setattr(exposition, "show", lambda part, settings: None)
     made = LLM.__new__(LLM)
     await made.__init__(load({"preset": "nano-cpu"}))  # type: ignore[misc]

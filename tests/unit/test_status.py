@@ -5,6 +5,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from ray.experimental import internal_kv
 
 from deployments import scaler
 from deployments.status import Status
@@ -16,6 +17,7 @@ def status(monkeypatch: pytest.MonkeyPatch, details: dict[str, Any] | None, auto
             raise loads
         return list(loads)
 
+    monkeypatch.setattr(internal_kv, "_internal_kv_get", lambda key, namespace: f"what {key} does".encode())
     monkeypatch.setattr(scaler, "status", lambda: {"startup_s": 30.0, "decisions": []})
     llm: Any = SimpleNamespace(broadcast=lambda method: SimpleNamespace(results_async=results_async))
     replicas: Any = SimpleNamespace(of=lambda deployment: details)
@@ -36,6 +38,7 @@ async def test_replicas_with_state_load_and_progress(monkeypatch: pytest.MonkeyP
     assert (up["state"], up["load"]) == ("RUNNING", {"open": 3, "running": 2, "waiting": 1, "served": 9})
     assert (starting["state"], starting["load"], starting["starting"]["expected_s"]) == ("STARTING", None, 30.0)
     assert starting["starting"]["for_s"] >= 12
+    assert starting["starting"]["doing"] == "what starting does"
     assert (up["node"], starting["node"]) == ("10.0.0.1", None)
 
 

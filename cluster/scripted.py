@@ -1,0 +1,108 @@
+"""The application with LLM replicas that have no engine: scripted tokens at a given pace, for `cluster.scale`.
+
+They speak vLLM's frames without importing vLLM, so that a machine holds many: a replica takes some 100 MB. What they cost is not
+what an engine costs; ingress, proxy and Serve are real.
+"""
+
+import asyncio
+import time
+from typing import Any, cast
+
+import msgspec
+from ray.serve import Application
+
+from deployments.application import build
+from deployments.channel import Address, Lane, Sender
+from deployments.replica import LLM
+from deployments.settings import Settings, load
+
+TOKEN = 300
+LENGTH = 1
+"""vLLM's FinishReason for a reply that has all its tokens."""
+
+
+class Output(msgspec.Struct, array_like=True, omit_defaults=True):
+    """The first fields of vLLM's EngineCoreOutput (0.32.0), by position."""
+
+    request_id: str
+    new_token_ids: list[int]
+    new_logprobs: None = None
+    new_prompt_logprobs_tensors: None = None
+    pooling_output: None = None
+    finish_reason: int | None = None
+
+
+class Outputs(msgspec.Struct, array_like=True, omit_defaults=True):
+    """The first fields of vLLM's EngineCoreOutputs (0.32.0), by position."""
+
+    engine_index: int = 0
+    outputs: list[Output] = []
+    scheduler_stats: None = None
+    timestamp: float = 0.0
+
+
+class Reply:
+    """A request under way: how many tokens it still gets, and where they go."""
+
+    def __init__(self, lane: Lane, left: int) -> None:
+        self.lane, self.left = lane, left
+        self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+
+class ScriptedLLM:
+    """Serves the interface of `deployments.replica.LLM`: a token for each request every `autoscaling.step_s`, all in one step."""
+
+    def __init__(self, settings: Settings) -> None:
+        from ray import serve
+
+        self._id = serve.get_replica_context().replica_id.unique_id
+        self._step_s = settings.autoscaling.step_s
+        self._sender = Sender()
+        self._replies: dict[str, Reply] = {}
+        self._served = 0
+        self._stepping: asyncio.Task[None] | None = None
+
+    async def generate(self, group: str, request_id: str, address: Address, encoded: list[bytes], client: str | None) -> None:
+        """Send a request its tokens."""
+        request = msgspec.msgpack.decode(encoded[0])
+        lane = self._sender.open(address)
+        reply = self._replies[request_id] = Reply(lane, request[3].get("max_tokens", 16))
+        if self._stepping is None or self._stepping.done():
+            self._stepping = asyncio.create_task(self._run())
+        try:
+            await reply.ended
+        finally:
+            self._replies.pop(request_id, None)
+            self._served += 1
+            self._sender.release(address)
+
+    async def _run(self) -> None:
+        due = time.monotonic()
+        while self._replies:
+            due = max(due + self._step_s, time.monotonic())
+            await asyncio.sleep(due - time.monotonic())
+            self._step()
+
+    def _step(self) -> None:
+        parts: dict[Lane, list[Output]] = {}
+        for request_id, reply in self._replies.items():
+            if reply.left > 0:
+                reply.left -= 1
+                ends = None if reply.left else LENGTH
+                parts.setdefault(reply.lane, []).append(Output(request_id, [TOKEN], finish_reason=ends))
+                if ends is not None:
+                    reply.ended.set_result(None)
+        for lane, outputs in parts.items():
+            lane.send([msgspec.msgpack.encode(Outputs(outputs=outputs, timestamp=time.monotonic()))])
+
+    async def state(self) -> dict[str, Any]:
+        """Return this replica's id and its requests."""
+        return {"id": self._id, "open": len(self._replies), "served": self._served, "running": len(self._replies), "waiting": 0}
+
+    async def check_health(self) -> None:
+        """It is."""
+
+
+def application(arguments: dict[str, Any]) -> Application:
+    """Return the application with scripted replicas: `serve run cluster.scripted:application autoscaling.step_s=0.025 ...`."""
+    return build(load(arguments), cast(type[LLM], ScriptedLLM))

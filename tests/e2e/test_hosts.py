@@ -53,7 +53,7 @@ class Cluster:
 
     def __init__(self, network: hosts.Network, folder: Path) -> None:
         command = ["redis-server", "--bind", network.address, "--port", str(REDIS_PORT), "--save", "", "--protected-mode", "no"]
-        self._redis = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL)
+        self.redis = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL)
         self.hosts = {
             name: hosts.Host(name, number, folder / name, slow_link=name == "second")
             for number, name in enumerate(("head", "first", "second", "third"), 11)
@@ -113,8 +113,8 @@ class Cluster:
         """End everything."""
         for host in self.hosts.values():
             host.close()
-        self._redis.kill()
-        self._redis.wait()
+        self.redis.kill()
+        self.redis.wait()
 
 
 async def lacks(cluster: Cluster) -> str:
@@ -136,6 +136,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         made = Cluster(network, tmp_path_factory.mktemp("hosts"))
         try:
             made.start_head()
+            assert made.redis.poll() is None, "another Redis has its port"
             made.deploy()
             assert f"llm.accelerator_type='{GPU}': the cluster has no such GPU" in asyncio.run(lacks(made))
             with ThreadPoolExecutor() as pool:

@@ -230,8 +230,7 @@ class ServeEngineClient(EngineCoreClient):
             times = self._replicas.assigned(wire_id)
             opened.quiet = opened.quiet + 1 if times and times == opened.times else 0
             opened.times = times
-            if opened.quiet > BEATS:
-                opened.quiet = 0
+            if opened.quiet > BEATS and not opened.attempts[-1].limit.expired():
                 opened.attempts[-1].limit.reschedule(0)
 
     async def _run(self, opened: OpenRequest, encoded: list[bytes]) -> None:

@@ -38,4 +38,4 @@ def install(load: Callable[[Any], float | None]) -> None:
         return (theirs - chosen) | emptiest(running, chosen, len(chosen), load)
 
     to_stop.original = original  # type: ignore[attr-defined]
-    DeploymentScheduler._get_replicas_to_stop = to_stop  # type: ignore[method-assign]
+    DeploymentScheduler._get_replicas_to_stop = to_stop

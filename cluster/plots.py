@@ -11,7 +11,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 if TYPE_CHECKING:
-    from cluster.simulate import Run
+    from cluster.runs import Run
 
 COLORS = {
     "ours": "#d62728",
@@ -35,14 +35,14 @@ def plot(runs: Sequence["Run"], tuned: Sequence[Mapping[str, Any]], names: Mappi
 def _cost(
     runs: Sequence["Run"], tuned: Sequence[Mapping[str, Any]], names: Mapping[str, str], workloads: Sequence[str], path: Path
 ) -> None:
-    """Draw GPU-hours against missed SLOs; small points are the request count's other parameters, on the tuning seed."""
+    """Draw GPU-hours against missed SLOs; small points are the request count's other parameters, on the tuning seeds."""
     columns = min(3, len(workloads))
     lines = -(-len(workloads) // columns)
     figure, axes = plt.subplots(lines, columns, figsize=(4.6 * columns, 3.6 * lines), squeeze=False)
     for axis, workload in zip(axes.flat, workloads, strict=False):
         others = [row for row in tuned if row["workload"] == workload and row["policy"] == "requests"]
         hours, missed = [row["gpu_hours"] for row in others], [100 * row["violations"] for row in others]
-        axis.scatter(hours, missed, s=8, color=COLORS["requests"], alpha=0.35, label="request count, all tried (seed 101)")
+        axis.scatter(hours, missed, s=8, color=COLORS["requests"], alpha=0.35, label="request count, all tried (seeds 101 to 103)")
         for kind, name in names.items():
             of_kind = [run for run in runs if (run.job.workload, run.job.policy) == (workload, kind)]
             if of_kind:

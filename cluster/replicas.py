@@ -25,7 +25,10 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class ReplicaModel:
-    """A replica's figures. Start-up takes `startup_s`, give or take `startup_spread` of it."""
+    """A replica's figures. Start-up takes `startup_s`, give or take `startup_spread` of it.
+
+    `sharing` is for replicas that share a machine's cores: how many times as long a step takes with one busy replica, two, ...
+    """
 
     step_s: float = 0.018
     step_per_request_s: float = 0.00009
@@ -38,7 +41,10 @@ class ReplicaModel:
     startup_spread: float = 0.2
     drain_s: float = 60.0
     usd_per_hour: float = 0.35
+    sharing: tuple[float, ...] = (1.0,)
 
     def step(self, running: Floats, kv: Floats) -> Floats:
         """Return the seconds of a step without prompts, for each replica."""
-        return self.step_s + self.step_per_request_s * running + self.step_per_kv_token_s * kv
+        step_s = self.step_s + self.step_per_request_s * running + self.step_per_kv_token_s * kv
+        busy = int(np.count_nonzero(running)) if len(self.sharing) > 1 else 1
+        return step_s * self.sharing[min(max(busy, 1), len(self.sharing)) - 1]

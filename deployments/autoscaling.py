@@ -6,7 +6,8 @@
     is up                            max_num_seqs                                 │
     prompts to read in a second ────> / tokens that a replica reads in half of it ┘
 
-More replicas start at once. Fewer are kept when the load of the whole time of `downscale_hold_s` fits into fewer with a margin.
+More replicas start at once. Fewer are kept when the load of the whole time of `downscale_hold_s` fits into fewer with a margin;
+where that are only a few fewer, of twice that time.
 
 Expected requests are by Little's law: arrivals a second times the time of a reply (its tokens times the TPOT of a full replica),
 approached from those here now at the pace at which replies end. The arrivals are those of now, more by the factor by which they
@@ -22,10 +23,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from deployments.learned import BIN_S, Costs, Memory, arrivals, learn, rise
+from deployments.learned import BIN_S, BINS, Costs, Memory, arrivals, learn, rise
 from deployments.settings import AutoscalingSettings
 
 REPORT_LAG_S = 5.0  # from a change of the load to a decision that knows it
+FEW = 0.1  # of the replicas, or one: so many leave only after twice the time, as that much comes and goes by chance
 MARGIN = 1.04  # fewer replicas are enough when they would be with this much more load
 WAITING_SHARE = 0.4  # what waits at a replica stays there: another one only takes what would have come to it
 PREFILL_SHARE = 0.5  # of a replica's time at most goes into prompts: beyond, they queue for long
@@ -229,6 +231,9 @@ def _choose(
         return signals.target + 1, symptom
     bins = max(1, math.ceil(settings.downscale_hold_s / BIN_S))
     enough = max(1, memory.bin_needed, *memory.needed[-bins:])
+    if signals.target - enough <= max(1, FEW * signals.target):
+        bins = min(2 * bins, BINS)
+        enough = max(1, memory.bin_needed, *memory.needed[-bins:])
     if enough >= signals.target:
         return signals.target, Reason.STEADY if memory.bin_needed >= signals.target else Reason.HOLD
     if len(memory.needed) < bins or signals.reporting < signals.ready:  # a silent replica may be full

@@ -18,7 +18,7 @@ from ray.experimental import internal_kv
 from ray.serve import autoscaling_policy
 from ray.serve.config import AutoscalingContext
 
-from deployments import exposition, logs, metrics
+from deployments import exposition, leaving, logs, metrics
 from deployments.autoscaling import Decision, Report, decide, gather
 from deployments.learned import Memory
 from deployments.settings import Settings
@@ -55,6 +55,11 @@ class Counts:
             del self._seen[gone], self._reports[gone]
         return list(self._reports.values())
 
+    def load(self, replica: Any) -> float | None:
+        """Return the requests that a replica had when it reported last; None when it never did."""
+        report = self._reports.get(replica)
+        return None if report is None else report.running + report.waiting
+
 
 def _report(at_s: float, passed_s: float, now: dict[str, float], before: dict[str, float]) -> Report:
     def rate(name: str) -> float:
@@ -90,6 +95,7 @@ class Scaler:
         self._written_s = 0.0
         exposition.show(metrics.CONTROLLER, loaded)
         _decide_from_zero_too()
+        leaving.install(self._counts.load)
 
     def __call__(self, context: AutoscalingContext) -> tuple[int, dict[str, Any]]:
         """Return how many replicas there should be, and nothing for Serve to remember."""

@@ -117,8 +117,8 @@ class AutoscalingSettings(Section):
 
     95 % of the requests are to have their first token within `ttft_p95_s`, and a mean time per token after it within
     `tpot_p95_s`. There are replicas for arrivals to rise, while a replica starts, as they did in `burst_share` of the last hour's
-    moments. Replicas leave when the load of `downscale_hold_s` fits into fewer, and the last one after `idle_s` without requests
-    where `min_replicas` is 0.
+    moments. Replicas leave when the load of `downscale_hold_s` fits into fewer (of twice that time, if only one or a tenth would
+    go), and the last one after `idle_s` without requests where `min_replicas` is 0.
 
     The others say what a replica can do (defaults: a 7B model in bfloat16 on an RTX 4090; sources in `cluster/replicas.py`):
     seconds to start, seconds for a token and more for each running request, prompt tokens read in a second, tokens of a reply.
@@ -130,8 +130,8 @@ class AutoscalingSettings(Section):
     max_replicas: int = Field(8, ge=1)
     ttft_p95_s: float = Field(2.0, gt=0)
     tpot_p95_s: float = Field(0.05, gt=0)
-    burst_share: float = Field(0.96, gt=0, le=1)
-    downscale_hold_s: float = Field(120, ge=0, le=1200)
+    burst_share: float = Field(0.98, gt=0, le=1)
+    downscale_hold_s: float = Field(60, ge=0, le=1200)
     idle_s: float = Field(600, ge=0)
     startup_s: float = Field(90, gt=0)
     step_s: float = Field(0.018, gt=0)

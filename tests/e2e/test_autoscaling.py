@@ -1,4 +1,4 @@
-"""LLM replicas come with the load, go with it, down to none, and come back for a request; no request fails on the way."""
+"""LLM replicas come with the load and go with it (1, 3, 1), down to none, and come back for a request; none fails on the way."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -16,7 +16,7 @@ ARGUMENTS = (
     "autoscaling.max_replicas=3",
     "autoscaling.tpot_p95_s=0.004",  # about 19 requests a replica
     "autoscaling.downscale_hold_s=10",
-    "autoscaling.idle_s=20",
+    "autoscaling.idle_s=12",
     "llm.num_cpus=0.3",
     "ingress.num_cpus=0.3",
     "ui.enabled=false",
@@ -46,7 +46,7 @@ def running(status: dict[str, Any]) -> int:
     return [replica["state"] for replica in status["replicas"]].count("RUNNING")
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(300)
 async def test_replicas_follow_the_load_and_no_request_fails(http: httpx.AsyncClient) -> None:
     replies: list[chaos.Reply] = []
     enough = asyncio.Event()
@@ -67,11 +67,17 @@ async def test_replicas_follow_the_load_and_no_request_fails(http: httpx.AsyncCl
     enough.set()
     await asyncio.gather(*clients)
 
-    status = await until(http, lambda status: not status["replicas"] and status["target"] == 0)
+    enough.clear()
+    one = asyncio.create_task(client())
+    status = await until(http, lambda status: running(status) == len(status["replicas"]) == status["target"] == 1)
+    enough.set()
+    await one
     changes = [(change["from"], change["to"]) for change in status["autoscaling"]["decisions"]]
-    assert changes[0][0] == 1
+    assert changes[0][0] == changes[-1][1] == 1
     assert max(to for _, to in changes) == 3
-    assert changes[-1][1] == 0
+
+    status = await until(http, lambda status: not status["replicas"] and status["target"] == 0)
+    assert status["autoscaling"]["decisions"][-1]["reason"] == "idle"
     ready = await http.get("/ready")
     assert (ready.status_code, ready.json()["reason"]) == (503, "no LLM replica is up; a request starts one")
 
@@ -85,5 +91,5 @@ async def test_replicas_follow_the_load_and_no_request_fails(http: httpx.AsyncCl
     await waiting
     assert len(replies) > CLIENTS
     assert all(reply.well for reply in replies), next(reply for reply in replies if not reply.well)
-    status = await until(http, lambda status: running(status) > 0)
-    assert 0 in [change["from"] for change in status["autoscaling"]["decisions"]]
+    status = await until(http, lambda status: not status["replicas"] and status["target"] == 0)
+    assert (0, "first_request") in [(change["from"], change["reason"]) for change in status["autoscaling"]["decisions"]]

@@ -88,7 +88,7 @@ def test_a_constant_noisy_load_does_not_flap(rate: float, seed: int) -> None:
     fleet.run(3600)
     counts = [decision.replicas for decision in fleet.decisions[settled:]]
     changes = sum(after != before for before, after in pairwise(counts))
-    assert changes <= 2 + 0.02 * max(counts), "an hour of a constant load"
+    assert changes <= 4, "an hour of a constant load: up and back twice"
     assert max(counts) - min(counts) <= max(1, 0.1 * max(counts))
     assert min(counts) * 110 * 0.85 > rate * REPLY_S, "and there is room for it"
 
@@ -214,9 +214,9 @@ def test_what_a_replica_holds_is_bounded_by_each_of_its_three_limits() -> None:
 )
 def test_reasons(changes: dict[str, float], reason: Reason) -> None:
     memory = Memory()
-    for second in range(60):
+    for second in range(50):
         memory = decide(steady(now_s=float(second), **changes), SETTINGS, memory).memory
-    signals = steady(now_s=60.0, **changes)
+    signals = steady(now_s=50.0, **changes)
     decision = decide(signals, SETTINGS, memory)
     assert decision.reason is reason, decision.inputs
     assert decision == decide(signals, SETTINGS, memory), "pure"

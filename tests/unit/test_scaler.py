@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 from ray.serve import autoscaling_policy
-from ray.serve._private.common import TimeStampedValue
+from ray.serve._private.common import DeploymentID, ReplicaID, TimeStampedValue
+from ray.serve._private.config import ReplicaConfig
+from ray.serve._private.deployment_scheduler import DeploymentScheduler, SpreadDeploymentSchedulingPolicy
 from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
 
-from deployments import exposition, scaler
+from deployments import exposition, leaving, scaler
 from deployments.reporting import Meter
 from deployments.scaler import Counts, Scaler
 from deployments.settings import load
@@ -48,11 +50,43 @@ def test_a_replica_that_has_gone_is_forgotten_and_one_that_came_counts_from_zero
     assert report.arrivals_per_s == 4 / scaler.WRITE_S
 
 
+def test_the_emptiest_leave_and_of_equals_those_that_serve_chose() -> None:
+    loads = {"a": 9.0, "b": 40.0, "c": 10.0, "d": 2.0}
+    assert leaving.emptiest([*loads, "silent"], {"c"}, 1, loads.get) == {"d"}
+    assert leaving.emptiest([*loads, "silent"], {"c", "b"}, 2, loads.get) == {"d", "c"}
+    assert leaving.emptiest([*loads, "silent"], {"silent"}, 4, loads.get) == set(loads)
+
+
+def test_serve_stops_the_emptiest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With Serve's own scheduler; what has not started still goes first, and other deployments are Serve's own affair."""
+    name = "_get_replicas_to_stop"
+    monkeypatch.setattr(DeploymentScheduler, name, getattr(DeploymentScheduler, name))  # is put back afterwards
+    nodes = SimpleNamespace(get_node_labels=lambda node: {})
+    scheduler = DeploymentScheduler(nodes, "head", create_placement_group_fn=lambda _: None)  # type: ignore[arg-type]
+    replicas: dict[str, list[ReplicaID]] = {}
+    for deployment in ("LLM", "Ingress"):
+        wanted = DeploymentID(deployment, "default")
+        scheduler.on_deployment_created(wanted, SpreadDeploymentSchedulingPolicy())
+        scheduler.on_deployment_deployed(wanted, ReplicaConfig.create(lambda: None))
+        replicas[deployment] = [ReplicaID(str(number), wanted) for number in range(4)]
+        for replica in replicas[deployment][:3]:
+            scheduler.on_replica_running(replica, "node")
+    llm = replicas["LLM"]
+    leaving.install(dict(zip(llm, (9.0, 1.0, 40.0), strict=False)).get)
+    leaving.install(dict(zip(llm, (9.0, 1.0, 40.0), strict=False)).get)  # the application is deployed again
+    stopped = [scheduler._get_replicas_to_stop(of[0].deployment_id, count) for of in replicas.values() for count in (1, 2)]
+    assert stopped[:2] == [{llm[1]}, {llm[1], llm[0]}]
+    assert stopped[2:] == [{replicas["Ingress"][2]}, set(replicas["Ingress"][1:3])]
+    scheduler._launching_replicas[llm[0].deployment_id][llm[3]] = None  # type: ignore[assignment]
+    assert scheduler._get_replicas_to_stop(llm[0].deployment_id, 2) == {llm[3], llm[1]}
+
+
 @pytest.fixture
 def written(monkeypatch: pytest.MonkeyPatch) -> Callable[[], Any]:
     store: dict[str, str] = {}
     name = "_get_cold_start_scale_up_replicas"
     monkeypatch.setattr(autoscaling_policy, name, getattr(autoscaling_policy, name))  # is put back afterwards
+    monkeypatch.setattr(leaving, "install", lambda load: None)
     monkeypatch.setattr(exposition, "show", lambda part, settings: None)
     monkeypatch.setattr(scaler.internal_kv, "_internal_kv_put", lambda key, value, namespace: store.update({key: value}))
     monkeypatch.setattr(scaler.internal_kv, "_internal_kv_get", lambda key, namespace: store.get(key))

@@ -11,8 +11,9 @@ import pytest
 from cluster.fleet import Fleet, _spread
 from cluster.policies import Hpa, Oracle, Ours, RequestCount, Static
 from cluster.replicas import Floats, ReplicaModel
-from cluster.simulate import choose, main
+from cluster.simulate import main
 from cluster.simulation import Outcome, Policy, simulate
+from cluster.tuning import choose
 from cluster.workloads import WORKLOADS, load_trace, renewals
 from deployments.autoscaling import Signals
 from deployments.settings import AutoscalingSettings
@@ -254,7 +255,14 @@ def test_a_larger_fleet_gets_more_of_the_same() -> None:
 
 def test_the_strongest_opponents_are_chosen() -> None:
     def row(policy: str, hours: float, violations: float, mark: int) -> dict[str, object]:
-        return {"workload": "w", "policy": policy, "parameters": {"mark": mark}, "gpu_hours": hours, "violations": violations}
+        return {
+            "workload": "w",
+            "policy": policy,
+            "parameters": {"mark": mark},
+            "seeds": 3,
+            "gpu_hours": hours,
+            "violations": violations,
+        }
 
     rows = [row("ours", 10, 0.01, 0)] + [
         row(kind, hours, missed, mark)

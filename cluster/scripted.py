@@ -74,7 +74,7 @@ class ScriptedLLM:
         finally:
             self._replies.pop(request_id, None)
             self._served += 1
-            self._sender.release(address)
+            self._sender.release(lane)
 
     async def _run(self) -> None:
         due = time.monotonic()

@@ -213,10 +213,10 @@ async def calm(http: httpx.AsyncClient) -> list[Reply]:
 
 
 async def struck(http: httpx.AsyncClient, chunks: int, fault: Callable[[], None]) -> list[Reply]:
-    """Return the replies of streams under which `fault` strikes when so many chunks are here."""
+    """Return the replies of streams under which `fault` strikes when so many chunks are here, some of each."""
     replies = [Reply() for _ in range(STREAMS)]
     reading = asyncio.gather(*(reply.read(http, question(number)) for number, reply in enumerate(replies)))
-    while sum(reply.chunks for reply in replies) < chunks:
+    while sum(reply.chunks for reply in replies) < chunks or not all(reply.chunks for reply in replies):
         await asyncio.sleep(0.001)
     fault()
     await reading

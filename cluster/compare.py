@@ -41,7 +41,7 @@ ARGUMENTS = (
     "ingress.num_cpus=0.3",
     "ui.enabled=false",
 )
-PHASES = ((20.0, 0.5), (100.0, 2.5), (80.0, 0.3))
+PHASES = ((20.0, 0.5), (100.0, 1.6), (80.0, 0.3))
 """Seconds, and arrivals a second."""
 TOKENS = (400, 1200)
 QUEUE = "vllm:request_queue_time_seconds"

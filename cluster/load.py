@@ -44,7 +44,7 @@ class Stream(asyncio.Protocol):
         """Send a whole HTTP request and return when its stream has ended. Raises ConnectionError when it did not end well."""
         assert self._transport is not None
         self._done = asyncio.get_running_loop().create_future()
-        self._tail, self._first = b"", True
+        self._tail, self._first, self._answered = b"", True, False
         self._transport.write(message)
         self._last = time.perf_counter()
         await self._done
@@ -63,8 +63,9 @@ class Stream(asyncio.Protocol):
             usage = USAGE.findall(self._tail)
             sample.tokens += int(usage[-1]) if usage else 0
             self._end(None)
-        elif self._first and not data.startswith(b"HTTP/1.1 200"):
+        elif not self._answered and not data.startswith(b"HTTP/1.1 200"):
             self._end(ConnectionError(f"the server refused a request: {data[:300]!r}"))
+        self._answered = True  # what comes next may be comments that keep an idle stream
 
     def connection_lost(self, error: Exception | None) -> None:
         """A connection that ends in mid-stream is a failed request."""

@@ -27,6 +27,7 @@ from deployments import client as client_module
 from deployments.channel import Address, MalformedError, Sender
 from deployments.client import ServeEngineClient
 from deployments.errors import SatoriError
+from deployments.settings import BEATS
 
 Script = Callable[["Fleet", str, Address], Awaitable[None]]
 Made = Callable[..., tuple["Fleet", ServeEngineClient]]
@@ -126,9 +127,9 @@ async def never_ends(replica: Fleet, request_id: str, address: Address) -> None:
 async def made() -> AsyncIterator[Made]:
     made: list[tuple[Fleet, ServeEngineClient]] = []
 
-    def make(script: Script, wait_s: float = 60, beat_s: float = 60) -> tuple[Fleet, ServeEngineClient]:
+    def make(script: Script, wait_s: float = 60) -> tuple[Fleet, ServeEngineClient]:
         fleet = Fleet(script)
-        made.append((fleet, ServeEngineClient(fleet, "127.0.0.1", wait_s, fleet.refuse, beat_s)))
+        made.append((fleet, ServeEngineClient(fleet, "127.0.0.1", wait_s, fleet.refuse, 60)))
         return made[-1]
 
     yield make
@@ -481,52 +482,60 @@ def test_frames_that_no_encoder_made_are_told_as_such(garbage: list[bytes], begi
         client._decode([STEP, *garbage[:1]])  # the arrays were in other frames
 
 
+def look(client: ServeEngineClient, times: int = BEATS) -> None:
+    """Have so many looks pass."""
+    for _ in range(times):
+        client._looking.cancel()
+        client._look()
+
+
 async def test_a_silent_replicas_request_moves_and_is_not_blamed(made: Made) -> None:
     async def falls_silent(replica: Fleet, request_id: str, address: Address) -> None:
         replica.send(address, request_id, 7 + request_id.count("#"), last="#2" in request_id)
         await asyncio.Event().wait()
 
-    fleet, client = made(falls_silent, beat_s=0.01)
+    fleet, client = made(falls_silent)
     await client.add_request_async(request("a"))
+    for count in (1, 2):
+        await arrived(client, "a", count)
+        look(client, BEATS + 2)  # the first one sees where it is
     assert await tokens_of(client, "a") == [7, 8, 8]
     assert (fleet.lost_on, fleet.cancelled) == (["a", "a#1"], ["a", "a#1"])
     assert fleet.refused == []
 
 
 async def test_signs_of_life_keep_a_request_where_it_is_and_are_no_outputs(made: Made) -> None:
-    async def takes_its_time(replica: Fleet, request_id: str, address: Address) -> None:
-        for _ in range(30):
-            output = EngineCoreOutput(request_id, [])
-            replica.sender.open(address).send(MsgpackEncoder().encode(EngineCoreOutputs(outputs=[output])))
-            await asyncio.sleep(0.01)
-        replica.send(address, request_id, 1, last=True)
+    address: asyncio.Future[Address] = asyncio.get_running_loop().create_future()
 
-    fleet, client = made(takes_its_time, beat_s=0.04)
+    async def holds(replica: Fleet, request_id: str, where: Address) -> None:
+        address.set_result(where)
+        await asyncio.Event().wait()
+
+    fleet, client = made(holds)
     await client.add_request_async(request("a"))
+    lane = fleet.sender.open(await address)
+    for _ in range(3):
+        look(client)
+        lane.send(MsgpackEncoder().encode(EngineCoreOutputs(outputs=[EngineCoreOutput("a", [])])))
+        while client._open["a"].quiet:
+            await asyncio.sleep(0.001)
+    fleet.send(await address, "a", 1, last=True)
     assert [output.new_token_ids for output in (await client.get_output_async()).outputs] == [[1]]
-    assert list(fleet.calls) == ["a"]
+    assert (list(fleet.calls), fleet.lost_on) == (["a"], [])
 
 
-async def test_a_request_that_waits_for_a_replica_is_not_silent(made: Made) -> None:
-    async def waits(replica: Fleet, request_id: str, address: Address) -> None:
-        replica.on.discard(request_id)
-        await asyncio.sleep(0.1)
-        replica.send(address, request_id, 1, last=True)
-
-    fleet, client = made(waits, beat_s=0.002)
+async def test_a_request_that_waits_for_a_replica_or_is_handed_back_by_full_ones_is_not_silent(made: Made) -> None:
+    fleet, client = made(never_ends)
     await client.add_request_async(request("a"))
-    assert await tokens_of(client, "a") == [1]
-    assert list(fleet.calls) == ["a"]
-
-
-async def test_a_request_that_full_replicas_hand_back_is_not_silent(made: Made) -> None:
-    async def full(replica: Fleet, request_id: str, address: Address) -> None:
-        for _ in range(40):
-            await asyncio.sleep(0.005)
-            replica.times += 1
-        replica.send(address, request_id, 1, last=True)
-
-    fleet, client = made(full, beat_s=0.02)
-    await client.add_request_async(request("a"))
-    assert await tokens_of(client, "a") == [1]
-    assert list(fleet.calls) == ["a"]
+    await arrived(client, "a", 1)
+    fleet.times = 0
+    look(client, 2 * BEATS)
+    for _ in range(2 * BEATS):
+        fleet.times += 1
+        look(client, 1)
+    look(client)
+    await asyncio.sleep(0)
+    assert (list(fleet.calls), fleet.cancelled) == (["a"], [])
+    look(client, 1)
+    while fleet.cancelled != ["a"]:
+        await asyncio.sleep(0.001)

@@ -46,5 +46,5 @@ def test_reality_and_simulation_side_by_side(tmp_path: Path, capsys: pytest.Capt
     (tmp_path / "first.json").write_text(json.dumps(asdict(record())))
     main(["check", str(tmp_path / "first.json")])
     printed = capsys.readouterr().out
-    assert "| replicas up | 1 (0 s) -> 2 (60 s) -> 3 (120 s) | 1 (0 s) -> " in printed
+    assert "| replicas up | 1 (0 s) -> 2 (60 s) -> 3 (120 s) | 1 (0 s)" in printed
     assert "| mean queue time s | 0.50 | " in printed

@@ -79,7 +79,8 @@ def build(settings: Settings, replica: type[LLM] = LLM) -> Application:
         num_replicas=settings.ingress.num_replicas,
         max_ongoing_requests=settings.ingress.max_ongoing_requests,
         graceful_shutdown_timeout_s=settings.ingress.graceful_shutdown_timeout_s,
-        max_replicas_per_node=settings.ingress.max_replicas_per_node,
+        # Serve's config files know no None here (Ray 2.60.0): without a bound, it is not given.
+        **({} if (most := settings.ingress.max_replicas_per_node) is None else {"max_replicas_per_node": most}),
         ray_actor_options={"num_cpus": settings.ingress.num_cpus, "label_selector": settings.ingress.label_selector},
     )
     if not settings.ui.enabled:

@@ -239,7 +239,7 @@ class Hub:
         try:
             info = HfApi(endpoint=self._endpoint).model_info(self._model, revision=self._revision, files_metadata=True)
         except Exception as error:  # the hub's client raises many kinds, of several libraries
-            raise WeightsError(f"model={self._model!r}: {error}") from error
+            raise WeightsError(f"model={self._model!r}: could not be downloaded: {error}") from error
         files = {
             found.rfilename: File(found.size, found.lfs.sha256 if found.lfs else found.blob_id)
             for found in info.siblings
@@ -263,7 +263,7 @@ class Hub:
             with _Told(partial, tell) as into:
                 http_get(location, into, resume_size=into.tell(), headers=headers, expected_size=manifest.files[name].size)
         except Exception as error:  # as above
-            raise WeightsError(f"model={self._model!r}, {name}: {error}") from error
+            raise WeightsError(f"model={self._model!r}: {name} could not be downloaded: {error}") from error
 
 
 class _Told:

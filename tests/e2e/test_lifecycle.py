@@ -119,7 +119,7 @@ def test_wrong_settings_end_make_serve_at_once() -> None:
 
 def test_a_model_that_cannot_be_downloaded_is_told() -> None:
     environment = os.environ | {"HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-m", "deployments.launch", "preset=satori-7b-4090", "model=nobody/no-such-model"]
+    command = [sys.executable, "-m", "deployments.launch", "preset=satori-7b-4090", "llm.num_gpus=0", "model=nobody/no-such-model"]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
     assert "nobody/no-such-model, from the hub or its cache" in done.stdout

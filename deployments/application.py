@@ -4,6 +4,7 @@ Only this module knows both the ingress and the replica. It runs in the driver a
 """
 
 import os
+import warnings
 from typing import Any
 
 import click
@@ -27,8 +28,9 @@ LOOK_S = 0.2
 HEALTH_PERIOD_S, HEALTH_TIMEOUT_S = 2.0, 10.0
 """How often Serve asks an LLM replica for its health, and waits for it. It replaces one that fails three times in a row: with its
 defaults (10 s, 30 s) half a minute after the engine died."""
-LOOK_BACK_S = 3.0
-"""Over which Serve averages the requests that wait at the ingresses."""
+REPORT_S, LOOK_BACK_S = 2.0, 3.0
+"""How often replicas and ingresses tell the autoscaler of their load; over which Serve averages the requests that wait at the
+ingresses."""
 
 
 def config(arguments: dict[str, Any]) -> Application:
@@ -106,17 +108,21 @@ def _number(settings: Settings) -> dict[str, Any]:
     wanted = settings.autoscaling
     if not wanted.enabled:
         return {"num_replicas": settings.llm.num_replicas}
-    autoscaling = AutoscalingConfig(
-        min_replicas=wanted.min_replicas,
-        initial_replicas=min(max(settings.llm.num_replicas, wanted.min_replicas), wanted.max_replicas),
-        max_replicas=wanted.max_replicas,
-        upscale_delay_s=0,
-        downscale_delay_s=0,
-        look_back_period_s=LOOK_BACK_S,
-        policy=AutoscalingPolicy(
-            policy_function="deployments.scaler:Scaler", policy_kwargs={"settings": settings.model_dump(mode="json")}
-        ),
-    )
+    with warnings.catch_warnings():
+        # The interval is deprecated in favour of environment variables that nothing reads (Ray 2.60.0): without it, it is 10 s.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        autoscaling = AutoscalingConfig(
+            min_replicas=wanted.min_replicas,
+            initial_replicas=min(max(settings.llm.num_replicas, wanted.min_replicas), wanted.max_replicas),
+            max_replicas=wanted.max_replicas,
+            upscale_delay_s=0,
+            downscale_delay_s=0,
+            metrics_interval_s=REPORT_S,
+            look_back_period_s=LOOK_BACK_S,
+            policy=AutoscalingPolicy(
+                policy_function="deployments.scaler:Scaler", policy_kwargs={"settings": settings.model_dump(mode="json")}
+            ),
+        )
     return {"autoscaling_config": autoscaling}
 
 

@@ -13,6 +13,7 @@ from ray.serve._private.deployment_scheduler import DeploymentScheduler, SpreadD
 from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
 
 from deployments import exposition, leaving, scaler
+from deployments.application import config
 from deployments.reporting import Meter
 from deployments.scaler import Counts, Scaler
 from deployments.settings import load
@@ -152,3 +153,10 @@ def test_serve_can_send_the_policy() -> None:
     settings = load({"preset": "nano-cpu"}).model_dump(mode="json")
     policy = AutoscalingPolicy(policy_function="deployments.scaler:Scaler", policy_kwargs={"settings": settings})
     assert policy.get_policy().__name__ == "Scaler"
+
+
+def test_replicas_report_every_other_second() -> None:
+    """Not every ten, as Serve's replicas do where the configuration does not say (Ray 2.60.0)."""
+    deployment = config({"preset": "nano-cpu", "autoscaling.enabled": "true"})._bound_deployment
+    llm = next(bound._bound_deployment for bound in deployment.init_args if getattr(bound, "_bound_deployment", None) is not None)
+    assert llm._deployment_config.autoscaling_config.metrics_interval_s == 2.0

@@ -13,13 +13,12 @@ import logging
 import logging.handlers
 import os
 import queue
+import threading
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 
 FORMAT = logging.Formatter("%(levelname)s %(asctime)s %(name)s: %(message)s")
-REQUESTS = logging.getLogger("satori.requests")
-REQUESTS.propagate = False
-REQUESTS.addHandler(logging.NullHandler())
 FILE_BYTES, FILES_KEPT = 50_000_000, 5
 
 
@@ -42,27 +41,28 @@ def logger(name: str) -> logging.Logger:
     return parent.getChild(name)
 
 
-class _Json(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
-        when = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
-        return json.dumps({"time": when, "level": record.levelname, **record.fields})  # type: ignore[attr-defined]
+_ended: queue.SimpleQueue[tuple[float, dict[str, float | str]]] | None = None
 
 
 def ended(request_id: str, how: str, **fields: float | str) -> None:
     """Write the line of a request that has ended."""
-    if REQUESTS.isEnabledFor(logging.INFO):
-        REQUESTS.info("", extra={"fields": {"request_id": request_id, "ended": how, **fields}})
+    if _ended is not None:
+        _ended.put((time.time(), {"request_id": request_id, "ended": how, **fields}))
 
 
 def write_requests(deployment: str) -> None:
-    """Begin this replica's log of requests. Without it, lines to `REQUESTS` go nowhere."""
+    """Begin this replica's log of requests. Without it, none is kept."""
     from ray.serve._private.logging_utils import get_serve_logs_dir
 
+    global _ended
     path = Path(get_serve_logs_dir()) / f"requests_{deployment}_{os.getpid()}.log"
     file = logging.handlers.RotatingFileHandler(path, maxBytes=FILE_BYTES, backupCount=FILES_KEPT)
-    lines: queue.SimpleQueue[logging.LogRecord] = queue.SimpleQueue()
-    handler = logging.handlers.QueueHandler(lines)
-    handler.setFormatter(_Json())
-    logging.handlers.QueueListener(lines, file).start()
-    REQUESTS.addHandler(handler)
-    REQUESTS.setLevel(logging.INFO)
+    _ended = queue.SimpleQueue()
+    threading.Thread(target=_write, args=(_ended, file), daemon=True).start()
+
+
+def _write(lines: queue.SimpleQueue[tuple[float, dict[str, float | str]]], file: logging.Handler) -> None:
+    while True:
+        at_s, fields = lines.get()
+        when = datetime.fromtimestamp(at_s, UTC).isoformat(timespec="milliseconds")
+        file.emit(logging.makeLogRecord({"msg": json.dumps({"time": when, "level": "INFO", **fields})}))

@@ -1,7 +1,6 @@
 """The log of requests: a JSON object a line, in a file of the process."""
 
 import json
-import logging
 import time
 from pathlib import Path
 
@@ -13,8 +12,7 @@ from deployments import logs
 
 def test_a_request_that_has_ended_is_a_line_of_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(logging_utils, "get_serve_logs_dir", lambda: str(tmp_path))
-    monkeypatch.setattr(logs.REQUESTS, "handlers", [])
-    monkeypatch.setattr(logs.REQUESTS, "level", logging.NOTSET)
+    monkeypatch.setattr(logs, "_ended", None)
     logs.write_requests("Ingress")
     logs.ended("chatcmpl-1", "ended (stop)", tokens=3, seconds=0.25)
     [file] = tmp_path.glob("requests_Ingress_*.log")

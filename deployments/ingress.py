@@ -198,11 +198,16 @@ class LLMReplicas:
         from deployments.placement import PLACEMENT
 
         self._llm = llm
+        self._generate: DeploymentHandle | None = None
         self.assigned, self.ended, self.lost, self.left = PLACEMENT.assigned, PLACEMENT.ended, PLACEMENT.lost, PLACEMENT.left
 
     async def generate(self, group: str, request_id: str, address: "Address", encoded: list[bytes], client: str | None) -> None:
         """Run a request on a replica to its end."""
-        await self._llm.generate.remote(group, request_id, address, encoded, client)
+        if self._generate is None:  # not before: making it starts the handle's router
+            self._generate = self._llm.options(
+                method_name="generate", request_serialization="pickle", response_serialization="pickle"
+            )
+        await self._generate.remote(group, request_id, address, encoded, client)
 
 
 def channel_host() -> str:

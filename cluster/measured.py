@@ -12,9 +12,18 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 
+from deployments.launch import HAPROXY_PORTS
+
 SCRAPE_S = 5.0
+SENT_S = 6.0
+"""The last traces are sent within this time (OpenTelemetry's BatchSpanProcessor: every 5 s)."""
 KINDS = {"unmeasured": ["measuring.enabled=false", "engine.disable_log_stats=true"], "measured": []}
 """What `ours` is called without and with all of its measuring, and its settings for that."""
+
+
+def apart(number: int) -> dict[str, str]:
+    """Return the environment in which one of several applications on one machine keeps to ports of its own."""
+    return {name: str(port + number) for name, port in HAPROXY_PORTS.items()}
 
 
 class _Sink(http.server.BaseHTTPRequestHandler):

@@ -22,7 +22,10 @@ monitoring: $(READY)
 report: .venv/ready-test
 	$(RUN) -m monitoring.report $(ARGS)
 
-test: lint unit browser e2e
+# What needs no application runs on both cores; then the application, alone.
+test: .venv/ready-test
+	@$(MAKE) --jobs=2 --output-sync=target lint unit browser
+	@$(MAKE) e2e
 
 lint: .venv/ready-test
 	$(RUN) -m ruff check .

@@ -1,15 +1,20 @@
-"""Two ingress and two LLM replicas: each request on one replica, bursts spread over both."""
+"""Two replicas of each deployment: each request on one of them, bursts spread over both, page users where their session is."""
 
 import asyncio
+import contextlib
+import json
 from typing import Any
 
 import httpx
+import psutil
 from conftest import Served
 
 from cluster import chaos
+from tests.page_user import ask0, use
 
-ARGUMENTS = ("llm.num_replicas=2", "ingress.num_replicas=2", "llm.num_cpus=0.4", "ingress.num_cpus=0.4")
+ARGUMENTS = ("llm.num_replicas=2", "ingress.num_replicas=2", "ui.num_replicas=2", "llm.num_cpus=0.4", "ingress.num_cpus=0.4")
 BURST = 32
+USERS = 50
 
 
 async def served_by_replica(http: httpx.AsyncClient, others: set[str] = frozenset()) -> dict[str, int]:  # type: ignore[assignment]
@@ -44,6 +49,34 @@ async def test_both_ingresses_take_requests(served: Served) -> None:
         while len(seen) < 2:
             replies = await asyncio.gather(*(http.get("/ready") for _ in range(8)))
             seen |= {reply.json()["ingress"]["id"] for reply in replies}
+
+
+def ui_seconds(served: Served) -> dict[int, float]:
+    """Return the CPU seconds of each UI replica by process id."""
+    found = {}
+    for process in served.processes():
+        with contextlib.suppress(psutil.Error):
+            if "ServeReplica:default:UI" in " ".join(process.cmdline()):
+                found[process.pid] = process.cpu_times().user
+    return found
+
+
+async def ask(served: Served, user: int) -> str:
+    """Ask as one browser, with cookies of its own; return the states of the reply, as Gradio sends their changes."""
+    async with httpx.AsyncClient(base_url=served.url, timeout=120, trust_env=False) as http:
+        (await http.get("/ui/")).raise_for_status()
+        event = await ask0(http)
+        return json.dumps(await use(http, event, user, f"What is {100 + user} + 5?"))
+
+
+async def test_fifty_users_of_two_replicas(served: Served) -> None:
+    before = ui_seconds(served)
+    assert len(before) == 2
+    replies = await asyncio.gather(*(ask(served, user) for user in range(USERS)))
+    for user, reply in enumerate(replies):
+        assert f'["answer"], "{105 + user}"]' in reply, reply
+    after = ui_seconds(served)
+    assert all(after[process] > before[process] for process in before), "both replicas had users"
 
 
 async def test_a_killed_ingress_loses_only_what_it_held(served: Served) -> None:

@@ -204,9 +204,7 @@ class LLMReplicas:
     async def generate(self, group: str, request_id: str, address: "Address", encoded: list[bytes], client: str | None) -> None:
         """Run a request on a replica to its end."""
         if self._generate is None:  # not before: making it starts the handle's router
-            self._generate = self._llm.options(
-                method_name="generate", request_serialization="pickle", response_serialization="pickle"
-            )
+            self._generate = self._llm.options(method_name="generate", request_serialization="pickle")
         await self._generate.remote(group, request_id, address, encoded, client)
 
 

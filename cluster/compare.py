@@ -6,7 +6,7 @@
 
 A load is open-loop: Poisson arrivals at the rates of `PHASES`, replies of random lengths. Calibrated are, from what replicas
 reported during the first load, a replica's time per token by running requests and by how many replicas share the machine's cores,
-and the times that starts took. The second load is one that the model has not seen.
+and from `/status` the times that starts took. The second load is one that the model has not seen.
 """
 
 import argparse
@@ -121,6 +121,17 @@ async def _watch(http: httpx.AsyncClient, began: float, record: Record) -> None:
         await asyncio.sleep(1)
 
 
+def starts(record: Record) -> list[float]:
+    """Return the seconds from when each further replica was wanted until it was up."""
+    took_s: list[float] = []
+    since: dict[int, float] = {}
+    for at_s, wanted, up, *_ in record.samples:
+        for number in [number for number in since if number <= up]:
+            took_s.append(at_s - since.pop(number))
+        since = {number: since.get(number, at_s) for number in range(up + 1, wanted + 1)}
+    return took_s
+
+
 def calibrate(record: Record, base: ReplicaModel) -> ReplicaModel:
     """Return the model of a replica that fits what the replicas reported; `sharing` by how many were up.
 
@@ -140,7 +151,6 @@ def calibrate(record: Record, base: ReplicaModel) -> ReplicaModel:
     for count in range(2, max(replicas for replicas, _, _ in points) + 1):
         factors = [took_s / (step_s + slope * n) for replicas, n, took_s in points if replicas == count]
         sharing.append(max(median(factors), sharing[-1]) if factors else sharing[-1])
-    learned = record.startup_s[1:] or record.startup_s  # the first is the setting
     return ReplicaModel(
         step_s=step_s,
         step_per_request_s=slope,
@@ -148,7 +158,7 @@ def calibrate(record: Record, base: ReplicaModel) -> ReplicaModel:
         prefill_tokens_per_s=base.prefill_tokens_per_s,
         kv_tokens=10**7,
         max_num_seqs=base.max_num_seqs,
-        startup_s=fmean(learned),
+        startup_s=fmean(starts(record) or record.startup_s[-1:]),
         startup_spread=0.1,
         sharing=tuple(sharing),
     )

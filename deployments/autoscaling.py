@@ -162,6 +162,8 @@ def decide(signals: Signals, settings: AutoscalingSettings, memory: Memory) -> D
     memory = replace(memory, bin_needed=max(memory.bin_needed, enough))
     symptom = _symptom(signals, settings, inputs["requests_per_replica"])
     replicas, reason = _choose(signals, settings, memory, math.ceil(needs[first] - 1e-9), first, symptom)
+    if reason is symptom:  # as what was learned says otherwise: else it would be taken back at once
+        memory = replace(memory, bin_needed=max(memory.bin_needed, replicas))
     if replicas > settings.max_replicas:
         replicas, reason = settings.max_replicas, Reason.MAXIMUM
     if replicas < settings.min_replicas:

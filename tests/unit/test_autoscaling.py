@@ -222,6 +222,19 @@ def test_reasons(changes: dict[str, float], reason: Reason) -> None:
     assert decision == decide(signals, SETTINGS, memory), "pure"
 
 
+def test_a_replica_for_what_was_not_foreseen_is_not_taken_back_at_once() -> None:
+    memory = Memory()
+    for second in range(300):
+        memory = decide(steady(now_s=float(second)), SETTINGS, memory).memory
+    grown = decide(steady(now_s=300.0, queue_time_s=3.0, waiting=2), SETTINGS, memory)
+    assert (grown.replicas, grown.reason) == (5, Reason.QUEUE_TIME)
+    memory = grown.memory
+    for second in range(301, 301 + int(SETTINGS.downscale_hold_s)):
+        decision = decide(steady(now_s=float(second), target=5), SETTINGS, memory)
+        assert (decision.replicas, decision.reason in (Reason.STEADY, Reason.HOLD)) == (5, True), second
+        memory = decision.memory
+
+
 def test_the_minimum_is_kept() -> None:
     decision = decide(
         steady(target=1, ready=1, reporting=1, running=0, arrivals_per_s=0), AutoscalingSettings(min_replicas=2), Memory()

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cluster.compare import ARGUMENTS, PHASES, Record, arrivals, calibrate, main, sequence
+from cluster.compare import ARGUMENTS, PHASES, Record, arrivals, calibrate, main, sequence, starts
 from cluster.replicas import ReplicaModel
 
 STEP_S, SLOPE_S, SHARING = 0.002, 0.0002, (1.0, 1.3, 1.9)
@@ -29,7 +29,13 @@ def test_the_model_that_made_the_reports_is_found() -> None:
     model = calibrate(record(), ReplicaModel(max_num_seqs=8))
     assert (model.step_s, model.step_per_request_s) == (pytest.approx(STEP_S), pytest.approx(SLOPE_S))
     assert model.sharing == pytest.approx(SHARING)
-    assert (model.startup_s, model.max_num_seqs) == (25.0, 8), "the first start-up time is only the setting"
+    assert (model.startup_s, model.max_num_seqs) == (26.0, 8), "no start was seen: what the policy learned last"
+
+
+def test_starts_are_from_wanted_to_up() -> None:
+    seen = [(0.0, 1, 1), (2.0, 3, 1), (10.0, 3, 2), (12.0, 2, 2), (14.0, 3, 2), (20.0, 3, 3)]
+    found = starts(replace(record(), samples=[(*sample, 1, 0.0, 0.0) for sample in seen]))
+    assert found == [8.0, 6.0], "one that was called off does not count"
 
 
 def test_replicas_that_share_cores_are_slower_together() -> None:

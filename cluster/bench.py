@@ -98,7 +98,8 @@ def server(
         for process in reversed(processes):
             process.send_signal(signal.SIGINT if kind in peers.KINDS else signal.SIGTERM)
         for process in processes:
-            process.wait(60)
+            with contextlib.suppress(subprocess.TimeoutExpired):  # ray.serve.llm, at times
+                process.wait(60)
         end(environment.get(RUN))
 
 

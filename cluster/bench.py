@@ -187,9 +187,7 @@ def in_turn(options: argparse.Namespace, kinds: list[str], settings: Settings) -
             with server(kind, settings, options.arguments) as root:
                 settle(root)
                 for clients, tokens in itertools.product(options.clients, options.tokens):
-                    row = measure(settings, root, clients, tokens, seed=number * 1000 + clients)
-                    rows.setdefault((kind, clients, tokens), []).append(row)
-                    report(number, kind, clients, tokens, row)
+                    add(rows, number, kind, measure(settings, root, clients, tokens, number * 1000 + clients), clients, tokens)
     return rows
 
 
@@ -214,15 +212,15 @@ def side_by_side(options: argparse.Namespace, settings: Settings) -> Rows:
                 for kind in list(roots)[:: 1 if number % 2 == 0 else -1]:
                     scraping = measured.scraped(f"http://127.0.0.1:{at[kind].http.port}")
                     with scraping if kind == "measured" else contextlib.nullcontext():
-                        row = measure(at[kind], roots[kind], clients, tokens, seed=number * 1000 + clients)
-                    rows.setdefault((kind, clients, tokens), []).append(row)
-                    report(number, kind, clients, tokens, row)
+                        row = measure(at[kind], roots[kind], clients, tokens, number * 1000 + clients)
+                    add(rows, number, kind, row, clients, tokens)
                     time.sleep(measured.SENT_S)
     return rows
 
 
-def report(number: int, kind: str, clients: int, tokens: int, row: dict[str, float]) -> None:
-    """Say that a level is done."""
+def add(rows: Rows, number: int, kind: str, row: dict[str, float], clients: int, tokens: int) -> None:
+    """Keep the row of a level, and say that it is done."""
+    rows.setdefault((kind, clients, tokens), []).append(row)
     done = f"round {number + 1} {kind}, {clients} clients, {tokens} tokens: {row['tokens/s']:.0f} tokens/s"
     print(done, file=sys.stderr, flush=True)
 

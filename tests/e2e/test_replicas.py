@@ -1,12 +1,10 @@
 """Two replicas of each deployment: each request on one of them, bursts spread over both, page users where their session is."""
 
 import asyncio
-import contextlib
 import json
 from typing import Any
 
 import httpx
-import psutil
 from conftest import Served
 
 from cluster import chaos
@@ -53,12 +51,7 @@ async def test_both_ingresses_take_requests(served: Served) -> None:
 
 def ui_seconds(served: Served) -> dict[int, float]:
     """Return the CPU seconds of each UI replica by process id."""
-    found = {}
-    for process in served.processes():
-        with contextlib.suppress(psutil.Error):
-            if "ServeReplica:default:UI" in " ".join(process.cmdline()):
-                found[process.pid] = process.cpu_times().user
-    return found
+    return {process.pid: process.cpu_times().user for process in served.stack.named("ServeReplica:default:UI")}
 
 
 async def ask(served: Served, user: int) -> str:

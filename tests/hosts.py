@@ -15,6 +15,8 @@ from pathlib import Path
 
 import psutil
 
+from cluster.chaos import words
+
 SUBNET = "198.18.0"
 """Reserved for tests of networks (RFC 2544), so nobody's own."""
 BRIDGE = "satori0"
@@ -135,7 +137,7 @@ class Host:
 
     def listening(self) -> list[tuple[str, int, str]]:
         """Return address, port and command line of each TCP socket that listens here."""
-        named = {process.pid: " ".join(process.cmdline()) for process in self.processes()}
+        named = {process.pid: words(process) for process in self.processes()}
         done = subprocess.run(["ip", "netns", "exec", self._space, "ss", "-ltnpH"], capture_output=True, text=True, check=True)
         found = []
         for line in done.stdout.splitlines():

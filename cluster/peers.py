@@ -16,7 +16,7 @@ from typing import Any
 from ray.serve import Application
 
 from deployments import settings as settings_module
-from deployments.application import listen
+from deployments.application import UNBOUNDED, listen
 from deployments.draining import RUN
 from deployments.engine import server_words
 from deployments.settings import ROOT, Settings
@@ -71,7 +71,7 @@ def application(arguments: dict[str, Any]) -> Application:
         placement_group_config={"bundles": [{"CPU": settings.llm.num_cpus, "GPU": settings.llm.num_gpus}]},
         deployment_config={
             "num_replicas": 1,
-            "max_ongoing_requests": settings.llm.max_ongoing_requests,
+            "max_ongoing_requests": settings.llm.max_ongoing_requests or UNBOUNDED,
             "ray_actor_options": {"num_cpus": 0},  # its CPUs are the bundle's
         },
         runtime_env={"env_vars": settings.llm.env},

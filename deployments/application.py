@@ -28,6 +28,8 @@ LOOK_S = 0.2
 HEALTH_PERIOD_S, HEALTH_TIMEOUT_S = 2.0, 10.0
 """How often Serve asks an LLM replica for its health, and waits for it. It replaces one that fails three times in a row: with its
 defaults (10 s, 30 s) half a minute after the engine died."""
+UNBOUNDED = 10_000
+"""Calls that Serve gives an LLM replica at a time where no bound is set; its default is 5."""
 REPORT_S, LOOK_BACK_S = 2.0, 3.0
 """How often replicas and ingresses tell the autoscaler of their load; over which Serve averages the requests that wait at the
 ingresses."""
@@ -62,7 +64,7 @@ def build(settings: Settings, replica: type[LLM] = LLM) -> Application:
         logging_config=quiet,
         graceful_shutdown_wait_loop_s=LOOK_S,
         **_number(settings),
-        max_ongoing_requests=settings.llm.max_ongoing_requests,
+        max_ongoing_requests=settings.llm.max_ongoing_requests or UNBOUNDED,
         graceful_shutdown_timeout_s=settings.llm.graceful_shutdown_timeout_s,
         health_check_period_s=HEALTH_PERIOD_S,
         health_check_timeout_s=HEALTH_TIMEOUT_S,

@@ -1,15 +1,17 @@
-"""The token channel: engine outputs from LLM replicas to the ingress that asked, one ZMQ message an engine step.
+"""The token channel: engine outputs from LLM replicas to the ingress that asked, one ZMQ message an engine step, and requests back.
 
-A message is a header frame (version and the receiver's secret) and the frames of one msgpack-encoded `EngineCoreOutputs`, as
-vLLM's own encoder makes them. Connections are encrypted and authenticated with ZMQ's CURVE (https://rfc.zeromq.org/spec/26): a
-receiver's public key and secret travel in the handle calls only. Who has not had one can neither connect nor read, nor send again
-what it has seen. What is dropped is counted (`satori_channel_dropped_total`).
+A replica's message is a header frame (version, the receiver's secret, and what it is) and the frames of that: of a step, one
+msgpack-encoded `EngineCoreOutputs` as vLLM's own encoder makes them. Connections are encrypted and authenticated with ZMQ's CURVE
+(https://rfc.zeromq.org/spec/26): a receiver's public key and secret travel in the handle calls only. Who has not had one can
+neither connect nor read, nor send again what it has seen. What is dropped is counted (`satori_channel_dropped_total`).
 
 A lane is one TCP connection, so nothing is missing from what arrives over it. When it ends (also: when the other end is silent for
-`DEAD_MS`), the lane is broken and there is another one for what comes later.
+`DEAD_MS`), the lane is broken and there is another one for what comes later. Replicas open lanes, to an ingress that has called
+them; over a lane the ingress can send, too (see `deployments.carrier`).
 """
 
 import asyncio
+import functools
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,8 +23,15 @@ from zmq.utils.monitor import recv_monitor_message
 from deployments import metrics
 from deployments.errors import EngineUnavailableError, PortInUseError
 
-VERSION = b"\x02"
+VERSION = b"\x03"
 SECRET_BYTES = 16
+STEP, HELLO, REFUSED = b"s", b"h", b"r"
+"""What a replica sends: an engine step; its id, when an ingress may send it requests; the id of a request it did not take."""
+REQUEST, CANCEL, LAST = b"q", b"c", b"l"
+"""What an ingress sends, as the first frame: a request (id and whose it is, and the encoded request), the id of one that it no
+longer wants, and that no more will come."""
+Answer = Callable[[list[bytes]], None]
+"""Sends a message back over the lane on which another came."""
 IDLE_CLOSE_S = 60.0
 MAX_FRAME_BYTES = 256 * 2**20
 """A connection that announces a larger frame is closed. The largest of ours are the log-probabilities of a prompt's tokens."""
@@ -50,17 +59,26 @@ class Address:
 
 
 class Receiver:
-    """The ingress's end: binds one of the TCP `ports` of `host`, and hands each message's frames, without header, to `deliver`.
+    """The ingress's end: binds one of the TCP `ports` of `host`, and hands each step's frames, without header, to `deliver`.
 
-    `deliver` raises MalformedError for what it cannot read. The sockets are read from the event loop directly: `zmq.asyncio` makes
-    a future and several callbacks a message.
+    `deliver` raises MalformedError for what it cannot read. `hear` gets what is no step: what it is, its frames, and how to answer.
+    The sockets are read from the event loop directly: `zmq.asyncio` makes a future and several callbacks a message.
     """
 
-    def __init__(self, host: str, deliver: Callable[[list[zmq.Frame]], None], ports: range = EPHEMERAL) -> None:
+    def __init__(
+        self,
+        host: str,
+        deliver: Callable[[list[zmq.Frame]], None],
+        ports: range = EPHEMERAL,
+        hear: Callable[[bytes, list[bytes], Answer], None] = lambda kind, frames, answer: None,
+    ) -> None:
         self._deliver = deliver
+        self._hear = hear
         self._context = zmq.Context()
-        self._socket = self._context.socket(zmq.PULL)
+        self._socket = self._context.socket(zmq.ROUTER)
         self._socket.setsockopt(zmq.RCVHWM, 0)
+        self._socket.setsockopt(zmq.SNDHWM, 0)
+        self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
         self._socket.setsockopt(zmq.MAXMSGSIZE, MAX_FRAME_BYTES)
         self._socket.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
         key, self._socket.curve_secretkey = zmq.curve_keypair()
@@ -76,6 +94,7 @@ class Receiver:
             taken = f"no port from {ports.start} to {ports.stop - 1} is free for tokens; allowed: more in ports.tokens"
             raise PortInUseError(taken) from error
         self.address = Address(f"tcp://{host}:{port}", VERSION + secrets.token_bytes(SECRET_BYTES), key)
+        self._step = self.address.header + STEP
         self._loop = asyncio.get_running_loop()
         for opened, take in ((self._socket, self._take), (self._connections, self._watch)):
             self._loop.add_reader(opened.fileno(), self._read, opened, take)
@@ -91,17 +110,28 @@ class Receiver:
             raise
 
     def _take(self) -> None:
-        header, *frames = self._socket.recv_multipart(zmq.NOBLOCK, copy=False)
-        ours = self.address.header
-        if not secrets.compare_digest(header.bytes[1:], ours[1:]):
+        lane, header, *frames = self._socket.recv_multipart(zmq.NOBLOCK, copy=False)
+        ours, theirs = self.address.header, header.bytes
+        if not secrets.compare_digest(theirs[1 : len(ours)], ours[1:]):
             self._dropped["secret"].inc()
-        elif header.bytes[:1] != ours[:1]:
+        elif theirs[:1] != ours[:1]:
             self._dropped["version"].inc()
-        else:
+        elif theirs == self._step:
             try:
                 self._deliver(frames)
             except MalformedError:
                 self._dropped["malformed"].inc()
+        else:
+            self._hear(theirs[len(ours) :], [frame.bytes for frame in frames], functools.partial(self._answer, lane.bytes))
+
+    def _answer(self, lane: bytes, frames: list[bytes]) -> None:
+        """Send over a lane, without waiting. Raises EngineUnavailableError where it has ended."""
+        try:
+            self._socket.send_multipart((lane, *frames), zmq.NOBLOCK)
+        except zmq.ZMQError as error:  # no such lane any more, or no socket
+            raise EngineUnavailableError("the way to the replica is broken") from error
+        if int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:  # the file descriptor need not tell: sending has taken note of it
+            self._loop.call_soon(self._read, self._socket, self._take)
 
     def _watch(self) -> None:
         """Count the connections that end before they are authenticated.
@@ -128,17 +158,25 @@ class Receiver:
 
 
 class Lane:
-    """The way to one ingress from a replica: a socket, and how many requests use it. `broken` is called once when it has ended.
+    """The way to one ingress from a replica: a socket, and how many requests use it. `broken` is called once when it has ended,
+    `hear` with each message of the ingress.
 
     Sending never waits: ZMQ queues without limit, and what can be queued is bounded by the requests that run.
     """
 
-    def __init__(self, context: zmq.Context[Any], address: Address, broken: Callable[["Lane"], None]) -> None:
+    def __init__(
+        self,
+        context: zmq.Context[Any],
+        address: Address,
+        broken: Callable[["Lane"], None],
+        hear: Callable[["Lane", list[bytes]], None],
+    ) -> None:
         self.address = address
-        self._header = address.header
         self._broken = broken
-        self._socket = context.socket(zmq.PUSH)
+        self._hear = hear
+        self._socket = context.socket(zmq.DEALER)
         self._socket.setsockopt(zmq.SNDHWM, 0)
+        self._socket.setsockopt(zmq.RCVHWM, 0)
         self._socket.curve_serverkey = address.key
         self._socket.curve_publickey, self._socket.curve_secretkey = zmq.curve_keypair()
         self._socket.setsockopt(zmq.RECONNECT_IVL, -1)  # never: frames in the buffers of the old connection would be missing
@@ -148,24 +186,34 @@ class Lane:
         self._events = self._socket.get_monitor_socket(ENDS)
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(self._events.fileno(), self._look)
+        self._loop.add_reader(self._socket.fileno(), self._read)
         self._socket.connect(address.endpoint)
         self.requests = 0
         self.closing: asyncio.TimerHandle | None = None
-        self._loop.call_soon(self._look)  # the file descriptor tells of nothing until it was looked once
+        for look in (self._look, self._read):
+            self._loop.call_soon(look)  # the file descriptors tell of nothing until they were looked at once
 
     def _look(self) -> None:
         if not self._socket.closed and int(self._events.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
             self.close()
             self._broken(self)
 
-    def send(self, frames: Sequence[Any]) -> None:
+    def _read(self) -> None:
+        """Take all messages that are there, as a Receiver does."""
+        while not self._socket.closed and int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
+            self._hear(self, self._socket.recv_multipart(zmq.NOBLOCK))
+
+    def send(self, frames: Sequence[Any], kind: bytes = STEP) -> None:
         """Queue one message, its frames as the encoder made them. A lane that has ended drops it."""
         if self._socket.closed:
             return
         try:
-            self._socket.send_multipart((self._header, *frames), zmq.NOBLOCK)
+            self._socket.send_multipart((self.address.header + kind, *frames), zmq.NOBLOCK)
         except zmq.Again:  # without a connection, and there will be none
             self._look()
+            return
+        if int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:  # see Receiver
+            self._loop.call_soon(self._read)
 
     def close(self, linger_ms: int = 0) -> None:
         """Close the socket; what is then still queued is lost."""
@@ -173,6 +221,7 @@ class Lane:
             if self.closing is not None:
                 self.closing.cancel()
             self._loop.remove_reader(self._events.fileno())
+            self._loop.remove_reader(self._socket.fileno())
             self._socket.disable_monitor()
             self._events.close(linger=0)
             self._socket.close(linger=linger_ms)
@@ -182,10 +231,16 @@ class Sender:
     """A replica's end: a lane an ingress, opened on first use and closed when unused for a minute.
 
     `broken` hears of lanes that ended by themselves: the ingress or the way to it is gone. A lane opened later is a new one.
+    `hear` gets what ingresses send.
     """
 
-    def __init__(self, broken: Callable[[Lane], None] = lambda lane: None) -> None:
+    def __init__(
+        self,
+        broken: Callable[[Lane], None] = lambda lane: None,
+        hear: Callable[[Lane, list[bytes]], None] = lambda lane, frames: None,
+    ) -> None:
         self._broken = broken
+        self._hear = hear
         self._context = zmq.Context()
         self._lanes: dict[Address, Lane] = {}
 
@@ -197,7 +252,7 @@ class Sender:
         if (theirs := address.header[:1]) != VERSION:
             raise EngineUnavailableError(f"frames of version {VERSION[0]} here, {theirs.hex()} at the ingress")
         if (lane := self._lanes.get(address)) is None:
-            lane = self._lanes[address] = Lane(self._context, address, self._lost)
+            lane = self._lanes[address] = Lane(self._context, address, self._lost, self._hear)
         if lane.closing is not None:
             lane.closing.cancel()
             lane.closing = None

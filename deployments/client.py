@@ -1,7 +1,8 @@
 """An `EngineCoreClient` of vLLM over Ray Serve: to vLLM's AsyncLLM, all LLM replicas together look like one engine that never dies.
 
-A request is one Serve handle call at a time, open until the replica has sent the request's last token; the tokens come over the
-token channel. An abort cancels the call. When a replica is lost, its requests go on on others (`deployments.failover`).
+A request is on one replica at a time, by a Serve handle call of its own or by one that carries many (`deployments.carrier`), until
+the replica has sent its last token; the tokens come over the token channel. An abort ends it there. When a replica is lost, its
+requests go on on others (`deployments.failover`).
 """
 
 import asyncio
@@ -23,7 +24,8 @@ from vllm.v1.engine.core_client import EngineCoreClient
 from vllm.v1.serial_utils import MsgpackDecoder, MsgpackEncoder
 
 from deployments import access, intake, logs, measuring, metrics
-from deployments.channel import EPHEMERAL, Address, MalformedError, Receiver
+from deployments.carrier import Calls, Carriers
+from deployments.channel import EPHEMERAL, MalformedError, Receiver
 from deployments.engine import TASKS
 from deployments.errors import EngineLostError, EngineUnavailableError, PoisonError, SatoriError
 from deployments.failover import Attempt, OpenRequest
@@ -51,14 +53,12 @@ UNREADABLE = (
 )
 
 
-class Replicas(Protocol):
-    """What the client needs of the set of LLM replicas. Ids are those of attempts (`OpenRequest.wire_id`)."""
+class Replicas(Calls, Protocol):
+    """What the client needs of the set of LLM replicas. Ids are those of attempts (`OpenRequest.wire_id`).
 
-    async def generate(self, group: str, request_id: str, address: Address, encoded: list[bytes], client: str | None) -> None:
-        """Run a request on a replica to its end; waits for one. Samples of one request share `group` and so the replica.
-
-        `client` is whose it is, None for one that has started before and goes on.
-        """
+    Samples of one request share `group` and so the replica. `client` is whose a request is, None for one that has started before
+    and goes on.
+    """
 
     def assigned(self, request_id: str) -> int:
         """Return how often the request was given to a replica: 0 while it waits for one."""
@@ -96,7 +96,8 @@ class ServeEngineClient(EngineCoreClient):
         self._replicas = replicas
         self._wait_s = wait_s
         self._refuse = refuse
-        self._receiver = Receiver(host, self._deliver, ports)
+        self._receiver = Receiver(host, self._deliver, ports, lambda *said: self._carriers.hear(*said))
+        self._carriers = Carriers(replicas, self._receiver.address)
         self._beat_s = beat_s
         self._looking = asyncio.get_running_loop().call_later(beat_s, self._look)
         self._encoder = MsgpackEncoder()
@@ -123,6 +124,11 @@ class ServeEngineClient(EngineCoreClient):
     def open_requests(self) -> list[str]:
         """Ids of the requests that are neither finished nor aborted."""
         return list(self._open)
+
+    @property
+    def carriers(self) -> int:
+        """How many replicas take requests without a handle call for each."""
+        return self._carriers.usable
 
     async def get_supported_tasks_async(self) -> tuple[Any, ...]:
         """Return what the replicas can do: generate text."""
@@ -160,6 +166,7 @@ class ServeEngineClient(EngineCoreClient):
         for opened in list(self._open.values()):
             self._close(opened, "aborted").cancel()
         self._looking.cancel()
+        self._carriers.shutdown()
         self._receiver.close()
 
     def _encode(self, request: EngineCoreRequest) -> list[bytes]:
@@ -214,6 +221,7 @@ class ServeEngineClient(EngineCoreClient):
                 continue
             if output.finish_reason is not None:
                 self._replicas.ended(wire_id)
+                self._carriers.ended(wire_id)
                 self._pace_s += PACE_WEIGHT * (now - opened.began - self._pace_s)
                 self._close(opened, f"ended ({output.finish_reason})")
         if new or step.scheduler_stats is not None:
@@ -299,7 +307,7 @@ class ServeEngineClient(EngineCoreClient):
         try:
             client = None if opened.tokens else opened.client
             async with attempt.limit:
-                await self._replicas.generate(opened.group, wire_id, self._receiver.address, encoded, client)
+                await self._carriers.generate(opened.group, wire_id, encoded, client)
         except DeploymentUnavailableError as error:
             raise EngineUnavailableError("the LLM deployment has failed or is deleted") from error
         except (Exception, asyncio.CancelledError) as error:

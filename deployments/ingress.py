@@ -108,7 +108,7 @@ class Ingress:
         coat = await asyncio.to_thread(writes_coat, arguments, config)
         llm = self._settings.llm
         self._client = ServeEngineClient(
-            LLMReplicas(self._llm),
+            LLMReplicas(self._llm, carries=llm.max_ongoing_requests is None),
             channel_host(),
             llm.wait_s,
             self._refuse,
@@ -173,6 +173,7 @@ class Ingress:
         mine = {
             "id": serve.get_replica_context().replica_id.unique_id,
             "open": len(self._client.open_requests),
+            "carriers": self._client.carriers,
             "states": self._engine.get_num_unfinished_requests(),
             "requests": Draining.active,
         }
@@ -192,20 +193,41 @@ class Ingress:
 
 
 class LLMReplicas:
-    """The LLM replicas, through their Serve handle and where the router put requests; see `deployments.client.Replicas`."""
+    """The LLM replicas, through their Serve handle and where the router put requests; see `deployments.client.Replicas`.
 
-    def __init__(self, llm: DeploymentHandle) -> None:
+    `carries` tells whether requests may be carried. To Serve what is carried is one call, whose bound it would not keep.
+    """
+
+    def __init__(self, llm: DeploymentHandle, carries: bool) -> None:
         from deployments.placement import PLACEMENT
 
         self._llm = llm
-        self._generate: DeploymentHandle | None = None
+        self._carries = carries
+        self._placement = PLACEMENT
+        self._handles: dict[str, DeploymentHandle] = {}
         self.assigned, self.ended, self.lost, self.left = PLACEMENT.assigned, PLACEMENT.ended, PLACEMENT.lost, PLACEMENT.left
 
     async def generate(self, group: str, request_id: str, address: "Address", encoded: list[bytes], client: str | None) -> None:
         """Run a request on a replica to its end."""
-        if self._generate is None:  # not before: making it starts the handle's router
-            self._generate = self._llm.options(method_name="generate", request_serialization="pickle")
-        await self._generate.remote(group, request_id, address, encoded, client)
+        await self._handle("generate").remote(group, request_id, address, encoded, client)
+
+    async def carry(self, replica: str, address: "Address") -> None:
+        """Have a replica take requests over its lane."""
+        await self._handle("carry").remote(replica, address)
+
+    def choose(self, group: str) -> str | None:
+        """Return the id of the replica that should get a request, None where none is known or requests are not carried."""
+        chosen = self._placement.choose(group, list(self._placement.known.values())) if self._carries else None
+        return None if chosen is None else chosen.replica_id.unique_id
+
+    def assign(self, request_id: str, replica: str, group: str) -> None:
+        """Count a request on a replica, by its id."""
+        self._placement.assign(request_id, self._placement.known[replica].replica_id, group)
+
+    def _handle(self, method: str) -> DeploymentHandle:
+        if method not in self._handles:  # not before: making it starts the handle's router
+            self._handles[method] = self._llm.options(method_name=method, request_serialization="pickle")
+        return self._handles[method]
 
 
 def channel_host() -> str:

@@ -1,14 +1,16 @@
 """Which requests of this process are on which LLM replica: what the router writes and the engine client reads."""
 
+import random
 import threading
 import time
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 
 from ray.serve.request_router import ReplicaID, RunningReplica
 
 LOST_S = 30.0
 UNREACHED_S = 2.0
+GROUPS_KEPT = 4096
 
 
 class Placement:
@@ -22,15 +24,33 @@ class Placement:
         self._counted: set[str] = set()
         self._count: Counter[ReplicaID] = Counter()
         self._lost: dict[ReplicaID, float] = {}
+        self._groups: OrderedDict[str, ReplicaID] = OrderedDict()
+        self.known: dict[str, RunningReplica] = {}
+        """The replicas that Serve has told of last, by the ids that they know of themselves."""
+
+    def choose(self, group: str, candidates: list[RunningReplica]) -> RunningReplica | None:
+        """Return the candidate that has others of a group, else one with the fewest requests; equals are chosen among at random.
+
+        None if all were lost lately.
+        """
+        with self._lock:
+            candidates = self.usable(candidates)
+            if not candidates:
+                return None
+            together = next((replica for replica in candidates if replica.replica_id == self._groups.get(group)), None)
+            return together or min(candidates, key=lambda replica: (self.of(replica.replica_id), random.random()))
 
     def of(self, replica_id: ReplicaID) -> int:
         """Return the number of requests on a replica."""
         return self._count[replica_id]
 
-    def assign(self, request_id: str, replica_id: ReplicaID) -> None:
-        """Count a request on a replica, and no more on the one it was assigned to before."""
+    def assign(self, request_id: str, replica_id: ReplicaID, group: str) -> None:
+        """Count a request of a group on a replica, and no more on the one it was assigned to before."""
         with self._lock:
             self.ended(request_id)
+            self._groups[group] = replica_id
+            if len(self._groups) > GROUPS_KEPT:
+                self._groups.popitem(last=False)
             self._replica[request_id] = replica_id
             self._times[request_id] += 1
             self._counted.add(request_id)

@@ -3,15 +3,16 @@
 import asyncio
 import contextlib
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import psutil
 from prometheus_client import REGISTRY
 from ray import serve
 
 from deployments import exposition, logs, metrics, status
-from deployments.channel import Address, Lane, Sender
+from deployments.channel import CANCEL, HELLO, LAST, REFUSED, Address, Lane, Sender
 from deployments.errors import EngineLostError, EngineUnavailableError
 from deployments.fairness import FIRST, FairOrder
 from deployments.phases import Phases
@@ -19,7 +20,7 @@ from deployments.reporting import Meter
 from deployments.settings import Settings, is_path
 
 if TYPE_CHECKING:
-    from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs
+    from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs, EngineCoreRequest
     from vllm.v1.engine.core_client import EngineCoreClient
     from vllm.v1.metrics.stats import SchedulerStats
 
@@ -29,17 +30,20 @@ logger = logs.logger("replica")
 @dataclass
 class Running:
     """A request in the engine: where its tokens go, its tag in the fair order until it has started, the tokens of its prompt, and
-    the end of its call.
+    the end of its call: its own, or where it is `carried`, the one that it shares with others.
     """
 
     lane: Lane
     tag: int | None
     prompt_tokens: int
-    finished: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+    call: asyncio.Future[None]
+    carried: bool
 
 
 class LLM:
-    """One engine core. A request is one handle call, open until its last token has been sent."""
+    """One engine core. A request is one handle call, open until its last token has been sent, or one of those that are carried by
+    such a call (see `deployments.carrier`).
+    """
 
     async def __init__(self, settings: Settings) -> None:  # type: ignore[misc]  # Serve awaits it
         from deployments.engine import tune_process
@@ -110,14 +114,17 @@ class LLM:
         self._abort = FinishReason.ABORT
         self._decoder = MsgpackDecoder(EngineCoreRequest)
         self._encoder = MsgpackEncoder()
-        self._sender = Sender(self._cut_off)
+        self._sender = Sender(self._cut_off, self._hear)
         self._running: dict[str, Running] = {}
+        self._carrying: dict[Lane, asyncio.Future[None]] = {}
+        self._orders: asyncio.Queue[EngineCoreRequest | str] = asyncio.Queue()  # to the engine; an id is to be aborted
         self._id = serve.get_replica_context().replica_id.unique_id
         self._order = FairOrder()
         self._meter = Meter()
         self._error: EngineUnavailableError | None = None
         self._active = time.monotonic()
-        self._tasks = [asyncio.create_task(self._forward()), asyncio.create_task(self._watch()), asyncio.create_task(self._beat())]
+        work = (self._forward(), self._watch(), self._beat(), self._pass_on())
+        self._tasks = [asyncio.create_task(part) for part in work]
 
     async def generate(self, group: str, request_id: str, address: Address, encoded: list[bytes], client: str | None) -> None:
         """Run an encoded `EngineCoreRequest` to its end; cancelling the call frees its place in the engine.
@@ -125,26 +132,94 @@ class LLM:
         `group` is for the router (see `deployments.routing`). Waiting requests start in an order that is fair between clients; one
         without `client`, which had started on another replica, comes first. Raises EngineUnavailableError when the engine is dead.
         """
+        self._raise_if_dead()
+        lane = self._sender.open(address)
+        call: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        try:
+            await self._core.add_request_async(self._enter(encoded, Running(lane, None, 0, call, carried=False), client))
+            await call
+        finally:
+            self._sender.release(lane)
+            if request_id in self._running:
+                done = call.done() and not call.cancelled()
+                how = "failed" if done and call.exception() else "ended" if done else "cancelled"
+                self._leave(request_id, how)
+                if how != "ended" and self._error is None:
+                    await self._core.abort_requests_async([request_id])
+
+    async def carry(self, replica: str, address: Address) -> None:
+        """Take an ingress' requests over its lane, without a call each, until it says that there will be no more.
+
+        `replica` is this one's id, for the router. All of them are lost where this call fails; raises what `generate` does.
+        """
+        self._raise_if_dead()
+        lane = self._sender.open(address)
+        call = self._carrying[lane] = asyncio.get_running_loop().create_future()
+        lane.send([self._id.encode()], HELLO)
+        try:
+            await call
+        finally:
+            if self._carrying.get(lane) is call:
+                del self._carrying[lane]
+            self._sender.release(lane)
+            left = [request_id for request_id, running in self._running.items() if running.call is call]
+            for request_id in left:
+                self._leave(request_id, "cancelled" if call.cancelled() or not call.exception() else "failed")
+            if left and self._error is None:
+                await self._core.abort_requests_async(left)
+
+    def _hear(self, lane: Lane, frames: list[bytes]) -> None:
+        """Take what an ingress sends over its lane: a request, the id of one that it no longer wants, or that no more will come."""
+        if (call := self._carrying.get(lane)) is None or call.done():
+            return  # the ingress hears so from its call
+        kind, *rest = frames
+        if kind == LAST:
+            call.set_result(None)
+        elif kind == CANCEL:
+            if (request_id := rest[0].decode()) in self._running:
+                self._leave(request_id, "cancelled")
+                self._orders.put_nowait(request_id)
+        else:
+            request_id, client = msgspec.msgpack.decode(rest[0])
+            try:
+                request = self._enter(rest[1:], Running(lane, None, 0, call, carried=True), client)
+            except Exception:  # of whatever kind, it is this request's, which has a call of its own for it
+                logger.exception("request %s could not be read", request_id)
+                lane.send([request_id.encode()], REFUSED)
+            else:
+                self._orders.put_nowait(request)
+
+    def _enter(self, encoded: list[bytes], running: Running, client: str | None) -> "EngineCoreRequest":
+        """Count a request in; return it, ready for the engine."""
+        request: EngineCoreRequest = self._decoder.decode(encoded)
+        request.priority = running.tag = FIRST if client is None else self._order.tag(client)
+        running.prompt_tokens = len(request.prompt_token_ids or ())
+        self._running[request.request_id] = running
+        self._meter.arrived += client is not None
+        return request
+
+    def _leave(self, request_id: str, how: str) -> None:
+        """Count a request out."""
+        del self._running[request_id]
+        self._meter.ended += 1
+        logs.ended(request_id, how)
+
+    def _raise_if_dead(self) -> None:
         if self._error is not None:
             raise EngineUnavailableError(str(self._error))
-        request = self._decoder.decode(encoded)
-        request.priority = FIRST if client is None else self._order.tag(client)
-        prompt_tokens = len(request.prompt_token_ids or ())
-        lane = self._sender.open(address)
-        running = self._running[request_id] = Running(lane, request.priority, prompt_tokens)
-        self._meter.arrived += client is not None
-        try:
-            await self._core.add_request_async(request)
-            await running.finished
-        finally:
-            del self._running[request_id]
-            self._meter.ended += 1
-            self._sender.release(lane)
-            done = running.finished.done() and not running.finished.cancelled()
-            how = "failed" if done and running.finished.exception() else "ended" if done else "cancelled"
-            logs.ended(request_id, how)
-            if how != "ended" and self._error is None:
-                await self._core.abort_requests_async([request_id])
+
+    async def _pass_on(self) -> None:
+        """Give the engine what came over lanes, in order."""
+        while self._error is None:
+            order = await self._orders.get()
+            try:
+                if isinstance(order, str):
+                    await self._core.abort_requests_async([order])
+                else:
+                    await self._core.add_request_async(order)
+            except Exception as error:
+                logger.error("the engine takes no request: %s", error)
+                self._give_up(EngineLostError(str(error)))
 
     async def state(self) -> dict[str, Any]:
         """Return this replica's id and its requests: here (`open`), in the engine (`running`, `waiting`), ended (`served`)."""
@@ -165,8 +240,7 @@ class LLM:
 
     async def check_health(self) -> None:
         """Raise when the engine is dead; Serve then replaces this replica."""
-        if self._error is not None:
-            raise EngineUnavailableError(str(self._error))
+        self._raise_if_dead()
 
     async def _forward(self) -> None:
         """Send each engine step's outputs to the ingresses they belong to; fail all requests when the engine dies."""
@@ -206,9 +280,14 @@ class LLM:
 
     def _cut_off(self, lane: Lane) -> None:
         """Drop the requests of an ingress that is gone, or cut off: it has them elsewhere, or will."""
-        for running in self._running.values():
-            if running.lane is lane and not running.finished.done():
-                running.finished.set_exception(EngineUnavailableError("the way to the ingress is broken"))
+        for call in self._calls(lane):
+            call.set_exception(EngineUnavailableError("the way to the ingress is broken"))
+
+    def _calls(self, lane: Lane | None = None) -> set[asyncio.Future[None]]:
+        """Return the calls that have not ended: all, or those of an ingress."""
+        calls = {running.call for running in self._running.values() if lane in (None, running.lane)}
+        calls |= {call for carrying, call in self._carrying.items() if lane in (None, carrying)}
+        return {call for call in calls if not call.done()}
 
     def _kill_engine(self) -> None:
         """Kill the engine's processes: one that hangs would not end by itself."""
@@ -219,9 +298,8 @@ class LLM:
     def _give_up(self, error: EngineUnavailableError) -> None:
         """Take no more requests; fail those that are here, so that they move, and the health check, so that Serve replaces us."""
         self._error = error
-        for running in self._running.values():
-            if not running.finished.done():
-                running.finished.set_exception(type(error)(str(error)))
+        for call in self._calls():
+            call.set_exception(type(error)(str(error)))
 
     def _send(self, step: "EngineCoreOutputs") -> None:
         step.engine_index = self._rank()
@@ -245,8 +323,11 @@ class LLM:
             if (part := parts.get(running.lane)) is None:
                 part = parts[running.lane] = []
             part.append(output)
-            if output.finish_reason is not None and not running.finished.done():
-                running.finished.set_result(None)
+            if output.finish_reason is not None:
+                if running.carried:
+                    self._leave(output.request_id, "ended")
+                elif not running.call.done():
+                    running.call.set_result(None)
         if not parts and step.scheduler_stats is not None and self._running:
             parts[next(iter(self._running.values())).lane] = []
         for lane, outputs in parts.items():

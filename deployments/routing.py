@@ -10,46 +10,45 @@ therefore in a module of their own, which routers reach by its name.
 
 import hashlib
 import random
-from collections import OrderedDict
 
 from ray.serve.request_router import PendingRequest, ReplicaID, RequestRouter, RunningReplica
 
 from deployments import placement
 
-GROUPS_KEPT = 4096
-
 
 class LeastRequestsRouter(RequestRouter):
     """Chooses the replica with the fewest assigned requests; equals are chosen among at random.
 
-    The samples of one request (same first argument, its group) go to one replica: they share the prompt.
+    The samples of one request (same first argument, its group) go to one replica: they share the prompt. A call of `carry` goes to
+    the replica that its first argument names.
     """
 
     def initialize_state(self, **kwargs: object) -> None:
         """Set up; called by Serve."""
         self._requests: dict[str, str] = {}  # Serve's id of a handle call -> our id of its request
-        self._groups: OrderedDict[str, ReplicaID] = OrderedDict()
+
+    def update_replicas(self, replicas: list[RunningReplica]) -> None:
+        """Take the replicas that there are; called by Serve."""
+        super().update_replicas(replicas)
+        placement.PLACEMENT.known = {replica.replica_id.unique_id: replica for replica in replicas}
 
     async def choose_replicas(
         self, candidate_replicas: list[RunningReplica], pending_request: PendingRequest | None = None
     ) -> list[list[RunningReplica]]:
         """Return the chosen replica as the only one of the only rank."""
-        candidate_replicas = placement.PLACEMENT.usable(candidate_replicas)
         if pending_request is None:
-            return [[random.choice(candidate_replicas)]] if candidate_replicas else []
+            usable = placement.PLACEMENT.usable(candidate_replicas)
+            return [[random.choice(usable)]] if usable else []
         _pause_between_tries(pending_request)
+        if pending_request.metadata.call_method == "carry":
+            named = pending_request.args[0]
+            return [[replica] for replica in candidate_replicas if replica.replica_id.unique_id == named]
         group, request_id = _identify(pending_request)
-        if not candidate_replicas:
+        chosen = placement.PLACEMENT.choose(group, candidate_replicas)
+        if chosen is None:
             placement.PLACEMENT.left(request_id)  # of one that could not be reached
             return []
-        chosen = next(
-            (replica for replica in candidate_replicas if replica.replica_id == self._groups.get(group)),
-            min(candidate_replicas, key=lambda replica: (placement.PLACEMENT.of(replica.replica_id), random.random())),
-        )
-        placement.PLACEMENT.assign(request_id, chosen.replica_id)
-        self._groups[group] = chosen.replica_id
-        if len(self._groups) > GROUPS_KEPT:
-            self._groups.popitem(last=False)
+        placement.PLACEMENT.assign(request_id, chosen.replica_id, group)
         internal_request_id = pending_request.metadata.internal_request_id
         self._requests[internal_request_id] = request_id
         pending_request.future.add_done_callback(lambda future: self._left(internal_request_id) if future.cancelled() else None)

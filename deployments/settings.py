@@ -67,15 +67,15 @@ class LLMSettings(Section):
     `num_gpus` is the GPUs of one replica, of the type `accelerator_type` as Ray names it, where that is given. `env` is set in the
     replica's process, and so in its engine's, before vLLM is imported. A replica that leaves gets `graceful_shutdown_timeout_s` to
     finish the requests it holds; those left then move to others. One that holds requests and whose engine does nothing for
-    `hung_after_s` is replaced, and its requests move. So do those of which a replica tells nothing for `silent_after_s`:
-    its host is cut off. A request waits at most `wait_s` for a replica.
+    `hung_after_s` is replaced, and its requests move. So do those of which a replica tells nothing for `silent_after_s`: its host
+    is cut off. A request waits at most `wait_s` for a replica. With `max_ongoing_requests` it has a call (`deployments.carrier`).
     """
 
     num_replicas: int = Field(1, ge=1)
     num_cpus: float = Field(1, ge=0)
     num_gpus: float = Field(0, ge=0)
     accelerator_type: str | None = None
-    max_ongoing_requests: int = Field(10_000, ge=1)
+    max_ongoing_requests: int | None = Field(None, ge=1)
     graceful_shutdown_timeout_s: float = Field(60, ge=0)
     hung_after_s: float = Field(60, gt=0)
     silent_after_s: float = Field(10, gt=0)

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deployments import metrics
-from deployments.channel import VERSION, Address, Lane, MalformedError, Receiver, Sender
+from deployments.channel import STEP, VERSION, Address, Lane, MalformedError, Receiver, Sender
 from deployments.draining import RUN
 from deployments.errors import EngineUnavailableError, PortInUseError
 from deployments.ingress import channel_host
@@ -73,7 +73,7 @@ def sending(address: Address) -> Iterator[Any]:
 @contextlib.contextmanager
 def stranger(address: Address, **keys: bytes) -> Iterator[Any]:
     """A ZMQ socket that is connected to a receiver, with CURVE where `keys` are given."""
-    with zmq.Context() as context, context.socket(zmq.PUSH) as opened:
+    with zmq.Context() as context, context.socket(zmq.DEALER) as opened:
         opened.setsockopt(zmq.LINGER, 0)
         for name, key in keys.items():
             setattr(opened, f"curve_{name}", key)
@@ -126,10 +126,10 @@ async def test_connections_that_are_not_authenticated_deliver_nothing() -> None:
     with receiving() as (receiver, got):
         address = receiver.address
         with stranger(address) as plain:
-            plain.send_multipart([address.header, b"evil"])
+            plain.send_multipart([address.header + STEP, b"evil"])
             await until(lambda: drops().get("handshake", 0) >= 1)
         with stranger(address, serverkey=zmq.curve_keypair()[0], **client_keys()) as guesses:
-            guesses.send_multipart([address.header, b"evil"])
+            guesses.send_multipart([address.header + STEP, b"evil"])
             await until(lambda: drops()["handshake"] >= 2)
         await is_whole(receiver, got)
     assert set(drops()) == {"handshake"}
@@ -141,7 +141,7 @@ async def test_messages_that_do_not_open_with_the_secret_are_dropped() -> None:
         address = receiver.address
         with stranger(address, serverkey=address.key, **client_keys()) as knows_the_key:
             for frames in ([b"one frame"], [b""], [VERSION, b"evil"], [VERSION + secrets.token_bytes(16), b"evil"]):
-                knows_the_key.send_multipart(frames)
+                knows_the_key.send_multipart([frames[0] + STEP, *frames[1:]])
             await until(lambda: drops() == {"secret": 4})
         await is_whole(receiver, got)
     assert drops() == {"secret": 4}
@@ -153,11 +153,11 @@ async def test_frames_of_another_version_are_refused_at_both_ends() -> None:
         address = receiver.address
         older = b"\x01" + address.header[1:]
         sender = Sender()
-        with pytest.raises(EngineUnavailableError, match="version 2 here, 01 at the ingress"):
+        with pytest.raises(EngineUnavailableError, match="version 3 here, 01 at the ingress"):
             sender.open(replace(address, header=older))
         sender.close()
         with stranger(address, serverkey=address.key, **client_keys()) as another_release:
-            another_release.send_multipart([older, b"of another form"])
+            another_release.send_multipart([older + STEP, b"of another form"])
             await until(lambda: drops() == {"version": 1})
         await is_whole(receiver, got)
 

@@ -50,6 +50,15 @@ class Fleet:
         self.times = 1
         self.died = asyncio.Event()
 
+    async def carry(self, replica: str, address: Address) -> None:
+        raise NotImplementedError
+
+    def choose(self, group: str) -> str | None:
+        return None
+
+    def assign(self, request_id: str, replica: str, group: str) -> None:
+        raise NotImplementedError
+
     async def generate(self, group: str, request_id: str, address: Address, encoded: list[bytes], client: str | None) -> None:
         self.groups.append(group)
         self.clients.append(client)

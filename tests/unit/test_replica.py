@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 from ray import serve
 from vllm.sampling_params import SamplingParams
@@ -13,7 +14,7 @@ from vllm.v1.metrics.stats import PrefixCacheStats, SchedulerStats
 from vllm.v1.serial_utils import MsgpackDecoder, MsgpackEncoder
 
 from deployments import exposition, status
-from deployments.channel import Receiver
+from deployments.channel import CANCEL, HELLO, LAST, REFUSED, REQUEST, Answer, Receiver
 from deployments.errors import EngineLostError, EngineUnavailableError
 from deployments.replica import LLM
 from deployments.settings import load
@@ -53,7 +54,18 @@ class Ingress:
         self.stats = 0
         self.engines: set[int] = set()
         self._decoder = MsgpackDecoder(EngineCoreOutputs)
-        self.receiver = Receiver("127.0.0.1", self._deliver)
+        self.receiver = Receiver("127.0.0.1", self._deliver, hear=self._hear)
+        self.said: list[tuple[bytes, list[bytes]]] = []
+        self.answer: Answer | None = None
+
+    def _hear(self, kind: bytes, frames: list[bytes], answer: Answer) -> None:
+        self.said.append((kind, frames))
+        self.answer = answer
+
+    def ask(self, name: str, client: str | None = "", body: list[bytes] | None = None) -> None:
+        """Send a request over the lane."""
+        assert self.answer is not None
+        self.answer([REQUEST, msgspec.msgpack.encode((name, client)), *(encoded(name) if body is None else body)])
 
     def _deliver(self, frames: list[Any]) -> None:
         step = self._decoder.decode(frames)
@@ -262,3 +274,116 @@ async def test_requests_of_an_ingress_that_is_gone_are_dropped(llm: LLM, ingress
     assert llm._core.aborted == ["lost"]
     llm._core.steps.put_nowait(step(("a", 1, True)))
     await call
+
+
+async def carrying(llm: LLM, ingress: Ingress, *names: str) -> asyncio.Task[None]:
+    """Start a call that carries these requests, and return it when the engine has them."""
+    call = asyncio.create_task(llm.carry("r1", ingress.receiver.address))
+    while ingress.answer is None:
+        await asyncio.sleep(0.001)
+    for name in names:
+        ingress.ask(name)
+    while len(llm._core.added) < len(names):
+        await asyncio.sleep(0.001)
+    return call
+
+
+async def test_a_call_carries_many_requests(llm: LLM, ingress: Ingress) -> None:
+    call = await carrying(llm, ingress, "a", "b")
+    assert ingress.said == [(HELLO, [b"r1"])]
+    [own] = await started_besides(llm, ingress, "c")
+    assert (await llm.state())["open"] == 3
+    llm._core.steps.put_nowait(step(("a", 1, False), ("b", 1, True), ("c", 1, True), running=3))
+    llm._core.steps.put_nowait(step(("a", 2, True)))
+    await own
+    while ingress.tokens != {"a": [1, 2], "b": [1], "c": [1]}:
+        await asyncio.sleep(0.001)
+    assert await llm.state() == {"id": "r1", "open": 0, "served": 3, "running": 0, "waiting": 0}
+    assert not call.done()
+    ingress.answer([LAST])
+    await call
+    assert (llm._core.aborted, llm._carrying) == ([], {})
+
+
+async def test_a_carried_request_is_cancelled_alone(llm: LLM, ingress: Ingress) -> None:
+    call = await carrying(llm, ingress, "a", "b")
+    ingress.answer([CANCEL, b"a"])
+    ingress.answer([CANCEL, b"a"])
+    ingress.answer([CANCEL, b"unknown"])
+    while llm._core.aborted != ["a"]:
+        await asyncio.sleep(0.001)
+    assert list(llm._running) == ["b"]
+    llm._core.steps.put_nowait(step(("a", 1, False), ("b", 1, True)))
+    while "b" not in ingress.tokens:
+        await asyncio.sleep(0.001)
+    ingress.answer([LAST])
+    await call
+    assert (ingress.tokens, llm._core.aborted) == ({"b": [1]}, ["a"])
+
+
+async def test_a_cancelled_call_frees_the_places_of_all_it_carried(llm: LLM, ingress: Ingress) -> None:
+    call = await carrying(llm, ingress, "a", "b")
+    [own] = await started_besides(llm, ingress, "c")
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    assert llm._core.aborted == ["a", "b"]
+    assert list(llm._running) == ["c"]
+    ingress.ask("late")
+    llm._core.steps.put_nowait(step(("c", 1, True)))
+    await own
+    while "c" not in ingress.tokens:
+        await asyncio.sleep(0.001)
+    assert "late" not in llm._core.added, "nobody would hear of its end"
+
+
+async def started_besides(llm: LLM, ingress: Ingress, name: str) -> list[asyncio.Task[None]]:
+    call = asyncio.create_task(llm.generate("group", name, ingress.receiver.address, encoded(name), ""))
+    while name not in llm._core.added:
+        await asyncio.sleep(0.001)
+    return [call]
+
+
+async def test_a_dead_engine_fails_the_call_that_carries_also_an_idle_one(llm: LLM, ingress: Ingress) -> None:
+    idle = Ingress()
+    calls = [await carrying(llm, ingress, "a"), await carrying(llm, idle)]
+    llm._core.steps.put_nowait(RuntimeError("engine died"))
+    for call in calls:
+        with pytest.raises(EngineLostError, match="engine died"):
+            await call
+    with pytest.raises(EngineUnavailableError, match="engine died"):
+        await llm.carry("r1", ingress.receiver.address)
+    assert (await llm.state())["open"] == 0
+    idle.receiver.close()
+
+
+async def test_what_is_carried_for_an_ingress_that_is_gone_is_dropped(llm: LLM) -> None:
+    gone = Ingress()
+    call = await carrying(llm, gone, "a")
+    gone.receiver.close()
+    with pytest.raises(EngineUnavailableError, match="the way to the ingress"):
+        await call
+    assert llm._core.aborted == ["a"]
+
+
+async def test_a_carried_request_that_cannot_be_read_is_handed_back(llm: LLM, ingress: Ingress) -> None:
+    call = await carrying(llm, ingress, "a")
+    ingress.ask("b", body=[b"\xc1"])
+    while len(ingress.said) < 2:
+        await asyncio.sleep(0.001)
+    assert ingress.said[1] == (REFUSED, [b"b"])
+    assert list(llm._running) == ["a"]
+    call.cancel()
+    await asyncio.gather(call, return_exceptions=True)
+
+
+async def test_an_engine_that_takes_no_request_is_given_up(llm: LLM, ingress: Ingress, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def dead(request: EngineCoreRequest) -> None:
+        raise RuntimeError("engine died")
+
+    call = await carrying(llm, ingress)
+    monkeypatch.setattr(llm._core, "add_request_async", dead)
+    ingress.ask("a")
+    with pytest.raises(EngineLostError, match="engine died"):
+        await call
+    assert (await llm.state())["open"] == 0

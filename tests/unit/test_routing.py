@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import Counter
+from dataclasses import dataclass
 from types import SimpleNamespace
 from unittest.mock import Mock
 
@@ -166,7 +167,7 @@ async def test_a_replica_that_cannot_be_reached_is_not_asked_again_at_once() -> 
 
 def test_what_left_is_forgotten() -> None:
     placed = Placement()
-    placed.assign("a", "replica-0")  # type: ignore[arg-type]
+    placed.assign("a", "replica-0", "a")  # type: ignore[arg-type]
     assert placed.assigned("a")
     placed.ended("a")
     assert placed.of("replica-0") == 0  # type: ignore[arg-type]
@@ -181,7 +182,38 @@ def test_a_router_that_serve_sends_elsewhere_uses_the_same_counts() -> None:
     sent = config.get_request_router_class()
     made = sent.__new__(sent)
     made.initialize_state()
-    placement.PLACEMENT.assign("a", "replica-0")  # type: ignore[arg-type]
+    placement.PLACEMENT.assign("a", "replica-0", "a")  # type: ignore[arg-type]
     made._requests["id"] = "a"
     made.on_request_completed("replica-0", "id")
     assert placement.PLACEMENT.of("replica-0") == 0  # type: ignore[arg-type]
+
+
+async def test_a_call_that_carries_goes_to_the_replica_it_names_and_counts_nowhere(placed: Placement) -> None:
+    candidates = [SimpleNamespace(replica_id=SimpleNamespace(unique_id=name)) for name in "ab"]
+    request = pending(0)
+    request.metadata.call_method, request.args = "carry", ["b", "address"]
+    assert await router().choose_replicas(candidates, request) == [[candidates[1]]]  # type: ignore[arg-type, comparison-overlap]
+    request.args = ["gone", "address"]
+    assert await router().choose_replicas(candidates, request) == []  # type: ignore[arg-type]
+    assert not placed._count
+
+
+def test_the_replicas_that_serve_tells_of_are_known_and_chosen_from(placed: Placement, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(LeastRequestsRouter.__mro__[1], "update_replicas", lambda self, replicas: None)
+    told = [SimpleNamespace(replica_id=Name(name)) for name in "ab"]
+    router().update_replicas(told)  # type: ignore[arg-type]
+    assert placed.known == {"a": told[0], "b": told[1]}
+    placed.assign("one", Name("a"), "a group")  # type: ignore[arg-type]
+    candidates = list(placed.known.values())
+    assert placed.choose("another", candidates) is told[1]
+    assert placed.choose("a group", candidates) is told[0]
+    placed.lost("one")
+    assert placed.choose("a group", candidates) is told[1]
+    assert placed.choose("a group", []) is None
+
+
+@dataclass(frozen=True)
+class Name:
+    """A replica's id."""
+
+    unique_id: str

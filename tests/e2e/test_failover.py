@@ -11,8 +11,7 @@ import psutil
 import pytest
 from conftest import Served
 
-from cluster import chaos
-from deployments.draining import RUN
+from cluster import bench, chaos
 from tests.collector import Collector, attributes, collecting
 
 
@@ -50,9 +49,10 @@ async def test_lost_replicas_lose_no_stream(served: Served) -> None:
 def test_no_engine_outlives_its_replica(served: Served) -> None:
     """A killed actor's engine, and a hung engine, would hold a GPU's memory."""
     mine = {engine.pid for replica in served.stack.llm_replicas() for engine in chaos.engines(replica)}
-    of_this_run = psutil.Process(max(mine)).environ()[RUN]
+    of_this_run = bench.mark(psutil.Process(max(mine)))
+    assert of_this_run is not None
     found = {process for process in psutil.process_iter() if chaos.is_engine(process)}
-    assert {process.pid for process in found if process.environ().get(RUN) == of_this_run} == mine
+    assert {process.pid for process in found if bench.mark(process) == of_this_run} == mine
 
 
 async def test_metrics_go_with_replicas_and_counters_stay(served: Served) -> None:

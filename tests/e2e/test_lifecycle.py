@@ -84,7 +84,7 @@ def by_serve_shutdown(application: Served) -> None:
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize("stop", [drained_when_nobody_reads, at_once_by_a_second_signal, by_serve_shutdown])
 def test_a_stop_leaves_nothing_and_the_next_start_works(stop) -> None:  # type: ignore[no-untyped-def]
-    with Served() as application:
+    with Served(*([] if stop is drained_when_nobody_reads else ["ui.enabled=false"])) as application:
         processes = application.processes()
         names = " ".join(map(words, processes))
         for name in ("haproxy", "raylet", "ServeReplica:default:LLM", "ServeReplica:default:Ingress"):

@@ -15,8 +15,18 @@ from hypothesis import settings
 from cluster.chaos import Stack, engines
 
 ROOT = Path(__file__).parent.parent
+SERVE = str(Path(sys.executable).with_name("serve"))
+PORTS = (8000, 9101, 8404)
+STOPPED_S = 15
 settings.register_profile("patient", deadline=None)  # machines are busy; a test that blows up runs into its own time limit
 settings.load_profile("patient")
+
+
+def listening() -> set[int]:
+    """Return the ports of ours that somebody listens on."""
+    connections = psutil.net_connections("tcp")
+    found = {connection.laddr.port for connection in connections if connection.status == psutil.CONN_LISTEN and connection.laddr}
+    return found & set(PORTS)
 
 
 class Served:
@@ -53,6 +63,12 @@ class Served:
         [replica] = self.stack.llm_replicas()
         [found] = engines(replica)
         return found
+
+    def ends_with_nothing_left(self, processes: list[psutil.Process]) -> None:
+        """Wait until it has stopped well, and check that none of these processes of it is left and its ports are free."""
+        assert self.process.wait(STOPPED_S) == 0
+        assert [process for process in processes if process.is_running() and process.status() != psutil.STATUS_ZOMBIE] == []
+        assert not listening()
 
     def __enter__(self) -> "Served":
         return self

@@ -1,4 +1,7 @@
-"""Start and stop as a user does: nothing is left, ports are free, and a taken port or a wrong setting is told at once."""
+"""Start and stop as a user does: nothing is left, ports are free, and a taken port or a wrong setting is told at once.
+
+The third way to stop, `serve shutdown`, is what ends the application of the folder `default`.
+"""
 
 import contextlib
 import os
@@ -10,27 +13,10 @@ import threading
 from pathlib import Path
 
 import httpx
-import psutil
 import pytest
-from conftest import ROOT, Served
+from conftest import PORTS, ROOT, SERVE, Served, listening
 
 from cluster.chaos import words
-
-SERVE = str(Path(sys.executable).with_name("serve"))
-PORTS = (8000, 9101, 8404)
-STOPPED_S = 15
-
-
-def listening() -> set[int]:
-    """Return the ports of ours that somebody listens on."""
-    connections = psutil.net_connections("tcp")
-    found = {connection.laddr.port for connection in connections if connection.status == psutil.CONN_LISTEN and connection.laddr}
-    return found & set(PORTS)
-
-
-def assert_nothing_left(processes: list[psutil.Process]) -> None:
-    assert [process for process in processes if process.is_running() and process.status() != psutil.STATUS_ZOMBIE] == []
-    assert not listening()
 
 
 class Streaming:
@@ -76,13 +62,8 @@ def at_once_by_a_second_signal(application: Served) -> None:
     assert streaming.end() != "data: [DONE]"
 
 
-def by_serve_shutdown(application: Served) -> None:
-    environment = os.environ | {"RAY_AUTH_MODE": "token"}
-    subprocess.run([SERVE, "shutdown", "-y"], cwd=ROOT, env=environment, check=True, capture_output=True)
-
-
 @pytest.mark.timeout(180)
-@pytest.mark.parametrize("stop", [drained_when_nobody_reads, at_once_by_a_second_signal, by_serve_shutdown])
+@pytest.mark.parametrize("stop", [drained_when_nobody_reads, at_once_by_a_second_signal])
 def test_a_stop_leaves_nothing_and_the_next_start_works(stop) -> None:  # type: ignore[no-untyped-def]
     with Served(*([] if stop is drained_when_nobody_reads else ["ui.enabled=false"])) as application:
         processes = application.processes()
@@ -92,8 +73,7 @@ def test_a_stop_leaves_nothing_and_the_next_start_works(stop) -> None:  # type: 
         assert application.engine() in processes
         assert set(PORTS) == listening()
         stop(application)
-        assert application.process.wait(STOPPED_S) == 0
-        assert_nothing_left(processes)
+        application.ends_with_nothing_left(processes)
 
 
 def launch(*arguments: str) -> subprocess.CompletedProcess[str]:

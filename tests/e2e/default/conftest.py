@@ -1,14 +1,19 @@
 """One application for all tests of this folder."""
 
+import os
+import subprocess
 from collections.abc import Iterator
 
 import pytest
-from conftest import Served
+from conftest import ROOT, SERVE, Served
 
 
 @pytest.fixture(scope="package")
 def served() -> Iterator[Served]:
-    """A running application with the default settings."""
-    application = Served()
-    yield application
-    application.stop()
+    """A running application with the default settings. `serve shutdown` ends it, and leaves nothing of it."""
+    with Served() as application:
+        yield application
+        processes = application.processes()
+        environment = os.environ | {"RAY_AUTH_MODE": "token"}
+        subprocess.run([SERVE, "shutdown", "-y"], cwd=ROOT, env=environment, check=True, capture_output=True)
+        application.ends_with_nothing_left(processes)

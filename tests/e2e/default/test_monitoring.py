@@ -7,7 +7,7 @@ import re
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -74,13 +74,16 @@ def free_port() -> int:
 
 @pytest.fixture(scope="module")
 def prometheus(served: Served, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
-    """A Prometheus that has scraped both replicas several times under load."""
+    """A Prometheus that has scraped all replicas before, under and after load, so that it has seen all counters rise."""
     server = Prometheus(served.url, tmp_path_factory.mktemp("prometheus"), free_port(), "1s")
 
     async def fill() -> None:
         async with httpx.AsyncClient(base_url=served.url, timeout=60) as http:
-            async for _ in until_scraped(server, 4):
+            await load(http)
+            await scraped(server, 1)
+            for _ in range(3):
                 await load(http)
+            await scraped(server, 2)
 
     try:
         server.wait_ready()
@@ -90,14 +93,17 @@ def prometheus(served: Served, tmp_path_factory: pytest.TempPathFactory) -> Iter
         server.stop()
 
 
-async def until_scraped(server: Prometheus, times: int) -> AsyncIterator[None]:
-    """Yield until each process has been scraped so often, and what was counted last after that."""
-    expr = 'min(count_over_time(up{job="satori"}[1h])) and count(up{job="satori"}) >= 2'
-    while True:
-        yield
+async def scraped(server: Prometheus, times: int) -> None:
+    """Wait until each process has been scraped so often from now on; on a busy machine, a scrape now and then takes too long."""
+
+    async def count() -> int:
+        expr = 'min(sum_over_time(up{job="satori"}[1h])) and count(up{job="satori"}) == 3'
         found = await asyncio.to_thread(server.get, "query", query=expr)
-        if found["result"] and float(found["result"][0]["value"][1]) >= times:
-            return
+        return int(found["result"][0]["value"][1]) if found["result"] else 0
+
+    wanted = await count() + times
+    while await count() < wanted:
+        await asyncio.sleep(0.1)
 
 
 def numbers(result: list[dict[str, Any]]) -> list[float]:

@@ -39,8 +39,9 @@ unit: .venv/ready-test
 browser: .venv/ready-test
 	$(RUN) -m pytest tests/browser $(ARGS)
 
+# A test's time limit is not what an application may take to start on a busy machine.
 e2e: .venv/ready-test
-	$(RUN) -m pytest tests/e2e $(ARGS)
+	$(RUN) -m pytest tests/e2e --timeout=240 $(ARGS)
 
 # With ARGS=--peers also ray.serve.llm and vLLM's router, from an environment of their own.
 bench: $(READY) $(if $(findstring --peers,$(ARGS)),.run/peers/ready)

@@ -5,7 +5,7 @@ few tokens of a small model. So an ingress holds one call open to each replica t
 over the replica's lane of the token channel (see `deployments.channel`), where their tokens come back. To Serve the replica is busy
 as long as the call is open, so it is drained like any other, and the call's failure is that of all it carries.
 
-A request goes by a call of its own where there is no carrier: to a replica just met, and where all are full, gone or not up yet.
+A request goes by a call of its own where there is no carrier: to a replica just met, and where all are gone or not up yet.
 """
 
 import asyncio
@@ -53,7 +53,7 @@ class Carrier:
     replica: str
     answer: Answer | None = None
     open: bool = True
-    requests: dict[str, asyncio.Future[bool]] = field(default_factory=dict)
+    requests: set[asyncio.Future[bool]] = field(default_factory=set)
     closing: asyncio.TimerHandle | None = None
     call: asyncio.Task[None] | None = None
 
@@ -101,7 +101,7 @@ class Carriers:
         self._calls = calls
         self._address = address
         self._carriers: dict[str, Carrier] = {}
-        self._on: dict[str, Carrier] = {}
+        self._carried: dict[str, asyncio.Future[bool]] = {}
 
     @property
     def usable(self) -> int:
@@ -140,15 +140,14 @@ class Carriers:
                 carrier.call.cancel()
 
     def _settle(self, request_id: str, taken: bool) -> None:
-        carrier = self._on.get(request_id)
-        if carrier is not None and not (future := carrier.requests[request_id]).done():
+        if (future := self._carried.get(request_id)) is not None and not future.done():
             future.set_result(taken)
 
     async def _carry(self, carrier: Carrier, request_id: str, encoded: list[bytes], client: str | None) -> bool:
         """Run a request by a carrier; return whether it has ended there, rather than been refused."""
         carrier.stir()
-        future = carrier.requests[request_id] = asyncio.get_running_loop().create_future()
-        self._on[request_id] = carrier
+        future = self._carried[request_id] = asyncio.get_running_loop().create_future()
+        carrier.requests.add(future)
         try:
             carrier.send(REQUEST, msgspec.msgpack.encode((request_id, client)), *encoded)
             return await future
@@ -157,7 +156,8 @@ class Carriers:
                 carrier.send(CANCEL, request_id.encode())
             raise
         finally:
-            del carrier.requests[request_id], self._on[request_id]
+            del self._carried[request_id]
+            carrier.requests.remove(future)
             if not carrier.requests:
                 carrier.rest(IDLE_S)
 
@@ -178,7 +178,7 @@ class Carriers:
             error = failure
         carrier.open = False
         carrier.stir()
-        for future in carrier.requests.values():
+        for future in carrier.requests:
             if not future.done():
                 future.set_exception(error or EngineUnavailableError("the replica takes no more requests"))
         if error is None:

@@ -58,6 +58,19 @@ class Address:
     key: bytes
 
 
+def _read(loop: asyncio.AbstractEventLoop, socket: zmq.Socket[Any], take: Callable[[], None]) -> None:
+    """Take all messages that are there: ZMQ's file descriptor tells only of new ones (it is edge-triggered).
+
+    To be called also once before the descriptor is waited for, and after each sending, which takes note of what has come.
+    """
+    try:
+        while not socket.closed and int(socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
+            take()
+    except Exception:  # goes on to the event loop's log, but the other messages are still to be read
+        loop.call_soon(_read, loop, socket, take)
+        raise
+
+
 class Receiver:
     """The ingress's end: binds one of the TCP `ports` of `host`, and hands each step's frames, without header, to `deliver`.
 
@@ -97,17 +110,8 @@ class Receiver:
         self._step = self.address.header + STEP
         self._loop = asyncio.get_running_loop()
         for opened, take in ((self._socket, self._take), (self._connections, self._watch)):
-            self._loop.add_reader(opened.fileno(), self._read, opened, take)
-            self._loop.call_soon(self._read, opened, take)  # the file descriptor tells of nothing until it was looked once
-
-    def _read(self, socket: zmq.Socket[Any], take: Callable[[], None]) -> None:
-        """Take all messages that are there: ZMQ's file descriptor tells only of new ones (it is edge-triggered)."""
-        try:
-            while not socket.closed and int(socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
-                take()
-        except Exception:  # goes on to the event loop's log, but the other messages are still to be read
-            self._loop.call_soon(self._read, socket, take)
-            raise
+            self._loop.add_reader(opened.fileno(), _read, self._loop, opened, take)
+            self._loop.call_soon(_read, self._loop, opened, take)
 
     def _take(self) -> None:
         lane, header, *frames = self._socket.recv_multipart(zmq.NOBLOCK, copy=False)
@@ -130,8 +134,8 @@ class Receiver:
             self._socket.send_multipart((lane, *frames), zmq.NOBLOCK)
         except zmq.ZMQError as error:  # no such lane any more, or no socket
             raise EngineUnavailableError("the way to the replica is broken") from error
-        if int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:  # the file descriptor need not tell: sending has taken note of it
-            self._loop.call_soon(self._read, self._socket, self._take)
+        if int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
+            self._loop.call_soon(_read, self._loop, self._socket, self._take)
 
     def _watch(self) -> None:
         """Count the connections that end before they are authenticated.
@@ -186,22 +190,20 @@ class Lane:
         self._events = self._socket.get_monitor_socket(ENDS)
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(self._events.fileno(), self._look)
-        self._loop.add_reader(self._socket.fileno(), self._read)
+        self._loop.add_reader(self._socket.fileno(), _read, self._loop, self._socket, self._take)
         self._socket.connect(address.endpoint)
         self.requests = 0
         self.closing: asyncio.TimerHandle | None = None
-        for look in (self._look, self._read):
-            self._loop.call_soon(look)  # the file descriptors tell of nothing until they were looked at once
+        self._loop.call_soon(self._look)  # the file descriptor tells of nothing until it was looked once
+        self._loop.call_soon(_read, self._loop, self._socket, self._take)
 
     def _look(self) -> None:
         if not self._socket.closed and int(self._events.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
             self.close()
             self._broken(self)
 
-    def _read(self) -> None:
-        """Take all messages that are there, as a Receiver does."""
-        while not self._socket.closed and int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
-            self._hear(self, self._socket.recv_multipart(zmq.NOBLOCK))
+    def _take(self) -> None:
+        self._hear(self, self._socket.recv_multipart(zmq.NOBLOCK))
 
     def send(self, frames: Sequence[Any], kind: bytes = STEP) -> None:
         """Queue one message, its frames as the encoder made them. A lane that has ended drops it."""
@@ -212,8 +214,8 @@ class Lane:
         except zmq.Again:  # without a connection, and there will be none
             self._look()
             return
-        if int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:  # see Receiver
-            self._loop.call_soon(self._read)
+        if int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
+            self._loop.call_soon(_read, self._loop, self._socket, self._take)
 
     def close(self, linger_ms: int = 0) -> None:
         """Close the socket; what is then still queued is lost."""

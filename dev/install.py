@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 LOCKS = Path(__file__).parent / "locks"
+PIP = (sys.executable, "-m", "pip", "install", "--no-deps", "--no-compile", "--disable-pip-version-check")
 
 
 def run(*command: str) -> tuple[int, str]:
@@ -33,7 +34,7 @@ def run(*command: str) -> tuple[int, str]:
 
 def install(*words: str) -> None:
     """Install with pip, or end with its last words."""
-    status, output = run(sys.executable, "-m", "pip", "install", "--no-deps", "--no-compile", "--disable-pip-version-check", *words)
+    status, output = run(*PIP, *words)
     if status:
         sys.exit(f"pip could not install {' '.join(words)}:\n{output}")
 
@@ -41,7 +42,7 @@ def install(*words: str) -> None:
 def install_cpu_torch(requirement: str) -> None:
     """Install a CPU build of torch (`torch==X+cpu`), wherever it is to be had."""
     print(f"  install   {requirement}", flush=True)
-    status, _ = run(sys.executable, "-m", "pip", "install", "--no-deps", "--no-compile", "--disable-pip-version-check", requirement)
+    status, _ = run(*PIP, requirement)
     if status:
         install("uv")
         version = requirement.removesuffix("+cpu")

@@ -8,17 +8,16 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import httpx
 import psutil
 import pytest
 from conftest import ROOT
+from conftest import SERVE as OURS
 
-SERVE = os.environ.get("SATORI_SERVE", str(Path(sys.executable).with_name("serve")))
+SERVE = os.environ.get("SATORI_SERVE", OURS)
 
 
 @pytest.fixture(scope="module", params=["0", "1"], ids=["default mode", "HAProxy mode"])

@@ -98,7 +98,7 @@ async def test_the_first_request_has_a_call_and_the_next_are_carried(ingress: In
     ingress.carriers.ended("a")
     await calls[0]
     assert (replica.called, replica.carried) == (["first"], 1)
-    assert not ingress.carriers._on
+    assert not ingress.carriers._carried
 
 
 async def test_without_a_replica_a_request_waits_by_its_call(ingress: Ingress, replica: Replica) -> None:
@@ -129,9 +129,7 @@ async def test_one_that_is_refused_has_a_call(ingress: Ingress, replica: Replica
 
 
 @pytest.mark.parametrize("error", [ActorDiedError(), EngineUnavailableError("the engine is dead")])
-async def test_a_failed_call_fails_all_it_carries(
-    ingress: Ingress, replica: Replica, error: Exception, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_failed_call_fails_all_it_carries(ingress: Ingress, replica: Replica, error: Exception) -> None:
     await ingress.carrying()
     calls = [ingress.start(name) for name in "ab"]
     await until(lambda: len(replica.heard) == 2)

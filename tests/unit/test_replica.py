@@ -291,7 +291,7 @@ async def carrying(llm: LLM, ingress: Ingress, *names: str) -> asyncio.Task[None
 async def test_a_call_carries_many_requests(llm: LLM, ingress: Ingress) -> None:
     call = await carrying(llm, ingress, "a", "b")
     assert ingress.said == [(HELLO, [b"r1"])]
-    [own] = await started_besides(llm, ingress, "c")
+    own = await started_besides(llm, ingress, "c")
     assert (await llm.state())["open"] == 3
     llm._core.steps.put_nowait(step(("a", 1, False), ("b", 1, True), ("c", 1, True), running=3))
     llm._core.steps.put_nowait(step(("a", 2, True)))
@@ -323,7 +323,7 @@ async def test_a_carried_request_is_cancelled_alone(llm: LLM, ingress: Ingress) 
 
 async def test_a_cancelled_call_frees_the_places_of_all_it_carried(llm: LLM, ingress: Ingress) -> None:
     call = await carrying(llm, ingress, "a", "b")
-    [own] = await started_besides(llm, ingress, "c")
+    own = await started_besides(llm, ingress, "c")
     call.cancel()
     with pytest.raises(asyncio.CancelledError):
         await call
@@ -337,11 +337,11 @@ async def test_a_cancelled_call_frees_the_places_of_all_it_carried(llm: LLM, ing
     assert "late" not in llm._core.added, "nobody would hear of its end"
 
 
-async def started_besides(llm: LLM, ingress: Ingress, name: str) -> list[asyncio.Task[None]]:
+async def started_besides(llm: LLM, ingress: Ingress, name: str) -> asyncio.Task[None]:
     call = asyncio.create_task(llm.generate("group", name, ingress.receiver.address, encoded(name), ""))
     while name not in llm._core.added:
         await asyncio.sleep(0.001)
-    return [call]
+    return call
 
 
 async def test_a_dead_engine_fails_the_call_that_carries_also_an_idle_one(llm: LLM, ingress: Ingress) -> None:

@@ -35,6 +35,9 @@ SERVING = {
     "SATORI_HAPROXY": haproxy(),
     # Its `option idle-close-on-response` makes HAProxy (2.8) miss that the client of a reused connection has left.
     "RAY_SERVE_ENABLE_HAPROXY_OPTIMIZED_CONFIG": "0",
+    # A request whose ingress dies before a byte of the answer goes to another one, if it fits into HAProxy's buffer (16 KiB). What
+    # HAProxy had whole when it sent it, it can send again: so it waits for bodies, for which Ray has no variable but a line here.
+    "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response\n    option http-buffer-request",
     # A killed HAProxy is back after some 7 s, not 28: three failed checks are waited for.
     "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
     # Ray's older recorder of metrics: the new one takes some 5 % of the ingress' time, in three records a request.

@@ -72,26 +72,40 @@ async def test_fifty_users_of_two_replicas(served: Served) -> None:
     assert all(after[process] > before[process] for process in before), "both replicas had users"
 
 
-async def test_a_killed_ingress_loses_only_what_it_held(served: Served) -> None:
-    """And new requests go on at once, by the other one."""
+async def held_by_ingress(http: httpx.AsyncClient, requests: int) -> dict[str, int]:
+    """Ingress id -> requests it holds, asked until both have answered and hold that many in all."""
+    held: dict[str, int] = {}
+    while len(held) < 2 or sum(held.values()) != requests:
+        replies = await asyncio.gather(*(http.get("/ready") for _ in range(8)))
+        held = {ingress["id"]: ingress["requests"] for ingress in (reply.json()["ingress"] for reply in replies)}
+    return held
+
+
+async def test_a_killed_ingress_loses_only_the_streams_it_held(served: Served) -> None:
+    """What it had not begun to answer is answered by the other one, and so are new requests, at once."""
     ingresses = served.stack.named("ServeReplica:default:Ingress")
     limits = httpx.Limits(max_connections=40)
     async with httpx.AsyncClient(base_url=served.url, timeout=60, limits=limits) as http:
         replies = [chaos.Reply() for _ in range(24)]
         body = chaos.question(0) | {"max_tokens": 600}
         reading = asyncio.gather(*(reply.read(http, body) for reply in replies))
-        held: dict[str, int] = {}
-        while not all(reply.chunks for reply in replies) or sum(held.values()) != len(replies):
-            ingress = (await http.get("/ready")).json()["ingress"]
-            held[ingress["id"]] = ingress["requests"]
+        while not all(reply.chunks for reply in replies):
+            await asyncio.sleep(0.01)
+        streams = await held_by_ingress(http, len(replies))
+        whole = asyncio.gather(*(http.post("/v1/chat/completions", json=body | {"stream": False}) for _ in range(8)))
+        both = await held_by_ingress(http, len(replies) + 8)
+        assert all(both[ingress] > streams[ingress] for ingress in streams), "each holds some that it has not begun to answer"
         ingresses[0].kill()
         async with httpx.AsyncClient(base_url=served.url, timeout=60) as new:
             for _ in range(20):
                 reply = await new.post("/v1/completions", json={"model": "nano", "prompt": "1", "max_tokens": 1})
                 assert reply.status_code == 200, reply.text
         await reading
+        answers = await whole
+    assert [answer.text for answer in answers if answer.status_code != 200] == []
+    assert len({answer.json()["choices"][0]["message"]["reasoning"] for answer in answers}) == 1
     lost = [reply for reply in replies if not reply.well]
-    assert len(lost) in held.values(), "the rest went on"
+    assert len(lost) in streams.values(), "the rest went on"
     assert all("RemoteProtocolError" in reply.errors[0] for reply in lost), "closed within a chunk: it cannot pass for an end"
     assert len({str((reply.reasoning, reply.text)) for reply in replies if reply.well}) == 1
 

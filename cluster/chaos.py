@@ -61,7 +61,7 @@ def words(process: psutil.Process) -> str:
 
 def is_engine(process: psutil.Process) -> bool:
     """Return whether a process is an engine's. Setting its title (VLLM::EngineCore) fails now and then."""
-    return re.search("EngineCore|spawn_main", words(process)) is not None
+    return re.search("EngineCore|engine_process", words(process)) is not None
 
 
 def engines(replica: psutil.Process) -> list[psutil.Process]:

@@ -11,34 +11,13 @@ from typing import Any, cast
 import msgspec
 from ray.serve import Application
 
+from deployments import wire
 from deployments.application import build
 from deployments.channel import Address, Lane, Sender
 from deployments.replica import LLM
 from deployments.settings import Settings, load
 
 TOKEN = 300
-LENGTH = 1
-"""vLLM's FinishReason for a reply that has all its tokens."""
-
-
-class Output(msgspec.Struct, array_like=True, omit_defaults=True):
-    """The first fields of vLLM's EngineCoreOutput (0.32.0), by position."""
-
-    request_id: str
-    new_token_ids: list[int]
-    new_logprobs: None = None
-    new_prompt_logprobs_tensors: None = None
-    pooling_output: None = None
-    finish_reason: int | None = None
-
-
-class Outputs(msgspec.Struct, array_like=True, omit_defaults=True):
-    """The first fields of vLLM's EngineCoreOutputs (0.32.0), by position."""
-
-    engine_index: int = 0
-    outputs: list[Output] = []
-    scheduler_stats: None = None
-    timestamp: float = 0.0
 
 
 class Reply:
@@ -84,16 +63,16 @@ class ScriptedLLM:
             self._step()
 
     def _step(self) -> None:
-        parts: dict[Lane, list[Output]] = {}
+        parts: dict[Lane, list[wire.Output]] = {}
         for request_id, reply in self._replies.items():
             if reply.left > 0:
                 reply.left -= 1
-                ends = None if reply.left else LENGTH
-                parts.setdefault(reply.lane, []).append(Output(request_id, [TOKEN], finish_reason=ends))
+                ends = None if reply.left else wire.LENGTH
+                parts.setdefault(reply.lane, []).append(wire.Output(request_id, [TOKEN], finish_reason=ends))
                 if ends is not None:
                     reply.ended.set_result(None)
         for lane, outputs in parts.items():
-            lane.send([msgspec.msgpack.encode(Outputs(outputs=outputs, timestamp=time.monotonic()))])
+            lane.send([msgspec.msgpack.encode(wire.Step(outputs=outputs, timestamp=time.monotonic()))])
 
     async def state(self) -> dict[str, Any]:
         """Return this replica's id and its requests."""

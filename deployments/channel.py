@@ -58,7 +58,7 @@ class Address:
     key: bytes
 
 
-def _read(loop: asyncio.AbstractEventLoop, socket: zmq.Socket[Any], take: Callable[[], None]) -> None:
+def read(loop: asyncio.AbstractEventLoop, socket: zmq.Socket[Any], take: Callable[[], None]) -> None:
     """Take all messages that are there: ZMQ's file descriptor tells only of new ones (it is edge-triggered).
 
     To be called also once before the descriptor is waited for, and after each sending, which takes note of what has come.
@@ -67,7 +67,7 @@ def _read(loop: asyncio.AbstractEventLoop, socket: zmq.Socket[Any], take: Callab
         while not socket.closed and int(socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
             take()
     except Exception:  # goes on to the event loop's log, but the other messages are still to be read
-        loop.call_soon(_read, loop, socket, take)
+        loop.call_soon(read, loop, socket, take)
         raise
 
 
@@ -110,8 +110,8 @@ class Receiver:
         self._step = self.address.header + STEP
         self._loop = asyncio.get_running_loop()
         for opened, take in ((self._socket, self._take), (self._connections, self._watch)):
-            self._loop.add_reader(opened.fileno(), _read, self._loop, opened, take)
-            self._loop.call_soon(_read, self._loop, opened, take)
+            self._loop.add_reader(opened.fileno(), read, self._loop, opened, take)
+            self._loop.call_soon(read, self._loop, opened, take)
 
     def _take(self) -> None:
         lane, header, *frames = self._socket.recv_multipart(zmq.NOBLOCK, copy=False)
@@ -135,7 +135,7 @@ class Receiver:
         except zmq.ZMQError as error:  # no such lane any more, or no socket
             raise EngineUnavailableError("the way to the replica is broken") from error
         if int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
-            self._loop.call_soon(_read, self._loop, self._socket, self._take)
+            self._loop.call_soon(read, self._loop, self._socket, self._take)
 
     def _watch(self) -> None:
         """Count the connections that end before they are authenticated.
@@ -190,12 +190,12 @@ class Lane:
         self._events = self._socket.get_monitor_socket(ENDS)
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(self._events.fileno(), self._look)
-        self._loop.add_reader(self._socket.fileno(), _read, self._loop, self._socket, self._take)
+        self._loop.add_reader(self._socket.fileno(), read, self._loop, self._socket, self._take)
         self._socket.connect(address.endpoint)
         self.requests = 0
         self.closing: asyncio.TimerHandle | None = None
         self._loop.call_soon(self._look)  # the file descriptor tells of nothing until it was looked once
-        self._loop.call_soon(_read, self._loop, self._socket, self._take)
+        self._loop.call_soon(read, self._loop, self._socket, self._take)
 
     def _look(self) -> None:
         if not self._socket.closed and int(self._events.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
@@ -215,7 +215,7 @@ class Lane:
             self._look()
             return
         if int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
-            self._loop.call_soon(_read, self._loop, self._socket, self._take)
+            self._loop.call_soon(read, self._loop, self._socket, self._take)
 
     def close(self, linger_ms: int = 0) -> None:
         """Close the socket; what is then still queued is lost."""

@@ -31,7 +31,7 @@ def prepare(environment: dict[str, str]) -> None:
 
 @contextmanager
 def sparing_logging() -> Iterator[None]:
-    """Keep vLLM's import, and its making of a configuration, from configuring logging anew in a process of Serve's.
+    """Keep vLLM's import from configuring logging anew in a process of Serve's.
 
     That would close all handlers of the process. With Serve's own closed, a controller that restarts takes the replica for broken
     and stops it (Ray 2.60.0).
@@ -99,10 +99,7 @@ def engine_config(arguments: Namespace) -> "VllmConfig":
     from vllm.usage.usage_lib import UsageContext
 
     arguments.logits_processors = [*(arguments.logits_processors or []), "deployments.steering:CoatLimits"]
-    with sparing_logging():
-        config = AsyncEngineArgs.from_cli_args(arguments).create_engine_config(UsageContext.OPENAI_API_SERVER)
-    config.logging_config.configure_logging = True  # in the engine's own process
-    return config
+    return AsyncEngineArgs.from_cli_args(arguments).create_engine_config(UsageContext.OPENAI_API_SERVER)
 
 
 def frontend_config(arguments: Namespace) -> "VllmConfig":
@@ -155,14 +152,19 @@ def writes_coat(arguments: Namespace, frontend: "VllmConfig") -> bool:
 
 
 def tune_process() -> None:
-    """Spend less CPU in a process that serves: read vLLM's environment once, and collect garbage less often.
-
-    A token makes dozens of short-lived objects; at Python's default threshold of 700, collections that find nothing run all
-    the time. Call it when start-up is done.
-    """
+    """Spend less CPU in a process that serves with vLLM: read its environment once, too. Call it when start-up is done."""
     import vllm.envs
 
     vllm.envs.enable_envs_cache()
+    collect_less()
+
+
+def collect_less() -> None:
+    """Collect garbage less often.
+
+    A token makes dozens of short-lived objects; at Python's default threshold of 700, collections that find nothing run all
+    the time.
+    """
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 50)

@@ -1,28 +1,22 @@
 """The LLM deployment: each replica holds one vLLM EngineCore and nothing else. No tokenizer, no template, no HTTP."""
 
 import asyncio
-import contextlib
 import time
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
-import psutil
 from prometheus_client import REGISTRY
 from ray import serve
 
-from deployments import exposition, logs, metrics, status
+from deployments import exposition, logs, metrics, status, wire
 from deployments.channel import CANCEL, HELLO, LAST, REFUSED, Address, Lane, Sender
+from deployments.core import EngineCore, Gauges
 from deployments.errors import EngineLostError, EngineUnavailableError
 from deployments.fairness import FIRST, FairOrder
 from deployments.phases import Phases
 from deployments.reporting import Meter
 from deployments.settings import Settings, is_path
-
-if TYPE_CHECKING:
-    from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs, EngineCoreRequest
-    from vllm.v1.engine.core_client import EngineCoreClient
-    from vllm.v1.metrics.stats import SchedulerStats
 
 logger = logs.logger("replica")
 
@@ -46,41 +40,44 @@ class LLM:
     """
 
     async def __init__(self, settings: Settings) -> None:  # type: ignore[misc]  # Serve awaits it
-        from deployments.engine import tune_process
+        from deployments.engine import collect_less
 
         self._phases = Phases("engine", status.note)
-        self._stats: SchedulerStats | None = None
+        self._stats: dict[str, Any] | None = None
         self._leaves = False
         exposition.show(metrics.LLM, settings)
         with self._phases.reported():
             self._core = await asyncio.to_thread(self._start, settings)
+            self._core.listen()
             with self._phases("warm-up"):
                 await self._warm_up()
         self._phases.done("start")
         self._hung_after_s = settings.llm.hung_after_s
         self._beat_s = settings.llm.beat_s
         self._serve()
-        tune_process()
+        REGISTRY.register(Gauges(self._core, self._rank, lambda: self._stats))
+        collect_less()
 
-    def _start(self, settings: Settings) -> "EngineCoreClient":
-        from deployments.engine import download, engine_config, prepare, server_arguments, sparing_logging
+    def _start(self, settings: Settings) -> EngineCore:
+        from deployments.engine import download, prepare
 
         prepare(settings.llm.env)
         if settings.measuring.enabled:
             logs.write_requests("LLM")
-        with self._phases("import vllm"), sparing_logging():
-            from vllm.v1.engine.core_client import EngineCoreClient
-            from vllm.v1.executor import Executor
-        if not is_path(settings.model):
-            with self._phases("download"):
-                settings = download(settings, self._phases.tell)
-        with self._phases("configure"):
-            config = engine_config(server_arguments(settings))
-        with self._phases("load model"):
-            core = EngineCoreClient.make_async_mp_client(config, Executor.get_class(config), log_stats=True)
-        from deployments.vllm_metrics import EngineGauges
-
-        REGISTRY.register(EngineGauges(config, self._rank, lambda: self._stats))
+        core = EngineCore(cpu=not settings.llm.num_gpus)
+        try:
+            if not is_path(settings.model):
+                with self._phases("download"):
+                    settings = download(settings, self._phases.tell)
+            with self._phases("import vllm"):
+                core.imported()
+            with self._phases("configure"):
+                core.configure(settings)
+            with self._phases("load model"):
+                core.load()
+        except BaseException:
+            core.close()
+            raise
         gpus = settings.llm.num_gpus
         metrics.DEVICES.labels("gpu" if gpus else "cpu").set(gpus or 1)
         return core
@@ -90,13 +87,9 @@ class LLM:
 
         With its log probability: vLLM (0.32.0) compiles a function for these at first use, between two steps of all requests.
         """
-        from vllm.sampling_params import SamplingParams
-        from vllm.v1.engine import EngineCoreRequest
-
-        params = SamplingParams(max_tokens=1, logprobs=0)
-        request = EngineCoreRequest("warm-up", [0], None, params, None, time.time(), None, None, None)
-        await self._core.add_request_async(request)
-        while not any(output.finished for output in (await self._core.get_output_async()).outputs):
+        request = wire.Request("warm-up", [0], None, {"max_tokens": 1, "logprobs": 0}, None, time.time(), None, None, None)
+        self._core.add(request, [])
+        while not any(output.finish_reason is not None for output in (await self._core.step())[0].outputs):
             pass
 
     @staticmethod
@@ -105,25 +98,17 @@ class LLM:
         return serve.get_replica_context().rank.rank
 
     def _serve(self) -> None:
-        from vllm.v1.engine import EngineCoreRequest, FinishReason
-        from vllm.v1.serial_utils import MsgpackDecoder, MsgpackEncoder
-
-        from deployments.vllm_metrics import counts
-
-        self._counts = counts
-        self._abort = FinishReason.ABORT
-        self._decoder = MsgpackDecoder(EngineCoreRequest)
-        self._encoder = MsgpackEncoder()
+        self._decoder = msgspec.msgpack.Decoder(wire.Request)
+        self._encoder = msgspec.msgpack.Encoder()
         self._sender = Sender(self._cut_off, self._hear)
         self._running: dict[str, Running] = {}
         self._carrying: dict[Lane, asyncio.Future[None]] = {}
-        self._orders: asyncio.Queue[EngineCoreRequest | str] = asyncio.Queue()  # to the engine; an id is to be aborted
         self._id = serve.get_replica_context().replica_id.unique_id
         self._order = FairOrder()
         self._meter = Meter()
         self._error: EngineUnavailableError | None = None
         self._active = time.monotonic()
-        work = (self._forward(), self._watch(), self._beat(), self._pass_on())
+        work = (self._forward(), self._watch(), self._beat())
         self._tasks = [asyncio.create_task(part) for part in work]
 
     async def generate(self, group: str, request_id: str, address: Address, encoded: list[bytes], client: str | None) -> None:
@@ -136,7 +121,7 @@ class LLM:
         lane = self._sender.open(address)
         call: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         try:
-            await self._core.add_request_async(self._enter(encoded, Running(lane, None, 0, call, carried=False), client))
+            self._core.add(self._enter(encoded, Running(lane, None, 0, call, carried=False), client), encoded[1:])
             await call
         finally:
             self._sender.release(lane)
@@ -145,7 +130,7 @@ class LLM:
                 how = "failed" if done and call.exception() else "ended" if done else "cancelled"
                 self._leave(request_id, how)
                 if how != "ended" and self._error is None:
-                    await self._core.abort_requests_async([request_id])
+                    self._core.abort([request_id])
 
     async def carry(self, replica: str, address: Address) -> None:
         """Take an ingress' requests over its lane, without a call each, until it says that there will be no more.
@@ -166,7 +151,7 @@ class LLM:
             for request_id in left:
                 self._leave(request_id, "cancelled" if call.cancelled() or not call.exception() else "failed")
             if left and self._error is None:
-                await self._core.abort_requests_async(left)
+                self._core.abort(left)
 
     def _hear(self, lane: Lane, frames: list[bytes]) -> None:
         """Take what an ingress sends over its lane: a request, the id of one that it no longer wants, or that no more will come."""
@@ -178,7 +163,7 @@ class LLM:
         elif kind == CANCEL:
             if (request_id := rest[0].decode()) in self._running:
                 self._leave(request_id, "cancelled")
-                self._orders.put_nowait(request_id)
+                self._core.abort([request_id])
         else:
             request_id, client = msgspec.msgpack.decode(rest[0])
             try:
@@ -187,11 +172,11 @@ class LLM:
                 logger.exception("request %s could not be read", request_id)
                 lane.send([request_id.encode()], REFUSED)
             else:
-                self._orders.put_nowait(request)
+                self._core.add(request, rest[2:])
 
-    def _enter(self, encoded: list[bytes], running: Running, client: str | None) -> "EngineCoreRequest":
+    def _enter(self, encoded: list[bytes], running: Running, client: str | None) -> wire.Request:
         """Count a request in; return it, ready for the engine."""
-        request: EngineCoreRequest = self._decoder.decode(encoded)
+        request = self._decoder.decode(encoded[0])
         request.priority = running.tag = FIRST if client is None else self._order.tag(client)
         running.prompt_tokens = len(request.prompt_token_ids or ())
         self._running[request.request_id] = running
@@ -208,23 +193,10 @@ class LLM:
         if self._error is not None:
             raise EngineUnavailableError(str(self._error))
 
-    async def _pass_on(self) -> None:
-        """Give the engine what came over lanes, in order."""
-        while self._error is None:
-            order = await self._orders.get()
-            try:
-                if isinstance(order, str):
-                    await self._core.abort_requests_async([order])
-                else:
-                    await self._core.add_request_async(order)
-            except Exception as error:
-                logger.error("the engine takes no request: %s", error)
-                self._give_up(EngineLostError(str(error)))
-
     async def state(self) -> dict[str, Any]:
         """Return this replica's id and its requests: here (`open`), in the engine (`running`, `waiting`), ended (`served`)."""
         stats = self._stats
-        engine = {"running": stats.num_running_reqs if stats else 0, "waiting": stats.num_waiting_reqs if stats else 0}
+        engine = {"running": stats["num_running_reqs"] if stats else 0, "waiting": stats["num_waiting_reqs"] if stats else 0}
         return {"id": self._id, "open": len(self._running), "served": self._meter.ended, **engine}
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
@@ -234,7 +206,7 @@ class LLM:
             "running": len(self._running) - len(waiting),
             "waiting": len(waiting),
             "queued_prompt_tokens": sum(waiting),
-            "kv_cache_usage": stats.kv_cache_usage if stats is not None and self._running else 0.0,
+            "kv_cache_usage": stats["kv_cache_usage"] if stats is not None and self._running else 0.0,
         }
         return load | asdict(self._meter)
 
@@ -246,13 +218,13 @@ class LLM:
         """Send each engine step's outputs to the ingresses they belong to; fail all requests when the engine dies."""
         try:
             while True:
-                step = await self._core.get_output_async()
+                step, rest = await self._core.step()
                 self._active = time.monotonic()
-                self._send(step)
+                self._send(step, rest)
         except Exception as error:
             if self._leaves:
                 return
-            logger.error("the engine is dead: %s", error)
+            logger.error("%s", error)
             self._give_up(EngineLostError(str(error)))
 
     async def _watch(self) -> None:
@@ -264,19 +236,17 @@ class LLM:
             elif time.monotonic() - self._active > self._hung_after_s:
                 logger.error("the engine is hung: nothing came of %d requests for %g s", len(self._running), self._hung_after_s)
                 self._give_up(EngineLostError(f"the engine did nothing for {self._hung_after_s:g} s"))
-                self._kill_engine()
+                self._core.kill()
 
     async def _beat(self) -> None:
         """Tell the ingresses which of their requests are here, by outputs without tokens: hosts that are cut off are silent."""
-        from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs
-
         while self._error is None:
             await asyncio.sleep(self._beat_s)
-            parts: dict[Lane, list[EngineCoreOutput]] = {}
+            parts: dict[Lane, list[wire.Output]] = {}
             for request_id, running in self._running.items():
-                parts.setdefault(running.lane, []).append(EngineCoreOutput(request_id, []))
+                parts.setdefault(running.lane, []).append(wire.Output(request_id, []))
             for lane, outputs in parts.items():
-                lane.send(self._encoder.encode(EngineCoreOutputs(outputs=outputs)))
+                lane.send([self._encoder.encode(wire.Step(outputs=outputs, timestamp=time.monotonic()))])
 
     def _cut_off(self, lane: Lane) -> None:
         """Drop the requests of an ingress that is gone, or cut off: it has them elsewhere, or will."""
@@ -289,30 +259,25 @@ class LLM:
         calls |= {call for carrying, call in self._carrying.items() if lane in (None, carrying)}
         return {call for call in calls if not call.done()}
 
-    def _kill_engine(self) -> None:
-        """Kill the engine's processes: one that hangs would not end by itself."""
-        for process in psutil.Process().children(recursive=True):
-            with contextlib.suppress(psutil.Error):
-                process.kill()
-
     def _give_up(self, error: EngineUnavailableError) -> None:
         """Take no more requests; fail those that are here, so that they move, and the health check, so that Serve replaces us."""
         self._error = error
         for call in self._calls():
             call.set_exception(type(error)(str(error)))
 
-    def _send(self, step: "EngineCoreOutputs") -> None:
+    def _send(self, step: wire.Step, rest: list[bytes]) -> None:
+        """Send a step's outputs on; `rest` are further frames that they refer to."""
         step.engine_index = self._rank()
         if (stats := step.scheduler_stats) is not None:
             self._stats = stats
             self._meter.stats(stats)
-            if not self._counts(stats):
+            if not wire.counts(stats):
                 step.scheduler_stats = None  # nothing for the ingresses' counters
-        parts: dict[Lane, list[EngineCoreOutput]] = {}
+        parts: dict[Lane, list[wire.Output]] = {}
         for output in step.outputs:
             if (running := self._running.get(output.request_id)) is None:
                 continue
-            if output.finish_reason is self._abort:  # nobody here asked for it: the engine was told to end, by a SIGTERM
+            if output.finish_reason == wire.ABORT:  # nobody here asked for it: the engine was told to end, by a SIGTERM
                 self._give_up(EngineUnavailableError("the engine stops"))
                 continue
             if running.tag is not None:
@@ -332,10 +297,10 @@ class LLM:
             parts[next(iter(self._running.values())).lane] = []
         for lane, outputs in parts.items():
             step.outputs = outputs
-            lane.send(self._encoder.encode(step))
+            lane.send([self._encoder.encode(step), *rest])
             step.scheduler_stats = None  # its counters are deltas: they count in one place only
 
     def __del__(self) -> None:
         if (core := getattr(self, "_core", None)) is not None:
             self._leaves = True
-            core.shutdown(timeout=0)  # it has nothing left to do; by itself it takes 4 s to end
+            core.close()

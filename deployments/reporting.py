@@ -4,14 +4,9 @@ Counts only ever grow, so the reader gets rates of any two reports, and one that
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any
 
-if TYPE_CHECKING:
-    from vllm.v1.engine import EngineCoreOutput
-    from vllm.v1.metrics.stats import SchedulerStats
-
-QUEUED, SCHEDULED = 1, 2
-"""vLLM's `EngineCoreEventType` (0.32.0)."""
+from deployments.wire import QUEUED, SCHEDULED, Output
 
 
 @dataclass
@@ -31,14 +26,14 @@ class Meter:
     started: int = 0
     queued_s: float = 0.0
 
-    def starts(self, output: "EngineCoreOutput", prompt_tokens: int) -> None:
+    def starts(self, output: Output, prompt_tokens: int) -> None:
         """Take a request's first output."""
         self.started += 1
         self.read += prompt_tokens
-        times = {int(event.type): event.timestamp for event in reversed(output.events or ())}  # the first of each
+        times = {event.type: event.timestamp for event in reversed(output.events or ())}  # the first of each
         if QUEUED in times and SCHEDULED in times:
             self.queued_s += times[SCHEDULED] - times[QUEUED]
 
-    def stats(self, stats: "SchedulerStats") -> None:
+    def stats(self, stats: dict[str, Any]) -> None:
         """Take what the engine says of a step. Preemptions show with prefix caching only."""
-        self.preempted += stats.prefix_cache_stats.preempted_requests
+        self.preempted += stats["prefix_cache_stats"]["preempted_requests"]

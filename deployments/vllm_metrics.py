@@ -94,18 +94,3 @@ class EngineGauges(Collector):
             self._logger.log_engine_initialized()
         self._logger.record(self._latest() or SchedulerStats(), None, None, engine)
         return self._registry.collect()
-
-
-def counts(stats: SchedulerStats) -> bool:
-    """Return whether a step's statistics have anything for counters, rather than for gauges only."""
-    cache = stats.prefix_cache_stats
-    return bool(
-        cache.requests
-        or cache.preempted_requests
-        or stats.connector_prefix_cache_stats
-        or stats.kv_cache_eviction_events
-        or stats.spec_decoding_stats
-        or stats.kv_connector_stats
-        or stats.ec_connector_stats
-        or stats.perf_stats
-    )

@@ -1,18 +1,21 @@
 """What the end-to-end tests share: a running application a module, started as a user starts it."""
 
+import contextlib
 import os
 import re
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
 from hypothesis import settings
 
-from cluster.chaos import Stack, engines
+from cluster.chaos import Stack, engines, is_engine, words
 
 ROOT = Path(__file__).parent.parent
 SERVE = str(Path(sys.executable).with_name("serve"))
@@ -64,6 +67,16 @@ class Served:
         [found] = engines(replica)
         return found
 
+    def all_processes(self) -> list[psutil.Process]:
+        """Return them, seen to be complete."""
+        processes = self.processes()
+        names = " ".join(map(words, processes))
+        for name in ("haproxy", "raylet", "ServeReplica:default:LLM", "ServeReplica:default:Ingress"):
+            assert name in names
+        assert any(map(is_engine, processes))
+        assert set(PORTS) == listening()
+        return processes
+
     def ends_with_nothing_left(self, processes: list[psutil.Process]) -> None:
         """Wait until it has stopped well, and check that none of these processes of it is left and its ports are free."""
         assert self.process.wait(STOPPED_S) == 0
@@ -82,6 +95,29 @@ class Served:
             os.kill(self.process.pid, number)
         self.process.wait(timeout=60)
         self.process.stdout.close()  # type: ignore[union-attr]
+
+
+class Streaming:
+    """A long reply that is being streamed."""
+
+    def __init__(self, served: Served) -> None:
+        self.last = ""
+        self._first = threading.Event()
+        self._thread = threading.Thread(target=self._read, args=(served.url,))
+        self._thread.start()
+        assert self._first.wait(30)
+
+    def _read(self, url: str) -> None:
+        body = {"model": "nano", "prompt": "count", "max_tokens": 3000, "ignore_eos": True, "stream": True}
+        with contextlib.suppress(httpx.HTTPError), httpx.stream("POST", f"{url}/v1/completions", json=body, timeout=60) as reply:
+            for line in reply.iter_lines():
+                self.last = line or self.last
+                self._first.set()
+
+    def end(self) -> str:
+        """Wait for the end; return the last line."""
+        self._thread.join()
+        return self.last
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ from typing import Any
 
 from ray.serve import Application
 
+from deployments import wire
 from deployments.application import build
 from deployments.replica import LLM
 from deployments.settings import Settings, load
@@ -19,25 +20,28 @@ class ScriptedCore:
     """An engine core that answers every request with `ANSWER`, a token a step."""
 
     def __init__(self) -> None:
-        self._outputs: asyncio.Queue[Any] = asyncio.Queue()
+        self._steps: asyncio.Queue[wire.Step] = asyncio.Queue()
 
-    async def get_output_async(self) -> Any:
-        return await self._outputs.get()
+    def listen(self) -> None: ...
 
-    async def add_request_async(self, request: Any) -> None:
+    async def step(self) -> tuple[wire.Step, list[bytes]]:
+        return await self._steps.get(), []
+
+    def add(self, request: wire.Request, rest: list[bytes]) -> None:
         from tokenizers import Tokenizer
-        from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs, FinishReason
 
         tokenizer = Tokenizer.from_file("models/nano/tokenizer.json")
         ids = tokenizer.encode(ANSWER + "<|im_end|>").ids  # the token that stops is not part of the text
         for position, token in enumerate(ids):
-            finish = FinishReason.STOP if position == len(ids) - 1 else None
-            output = EngineCoreOutput(request.request_id, [token], finish_reason=finish)
-            self._outputs.put_nowait(EngineCoreOutputs(outputs=[output]))
+            finish = wire.STOP if position == len(ids) - 1 else None
+            self._steps.put_nowait(wire.Step(outputs=[wire.Output(request.request_id, [token], finish_reason=finish)]))
 
-    async def abort_requests_async(self, request_ids: list[str]) -> None: ...
+    def abort(self, request_ids: list[str]) -> None: ...
 
-    def shutdown(self, timeout: float | None = None) -> None: ...
+    async def call(self, method: str, *arguments: Any) -> str:
+        return ""
+
+    def close(self) -> None: ...
 
 
 class ScriptedLLM(LLM):

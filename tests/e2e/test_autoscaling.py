@@ -1,12 +1,14 @@
 """LLM replicas come with the load and go with it (1, 3, 1), down to none, and come back for a request; none fails on the way."""
 
 import asyncio
+import os
+import signal
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import httpx
 import pytest
-from conftest import Served
+from conftest import Served, Streaming
 
 from cluster import chaos
 
@@ -90,3 +92,13 @@ async def test_replicas_follow_the_load_and_no_request_fails(http: httpx.AsyncCl
     assert from_none, status["autoscaling"]["decisions"]
     # All at once where the forecast remembers what came of the first clients.
     assert from_none[0]["reason"] in ("first_request", "maximum")
+
+
+def test_a_second_signal_stops_at_once_and_leaves_nothing(served: Served) -> None:
+    processes = served.all_processes()
+    streaming = Streaming(served)
+    os.kill(served.process.pid, signal.SIGINT)
+    assert "1 to answer" in next(line for line in served.process.stdout if "draining" in line)  # type: ignore[union-attr]
+    os.kill(served.process.pid, signal.SIGINT)
+    assert streaming.end() != "data: [DONE]"
+    served.ends_with_nothing_left(processes)

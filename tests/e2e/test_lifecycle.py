@@ -1,79 +1,17 @@
-"""Start and stop as a user does: nothing is left, ports are free, and a taken port or a wrong setting is told at once.
+"""Starts that cannot be: a taken port and a wrong setting are told at once, and so on.
 
-The third way to stop, `serve shutdown`, is what ends the application of the folder `default`.
+How an application stops is shown where one does: by `serve shutdown` in the folder `default`, drained in `test_replicas.py`, and at
+once in `test_autoscaling.py`.
 """
 
-import contextlib
 import os
-import signal
 import socket
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
-import httpx
 import pytest
-from conftest import PORTS, ROOT, SERVE, Served, listening
-
-from cluster.chaos import words
-
-
-class Streaming:
-    """A long reply that is being streamed."""
-
-    def __init__(self, application: Served) -> None:
-        self.last = ""
-        self._first = threading.Event()
-        self._thread = threading.Thread(target=self._read, args=(application.url,))
-        self._thread.start()
-        assert self._first.wait(30)
-
-    def _read(self, url: str) -> None:
-        body = {"model": "nano", "prompt": "count", "max_tokens": 3000, "ignore_eos": True, "stream": True}
-        with contextlib.suppress(httpx.HTTPError), httpx.stream("POST", f"{url}/v1/completions", json=body, timeout=60) as reply:
-            for line in reply.iter_lines():
-                self.last = line or self.last
-                self._first.set()
-
-    def end(self) -> str:
-        """Wait for the end; return the last line."""
-        self._thread.join()
-        return self.last
-
-
-def drained_when_nobody_reads(application: Served) -> None:
-    """The reply that is streamed ends well, new requests are refused, and the launcher's output is lost."""
-    streaming = Streaming(application)
-    application.process.stdout.close()  # type: ignore[union-attr]
-    os.kill(application.process.pid, signal.SIGTERM)
-    while httpx.get(f"{application.url}/ready").json().get("reason") != "draining":
-        pass
-    refused = httpx.post(f"{application.url}/v1/completions", json={"model": "nano", "prompt": "1", "max_tokens": 1})
-    assert (refused.status_code, int(refused.headers["retry-after"]) > 0) == (503, True)
-    assert streaming.end() == "data: [DONE]"
-
-
-def at_once_by_a_second_signal(application: Served) -> None:
-    streaming = Streaming(application)
-    os.kill(application.process.pid, signal.SIGINT)
-    assert "1 to answer" in next(line for line in application.process.stdout if "draining" in line)  # type: ignore[union-attr]
-    os.kill(application.process.pid, signal.SIGINT)
-    assert streaming.end() != "data: [DONE]"
-
-
-@pytest.mark.timeout(180)
-@pytest.mark.parametrize("stop", [drained_when_nobody_reads, at_once_by_a_second_signal])
-def test_a_stop_leaves_nothing_and_the_next_start_works(stop) -> None:  # type: ignore[no-untyped-def]
-    with Served(*([] if stop is drained_when_nobody_reads else ["ui.enabled=false"])) as application:
-        processes = application.processes()
-        names = " ".join(map(words, processes))
-        for name in ("haproxy", "raylet", "ServeReplica:default:LLM", "ServeReplica:default:Ingress"):
-            assert name in names
-        assert application.engine() in processes
-        assert set(PORTS) == listening()
-        stop(application)
-        application.ends_with_nothing_left(processes)
+from conftest import ROOT, SERVE
 
 
 def launch(*arguments: str) -> subprocess.CompletedProcess[str]:

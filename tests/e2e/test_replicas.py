@@ -2,10 +2,12 @@
 
 import asyncio
 import json
+import os
+import signal
 from typing import Any
 
 import httpx
-from conftest import Served
+from conftest import Served, Streaming
 
 from cluster import chaos
 from tests.page_user import ask0, use
@@ -117,3 +119,17 @@ async def test_samples_of_a_request_stay_on_one_replica(served: Served) -> None:
         assert (await http.post("/v1/completions", json=body)).status_code == 200
         now = await served_by_replica(http)
         assert sorted(now[replica] - before[replica] for replica in now) == [0, 6]
+
+
+def test_a_stop_drains_also_when_nobody_reads_and_leaves_nothing(served: Served) -> None:
+    """The reply that is streamed ends well, new requests are refused, and the launcher's output is lost."""
+    processes = served.all_processes()
+    streaming = Streaming(served)
+    served.process.stdout.close()  # type: ignore[union-attr]
+    os.kill(served.process.pid, signal.SIGTERM)
+    while httpx.get(f"{served.url}/ready").json().get("reason") != "draining":
+        pass
+    refused = httpx.post(f"{served.url}/v1/completions", json={"model": "nano", "prompt": "1", "max_tokens": 1})
+    assert (refused.status_code, int(refused.headers["retry-after"]) > 0) == (503, True)
+    assert streaming.end() == "data: [DONE]"
+    served.ends_with_nothing_left(processes)

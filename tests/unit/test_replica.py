@@ -7,13 +7,14 @@ from typing import Any
 
 import msgspec
 import pytest
+from prometheus_client import CollectorRegistry
 from ray import serve
 from vllm.sampling_params import SamplingParams
-from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs, EngineCoreRequest, FinishReason
+from vllm.v1.engine import EngineCoreOutputs, EngineCoreRequest
 from vllm.v1.metrics.stats import PrefixCacheStats, SchedulerStats
 from vllm.v1.serial_utils import MsgpackDecoder, MsgpackEncoder
 
-from deployments import exposition, status
+from deployments import exposition, replica, status, wire
 from deployments.channel import CANCEL, HELLO, LAST, REFUSED, REQUEST, Answer, Receiver
 from deployments.errors import EngineLostError, EngineUnavailableError
 from deployments.replica import LLM
@@ -24,25 +25,31 @@ class Core:
     """An engine core whose steps are put into `steps` by the test."""
 
     def __init__(self) -> None:
-        self.steps: asyncio.Queue[EngineCoreOutputs | Exception] = asyncio.Queue()
+        self.steps: asyncio.Queue[wire.Step | Exception] = asyncio.Queue()
         self.added: list[str] = []
         self.priorities: list[int] = []
         self.aborted: list[str] = []
+        self.killed = asyncio.Event()
 
-    async def get_output_async(self) -> EngineCoreOutputs:
+    def listen(self) -> None: ...
+
+    async def step(self) -> tuple[wire.Step, list[bytes]]:
         step = await self.steps.get()
         if isinstance(step, Exception):
             raise step
-        return step
+        return step, []
 
-    async def add_request_async(self, request: EngineCoreRequest) -> None:
+    def add(self, request: wire.Request, rest: list[bytes]) -> None:
         self.added.append(request.request_id)
         self.priorities.append(request.priority)
 
-    async def abort_requests_async(self, request_ids: list[str]) -> None:
+    def abort(self, request_ids: list[str]) -> None:
         self.aborted += request_ids
 
-    def shutdown(self, timeout: float | None = None) -> None: ...
+    def kill(self) -> None:
+        self.killed.set()
+
+    def close(self) -> None: ...
 
 
 class Ingress:
@@ -81,10 +88,11 @@ def encoded(request_id: str) -> list[bytes]:
     return [bytes(part) for part in MsgpackEncoder().encode(request)]
 
 
-def step(*outputs: tuple[str, int, bool], running: int = 0, counts: bool = True) -> EngineCoreOutputs:
-    return EngineCoreOutputs(
-        outputs=[EngineCoreOutput(i, [token], finish_reason=FinishReason.STOP if last else None) for i, token, last in outputs],
-        scheduler_stats=SchedulerStats(running, prefix_cache_stats=PrefixCacheStats(requests=1 if counts else 0, queries=7)),
+def step(*outputs: tuple[str, int, bool], running: int = 0, counts: bool = True) -> wire.Step:
+    stats = SchedulerStats(running, prefix_cache_stats=PrefixCacheStats(requests=1 if counts else 0, queries=7))
+    return wire.Step(
+        outputs=[wire.Output(i, [token], finish_reason=wire.STOP if last else None) for i, token, last in outputs],
+        scheduler_stats=msgspec.to_builtins(stats),
     )
 
 
@@ -99,6 +107,7 @@ async def llm(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[LLM]:
     monkeypatch.setattr(LLM, "_warm_up", warm)
     monkeypatch.setattr(status, "note", lambda doing: None)
     monkeypatch.setattr(exposition, "show", lambda part, settings: None)
+    monkeypatch.setattr(replica, "REGISTRY", CollectorRegistry())
     made = LLM.__new__(LLM)
     await made.__init__(load({"preset": "nano-cpu"}))  # type: ignore[misc]
     yield made
@@ -171,7 +180,7 @@ async def test_a_dead_engine_fails_its_calls_and_its_health_check(llm: LLM, ingr
 async def test_an_engine_that_is_told_to_end_does_not_end_its_requests(llm: LLM, ingress: Ingress) -> None:
     """By SIGTERM vLLM's engine aborts them: passed on, that would be the end of a reply, without an error."""
     calls = await started(llm, ingress, "a", "b")
-    aborted = EngineCoreOutputs(outputs=[EngineCoreOutput(name, [], finish_reason=FinishReason.ABORT) for name in "ab"])
+    aborted = wire.Step(outputs=[wire.Output(name, [], finish_reason=wire.ABORT) for name in "ab"])
     llm._core.steps.put_nowait(step(("a", 1, False), ("b", 1, False)))
     llm._core.steps.put_nowait(aborted)
     for call in calls:
@@ -185,21 +194,17 @@ async def test_an_engine_that_is_told_to_end_does_not_end_its_requests(llm: LLM,
     assert (ingress.tokens, ingress.ended) == ({"a": [1], "b": [1]}, [])
 
 
-async def test_a_hung_engine_is_given_up_but_an_idle_one_is_not(
-    llm: LLM, ingress: Ingress, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    killed = asyncio.Event()
-    monkeypatch.setattr(LLM, "_kill_engine", lambda self: killed.set())
+async def test_a_hung_engine_is_given_up_but_an_idle_one_is_not(llm: LLM, ingress: Ingress) -> None:
     llm._hung_after_s = 0.05
     llm._active = 0.0  # idle since long ago
     watch = asyncio.create_task(llm._watch())
     await asyncio.sleep(0.01)
     await llm.check_health()
-    assert not killed.is_set()
+    assert not llm._core.killed.is_set()
     [call] = await started(llm, ingress, "a")
     with pytest.raises(EngineLostError, match=r"nothing for 0\.05 s"):
         await call
-    await killed.wait()
+    await llm._core.killed.wait()
     with pytest.raises(EngineUnavailableError):
         await llm.check_health()
     await watch
@@ -375,15 +380,3 @@ async def test_a_carried_request_that_cannot_be_read_is_handed_back(llm: LLM, in
     assert list(llm._running) == ["a"]
     call.cancel()
     await asyncio.gather(call, return_exceptions=True)
-
-
-async def test_an_engine_that_takes_no_request_is_given_up(llm: LLM, ingress: Ingress, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def dead(request: EngineCoreRequest) -> None:
-        raise RuntimeError("engine died")
-
-    call = await carrying(llm, ingress)
-    monkeypatch.setattr(llm._core, "add_request_async", dead)
-    ingress.ask("a")
-    with pytest.raises(EngineLostError, match="engine died"):
-        await call
-    assert (await llm.state())["open"] == 0

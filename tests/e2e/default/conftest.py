@@ -13,7 +13,7 @@ def served() -> Iterator[Served]:
     """A running application with the default settings. `serve shutdown` ends it, and leaves nothing of it."""
     with Served() as application:
         yield application
-        processes = application.processes()
+        processes = application.all_processes()
         environment = os.environ | {"RAY_AUTH_MODE": "token"}
         subprocess.run([SERVE, "shutdown", "-y"], cwd=ROOT, env=environment, check=True, capture_output=True)
         application.ends_with_nothing_left(processes)

@@ -22,9 +22,9 @@ monitoring: $(READY)
 report: .venv/ready-test
 	$(RUN) -m monitoring.report $(ARGS)
 
-# What needs no application runs on both cores; then the application, alone.
+# What needs no application runs at once; then the application, alone.
 test: .venv/ready-test
-	@$(MAKE) --jobs=2 --output-sync=target lint unit browser
+	@$(MAKE) --jobs=3 --output-sync=target lint unit browser
 	@$(MAKE) e2e
 
 lint: .venv/ready-test

@@ -108,7 +108,7 @@ class Streaming:
         assert self._first.wait(30)
 
     def _read(self, url: str) -> None:
-        body = {"model": "nano", "prompt": "count", "max_tokens": 3000, "ignore_eos": True, "stream": True}
+        body = {"model": "nano", "prompt": "count", "max_tokens": 2000, "ignore_eos": True, "stream": True}
         with contextlib.suppress(httpx.HTTPError), httpx.stream("POST", f"{url}/v1/completions", json=body, timeout=60) as reply:
             for line in reply.iter_lines():
                 self.last = line or self.last

@@ -6,7 +6,6 @@
 import contextlib
 import json
 import os
-import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -26,7 +25,6 @@ def url(request: pytest.FixtureRequest) -> Iterator[str]:
     environment = os.environ | dict.fromkeys(modes, request.param) | {"RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1"}
     command = [SERVE, "run", "tests.scripted:application", "preset=nano-cpu", "http.port=8123"]
     process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    processes = [psutil.Process(process.pid)]
     output = ""
     for line in process.stdout or ():
         output += line
@@ -35,12 +33,11 @@ def url(request: pytest.FixtureRequest) -> Iterator[str]:
     else:
         process.communicate()
         pytest.fail(f"the application did not start:\n{output}")
-    processes += processes[0].children(recursive=True)
     yield "http://127.0.0.1:8123"
-    process.send_signal(signal.SIGINT)
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(60)
-    for left in processes:  # what a plain `serve run` leaves behind (Ray 2.60.0), HAProxy for one
+    for left in [
+        *psutil.Process(process.pid).children(recursive=True),
+        process,
+    ]:  # `serve run` would leave HAProxy behind (Ray 2.60.0)
         with contextlib.suppress(psutil.NoSuchProcess):
             left.kill()
     process.communicate()

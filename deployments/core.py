@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -220,7 +220,7 @@ def _preloaded() -> dict[str, str]:
 class Gauges(Collector):
     """vLLM's own gauges of an engine, which it is asked for when they are. One that does not answer in time has those of before."""
 
-    def __init__(self, core: EngineCore, rank: Any, latest: Any) -> None:
+    def __init__(self, core: EngineCore, rank: Callable[[], int], latest: Callable[[], dict[str, Any] | None]) -> None:
         """Take the engine, and what returns its rank and latest statistics."""
         self._core, self._rank, self._latest = core, rank, latest
         self._loop = asyncio.get_running_loop()

@@ -51,8 +51,8 @@ def test_monitoring_knows_the_metrics_of_the_application_only() -> None:
         assert {".".join(name.split(".")[:2]) for name in ours} <= {"deployments", "deployments.metrics"}
 
 
-@pytest.mark.parametrize("module", ["deployments.application", "deployments.launch"])
-def test_the_driver_imports_neither_vllm_nor_torch(module: str) -> None:
+@pytest.mark.parametrize("module", ["deployments.application", "deployments.launch", "deployments.replica"])
+def test_the_driver_and_a_replica_import_neither_vllm_nor_torch(module: str) -> None:
     code = f"import sys, {module}; print([name for name in ('vllm', 'torch', 'transformers') if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

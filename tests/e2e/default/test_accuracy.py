@@ -28,7 +28,7 @@ def test_accuracy(served: Served, tmp_path: Path) -> None:
 
 
 def test_planted_mistakes_are_repaired(served: Served, tmp_path: Path) -> None:
-    score = evaluate(served, tmp_path / "repair.json", "nano-repair", "--limit", "120")["score"]
+    score = evaluate(served, tmp_path / "repair.json", "nano-repair", "--limit", "60")["score"]
     assert score["accuracy"] >= LEAST_REPAIRED
 
 

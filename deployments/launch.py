@@ -188,16 +188,13 @@ class Application:
         gone_since: float | None = None
         controller: psutil.Process | None = None
         while self._process.poll() is None:
-            replicas = True
             if controller is None or not _alive(controller):  # looking through all processes every time took 3 % of a core
-                found = self._descendants()
-                controller = next((process for process in found if "ServeController" in _name(process)), None)
-                replicas = any("ServeReplica" in _name(process) for process in found)  # which a killed controller leaves
+                controller = next((process for process in self._descendants() if "ServeController" in _name(process)), None)
             alive = controller is not None or self._get("/-/healthz")
             gone_since = None if alive else gone_since or time.monotonic()
-            if gone_since and (not replicas or time.monotonic() - gone_since > GONE_S):
+            if gone_since and time.monotonic() - gone_since > GONE_S:
                 return
-            time.sleep(1)
+            time.sleep(2)
 
     def drain(self) -> None:
         """Let the requests that are here end, for `llm.graceful_shutdown_timeout_s` at most; new ones are refused meanwhile."""

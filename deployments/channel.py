@@ -58,24 +58,33 @@ class Address:
     key: bytes
 
 
-def read(loop: asyncio.AbstractEventLoop, socket: zmq.Socket[Any], take: Callable[[], None]) -> None:
+def _read(loop: asyncio.AbstractEventLoop, socket: zmq.Socket[Any], take: Callable[[], None]) -> None:
     """Take all messages that are there: ZMQ's file descriptor tells only of new ones (it is edge-triggered).
 
-    To be called also once before the descriptor is waited for, and after each sending, which takes note of what has come.
+    To be called also once before the descriptor is waited for (see `listen`), and after each sending, which takes note of what
+    has come.
     """
     try:
         while not socket.closed and int(socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
             take()
     except Exception:  # goes on to the event loop's log, but the other messages are still to be read
-        loop.call_soon(read, loop, socket, take)
+        loop.call_soon(_read, loop, socket, take)
         raise
+
+
+def listen(loop: asyncio.AbstractEventLoop, socket: zmq.Socket[Any], take: Callable[[], None]) -> None:
+    """Have the event loop call `take` for each message that comes.
+
+    Not `zmq.asyncio`, which makes a future and several callbacks a message.
+    """
+    loop.add_reader(socket.fileno(), _read, loop, socket, take)
+    loop.call_soon(_read, loop, socket, take)
 
 
 class Receiver:
     """The ingress's end: binds one of the TCP `ports` of `host`, and hands each step's frames, without header, to `deliver`.
 
     `deliver` raises MalformedError for what it cannot read. `hear` gets what is no step: what it is, its frames, and how to answer.
-    The sockets are read from the event loop directly: `zmq.asyncio` makes a future and several callbacks a message.
     """
 
     def __init__(
@@ -110,8 +119,7 @@ class Receiver:
         self._step = self.address.header + STEP
         self._loop = asyncio.get_running_loop()
         for opened, take in ((self._socket, self._take), (self._connections, self._watch)):
-            self._loop.add_reader(opened.fileno(), read, self._loop, opened, take)
-            self._loop.call_soon(read, self._loop, opened, take)
+            listen(self._loop, opened, take)
 
     def _take(self) -> None:
         lane, header, *frames = self._socket.recv_multipart(zmq.NOBLOCK, copy=False)
@@ -135,7 +143,7 @@ class Receiver:
         except zmq.ZMQError as error:  # no such lane any more, or no socket
             raise EngineUnavailableError("the way to the replica is broken") from error
         if int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
-            self._loop.call_soon(read, self._loop, self._socket, self._take)
+            self._loop.call_soon(_read, self._loop, self._socket, self._take)
 
     def _watch(self) -> None:
         """Count the connections that end before they are authenticated.
@@ -190,12 +198,11 @@ class Lane:
         self._events = self._socket.get_monitor_socket(ENDS)
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(self._events.fileno(), self._look)
-        self._loop.add_reader(self._socket.fileno(), read, self._loop, self._socket, self._take)
+        listen(self._loop, self._socket, self._take)
         self._socket.connect(address.endpoint)
         self.requests = 0
         self.closing: asyncio.TimerHandle | None = None
         self._loop.call_soon(self._look)  # the file descriptor tells of nothing until it was looked once
-        self._loop.call_soon(read, self._loop, self._socket, self._take)
 
     def _look(self) -> None:
         if not self._socket.closed and int(self._events.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
@@ -215,7 +222,7 @@ class Lane:
             self._look()
             return
         if int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
-            self._loop.call_soon(read, self._loop, self._socket, self._take)
+            self._loop.call_soon(_read, self._loop, self._socket, self._take)
 
     def close(self, linger_ms: int = 0) -> None:
         """Close the socket; what is then still queued is lost."""

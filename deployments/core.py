@@ -15,15 +15,14 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import msgspec
-import psutil
 import zmq
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
 from deployments import wire
-from deployments.channel import read
-from deployments.engine_process import CONFIGURED, IMPORTED
+from deployments.channel import listen
+from deployments.engine_process import CONFIGURED, IMPORTED, kill
 from deployments.errors import EngineLostError
 from deployments.settings import Settings
 
@@ -116,8 +115,7 @@ class EngineCore:
     def listen(self) -> None:
         """Take the engine's steps, and notice its end, on this event loop."""
         loop = self._loop = asyncio.get_running_loop()
-        loop.add_reader(self._output.fileno(), read, loop, self._output, self._take)
-        loop.call_soon(read, loop, self._output, self._take)
+        listen(loop, self._output, self._take)
         threading.Thread(target=self._wait, args=(loop,), daemon=True).start()
 
     def _wait(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -180,11 +178,7 @@ class EngineCore:
     def kill(self) -> None:
         """Kill the engine's processes: one that hangs would not end by itself."""
         if self._process.returncode is None:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                engine = psutil.Process(self._process.pid)
-                for process in (*engine.children(recursive=True), engine):
-                    with contextlib.suppress(psutil.NoSuchProcess):
-                        process.kill()
+            kill(self._process.pid)
 
     def close(self) -> None:
         """End the engine, which has nothing left to do: told to end, it takes seconds."""

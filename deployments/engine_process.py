@@ -4,13 +4,14 @@ Everything of vLLM's that an engine needs is imported and made here, and nothing
 one that started it, whose end of standard input it keeps open.
 """
 
+import contextlib
 import os
 import pickle
-import signal
 import sys
 import threading
 from typing import Any
 
+import psutil
 from prometheus_client import generate_latest
 
 IMPORTED, CONFIGURED, FAILED = b"i", b"c", b"f"
@@ -68,11 +69,17 @@ def _serve(config: Any, handshake_address: str) -> None:
 
 def _end_with_the_replica() -> None:
     """Wait until the replica is gone, however it ended; then end at once, with all the processes started from here."""
-    import psutil
-
     sys.stdin.buffer.read()
-    for process in (*psutil.Process().children(recursive=True), psutil.Process()):
-        process.send_signal(signal.SIGKILL)
+    kill(os.getpid())
+
+
+def kill(pid: int) -> None:
+    """Kill an engine's process, and all that it has started."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        engine = psutil.Process(pid)
+        for process in (*engine.children(recursive=True), engine):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
 
 
 def _gauges(config: Any) -> Any:

@@ -12,6 +12,7 @@ from ray import serve
 from deployments import exposition, logs, metrics, status, wire
 from deployments.channel import CANCEL, HELLO, LAST, REFUSED, Address, Lane, Sender
 from deployments.core import EngineCore, Gauges
+from deployments.engine import collect_less, download, prepare
 from deployments.errors import EngineLostError, EngineUnavailableError
 from deployments.fairness import FIRST, FairOrder
 from deployments.phases import Phases
@@ -40,8 +41,6 @@ class LLM:
     """
 
     async def __init__(self, settings: Settings) -> None:  # type: ignore[misc]  # Serve awaits it
-        from deployments.engine import collect_less
-
         self._phases = Phases("engine", status.note)
         self._stats: dict[str, Any] | None = None
         self._leaves = False
@@ -59,8 +58,6 @@ class LLM:
         collect_less()
 
     def _start(self, settings: Settings) -> EngineCore:
-        from deployments.engine import download, prepare
-
         prepare(settings.llm.env)
         if settings.measuring.enabled:
             logs.write_requests("LLM")

@@ -1,8 +1,8 @@
 """vLLM's messages between a frontend and an engine core (0.32.0), as far as who stands between them reads them.
 
-With these an LLM replica takes requests and hands on outputs without vLLM, whose import takes 8 s and 600 MB. What it does not read
-stays as it was encoded: with `Any` as its type a field is decoded into plain lists, maps and `msgspec.msgpack.Ext`, and encoded
-again the same. Fields are told apart by their position: `tests/unit/test_wire.py` compares them with vLLM's.
+With these an LLM replica takes requests and hands on outputs without vLLM, whose import takes 8 s and half a gigabyte. What it does
+not read stays as it was encoded: with `Any` as its type a field is decoded into plain lists, maps and `msgspec.msgpack.Ext`, and
+encoded again the same. Fields are told apart by their position: `tests/unit/test_wire.py` compares them with vLLM's.
 """
 
 from typing import Any
@@ -20,7 +20,7 @@ DEAD = b"ENGINE_CORE_DEAD"
 
 
 class Request(msgspec.Struct, array_like=True, omit_defaults=True):
-    """The first fields of vLLM's `EngineCoreRequest`, and those after them unread."""
+    """vLLM's `EngineCoreRequest`: what an engine is asked for."""
 
     request_id: str
     prompt_token_ids: list[int] | None

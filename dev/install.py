@@ -75,8 +75,8 @@ def main(name: str) -> None:
     """Install the lock `name`."""
     lock = LOCKS / f"{name}.txt"
     began = time.monotonic()
-    print(f"  install   {lock.name}: {len(lock.read_text().split())} packages (some minutes the first time)", flush=True)
     requirements = lock.read_text().split()
+    print(f"  install   {lock.name}: {len(requirements)} packages (some minutes the first time)", flush=True)
     of_torch = [requirement for requirement in requirements if requirement.startswith("torch==") and requirement.endswith("+cpu")]
     others = [requirement for requirement in requirements if requirement not in of_torch]
     with ThreadPoolExecutor() as pool:

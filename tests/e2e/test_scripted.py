@@ -34,10 +34,8 @@ def url(request: pytest.FixtureRequest) -> Iterator[str]:
         process.communicate()
         pytest.fail(f"the application did not start:\n{output}")
     yield "http://127.0.0.1:8123"
-    for left in [
-        *psutil.Process(process.pid).children(recursive=True),
-        process,
-    ]:  # `serve run` would leave HAProxy behind (Ray 2.60.0)
+    # All at once: `serve run` by itself leaves HAProxy behind (Ray 2.60.0).
+    for left in [*psutil.Process(process.pid).children(recursive=True), process]:
         with contextlib.suppress(psutil.NoSuchProcess):
             left.kill()
     process.communicate()

@@ -3,7 +3,6 @@
 vLLM is imported inside the functions, and only after `prepare` has set the environment it reads at import.
 """
 
-import gc
 import json
 import os
 from argparse import Namespace
@@ -11,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from deployments.garbage import collect_less
 from deployments.settings import MODEL_FILES, WEIGHT_FILES, Settings
 
 if TYPE_CHECKING:
@@ -157,14 +157,3 @@ def tune_process() -> None:
 
     vllm.envs.enable_envs_cache()
     collect_less()
-
-
-def collect_less() -> None:
-    """Collect garbage less often.
-
-    A token makes dozens of short-lived objects; at Python's default threshold of 700, collections that find nothing run all
-    the time.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(20_000, 20, 50)

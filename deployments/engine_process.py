@@ -14,6 +14,8 @@ from typing import Any
 import psutil
 from prometheus_client import generate_latest
 
+from deployments.garbage import no_collecting
+
 IMPORTED, CONFIGURED, FAILED = b"i", b"c", b"f"
 """What it writes to the pipe that it is given, when it is so far. What has failed follows."""
 
@@ -29,10 +31,11 @@ def main(said: int) -> None:
 
 
 def _run(said: int) -> None:
-    import vllm.v1.engine.core
-    import vllm.v1.executor  # noqa: F401
-    from vllm.utils.numa_utils import configure_subprocess
-    from vllm.utils.system_utils import get_mp_context
+    with no_collecting():
+        import vllm.v1.engine.core
+        import vllm.v1.executor  # noqa: F401
+        from vllm.utils.numa_utils import configure_subprocess
+        from vllm.utils.system_utils import get_mp_context
 
     os.write(said, IMPORTED)
     settings, handshake_address = pickle.load(sys.stdin.buffer)

@@ -19,6 +19,7 @@ from deployments import exposition, logs, metrics
 from deployments.bridge import UIBridge
 from deployments.draining import RUN, Draining, draining
 from deployments.errors import SatoriError
+from deployments.garbage import no_collecting
 from deployments.hardware import lacking
 from deployments.keys import open_store
 from deployments.measuring import Measuring
@@ -69,7 +70,7 @@ class Ingress:
             logger.warning("%s", lack)
         prepare({"VLLM_TARGET_DEVICE": "cpu"})  # whatever vLLM's build and this host's devices, nothing here runs on one
         with phases.reported():
-            with phases("import vllm"), sparing_logging():
+            with phases("import vllm"), sparing_logging(), no_collecting():
                 await asyncio.to_thread(_import_vllm)
             settings = self._settings
             if not is_path(settings.model):

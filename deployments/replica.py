@@ -12,9 +12,10 @@ from ray import serve
 from deployments import exposition, logs, metrics, status, wire
 from deployments.channel import CANCEL, HELLO, LAST, REFUSED, Address, Lane, Sender
 from deployments.core import EngineCore, Gauges
-from deployments.engine import collect_less, download, prepare
+from deployments.engine import download, prepare
 from deployments.errors import EngineLostError, EngineUnavailableError
 from deployments.fairness import FIRST, FairOrder
+from deployments.garbage import collect_less
 from deployments.phases import Phases
 from deployments.reporting import Meter
 from deployments.settings import Settings, is_path

@@ -6,7 +6,7 @@ RUN = .venv/bin/python
 READY = .venv/ready-$(EXTRA)
 BROWSER = $(wildcard tests/browser/test_*.py)
 
-.PHONY: serve stop monitoring report test unit browser $(BROWSER) e2e lint bench chaos nano lock clean
+.PHONY: serve stop monitoring report test beside lint unit browser $(BROWSER) parts e2e bench chaos nano lock clean
 
 serve: $(READY)
 	@exec $(RUN) -m deployments.launch $(ARGS)
@@ -23,10 +23,14 @@ monitoring: $(READY)
 report: .venv/ready-test
 	$(RUN) -m monitoring.report $(ARGS)
 
-# What needs no application runs at once; then the application, alone.
+# The browser's tests, as many as there are cores for; then those of the whole application, and what needs none of it in the
+# CPU time that they leave.
 test: .venv/ready-test
-	@$(MAKE) --jobs=4 --output-sync=target lint unit browser
-	@$(MAKE) e2e
+	@$(MAKE) --jobs=4 --output-sync=target browser
+	@$(MAKE) --jobs=2 e2e beside
+
+beside: .venv/ready-test
+	@mkdir -p .run; nice -n 19 $(MAKE) lint unit parts >.run/beside.txt 2>&1; status=$$?; cat .run/beside.txt; exit $$status
 
 lint: .venv/ready-test
 	$(RUN) -m ruff check .
@@ -41,6 +45,10 @@ browser: $(BROWSER)
 
 $(BROWSER): .venv/ready-test
 	$(RUN) -m pytest $@ $(ARGS)
+
+# Real parts of the application, each by itself.
+parts: .venv/ready-test
+	$(RUN) -m pytest tests/parts --timeout=240 $(ARGS)
 
 # A test's time limit is not what an application may take to start on a busy machine.
 e2e: .venv/ready-test
@@ -66,12 +74,15 @@ lock: $(READY)
 nano: $(READY)
 	$(RUN) -m models.recipe .run/nano
 
-.venv/ready-%: dev/locks/%.txt dev/install.py
+$(READY): dev/locks/$(EXTRA).txt dev/install.py
 	@test -x $(RUN) || $(PYTHON) -m venv .venv
-	@$(RUN) dev/install.py $*
+	@$(RUN) dev/install.py $(EXTRA)
 	@touch $@
 
-.venv/ready-test: $(READY)
+.venv/ready-test: dev/locks/$(EXTRA).txt dev/locks/test.txt dev/install.py
+	@test -x $(RUN) || $(PYTHON) -m venv .venv
+	@$(RUN) dev/install.py $(EXTRA) test
+	@touch $(READY) $@
 
 clean:
 	rm -rf .venv .run

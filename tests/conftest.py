@@ -3,7 +3,6 @@
 import contextlib
 import os
 import re
-import signal
 import subprocess
 import sys
 import threading
@@ -90,13 +89,11 @@ class Served:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.stop()
-
-    def stop(self, number: int = signal.SIGINT) -> None:
-        """Send a signal and wait for the end."""
-        if self.process.poll() is None:
-            os.kill(self.process.pid, number)
-        self.process.wait(timeout=60)
+        """Kill what is left of it: a stop takes seconds, and has tests of its own."""
+        for process in [*self.processes(), psutil.Process(self.process.pid)] if self.process.poll() is None else []:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        self.process.wait()
         self.process.stdout.close()  # type: ignore[union-attr]
 
 
@@ -126,9 +123,8 @@ class Streaming:
 @pytest.fixture(scope="module")
 def served(request: pytest.FixtureRequest) -> Iterator[Served]:
     """A running application with the settings of the module's `ARGUMENTS`, and the default preset."""
-    application = Served(*getattr(request.module, "ARGUMENTS", ()))
-    yield application
-    application.stop()
+    with Served(*getattr(request.module, "ARGUMENTS", ())) as application:
+        yield application
 
 
 @pytest.fixture(scope="session")

@@ -239,8 +239,8 @@ async def strike(stack: Stack, http: httpx.AsyncClient, name: str, wanted: Seque
         for process in fault.targets(stack, rng):
             os.kill(process.pid, fault.signal)
 
-    # Early: on a busy machine the streams are ahead of what has been read here.
-    replies = await struck(http, rng.randrange(STREAMS, sum(reply.chunks for reply in wanted) // 4), at_once)
+    # Early: an engine is several times as far as what its ingress has written and is read here, and may be done.
+    replies = await struck(http, rng.randrange(STREAMS, sum(reply.chunks for reply in wanted) // 12), at_once)
     ended_s = time.monotonic() - began
     await stack.whole(http)
     whole_s = time.monotonic() - began

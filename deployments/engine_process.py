@@ -77,7 +77,7 @@ def _end_with_the_replica() -> None:
 
 
 def kill(pid: int) -> None:
-    """Kill an engine's process, and all that it has started."""
+    """Kill a process, an engine's for one, and all that it has started."""
     with contextlib.suppress(psutil.NoSuchProcess):
         engine = psutil.Process(pid)
         for process in (*engine.children(recursive=True), engine):

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import settings
 
 from cluster.chaos import Stack, engines, is_engine, words
+from deployments.engine_process import kill
 
 ROOT = Path(__file__).parent.parent
 SERVE = str(Path(sys.executable).with_name("serve"))
@@ -90,9 +91,8 @@ class Served:
 
     def __exit__(self, *_: object) -> None:
         """Kill what is left of it: a stop takes seconds, and has tests of its own."""
-        for process in [*self.processes(), psutil.Process(self.process.pid)] if self.process.poll() is None else []:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
+        if self.process.poll() is None:
+            kill(self.process.pid)
         self.process.wait()
         self.process.stdout.close()  # type: ignore[union-attr]
 

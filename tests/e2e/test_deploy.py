@@ -1,7 +1,6 @@
 """The application on a Ray cluster that is there already: `serve deploy` of a config file that names `deployments:config`."""
 
 import asyncio
-import contextlib
 import os
 import subprocess
 import sys
@@ -12,12 +11,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
-import psutil
 import pytest
 import yaml
 from conftest import ROOT
 
 from cluster import chaos
+from deployments.engine_process import kill
 
 BIN = Path(sys.executable).parent
 
@@ -39,10 +38,7 @@ def cluster() -> Iterator[dict[str, str]]:
     started = any("Ray runtime started" in line for line in head.stdout)
     assert started
     yield environment
-    processes = psutil.Process(head.pid).children(recursive=True)
-    for process in [*processes, psutil.Process(head.pid)]:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.kill()
+    kill(head.pid)
     head.communicate()
     # What a stopped head leaves behind: a plain `serve run` would wait for the cluster at this address.
     Path("/tmp/ray/ray_current_cluster").unlink(missing_ok=True)

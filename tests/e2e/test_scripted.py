@@ -3,7 +3,6 @@
 `SATORI_SERVE` may name the `serve` command of another environment, such as one with vLLM's CUDA build on a host without a GPU.
 """
 
-import contextlib
 import json
 import os
 import subprocess
@@ -15,6 +14,8 @@ import psutil
 import pytest
 from conftest import ROOT
 from conftest import SERVE as OURS
+
+from deployments.engine_process import kill
 
 SERVE = os.environ.get("SATORI_SERVE", OURS)
 
@@ -35,9 +36,7 @@ def url(request: pytest.FixtureRequest) -> Iterator[str]:
         pytest.fail(f"the application did not start:\n{output}")
     yield "http://127.0.0.1:8123"
     # All at once: `serve run` by itself leaves HAProxy behind (Ray 2.60.0).
-    for left in [*psutil.Process(process.pid).children(recursive=True), process]:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            left.kill()
+    kill(process.pid)
     process.communicate()
 
 

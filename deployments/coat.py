@@ -31,6 +31,7 @@ OPENINGS = (
     "因此,最终答案",
     "因此，最终答案",
 )
+_OPENING_BEGUN = {opening[:end] for opening in OPENINGS for end in range(len(opening) + 1)}
 _BOX = re.compile(r"(?:\$\$?|\\[(\[])?\s*\\boxed\{")
 _BOX_BEGUN = re.compile(r"(?:\$\$?|\\[(\[]|\\)\s*(?:\\?(?:b(?:o(?:x(?:e(?:d)?)?)?)?)?)?$")
 HELD_CHARACTERS = 240
@@ -135,14 +136,22 @@ class Reader:
         self._open = False  # the answer got longer than what is held; it goes out as it comes
         self._line_start = True
         self._held = ""
+        self._steady: tuple[bool, str | None, int] | None = None  # what plain text is now, where that is certain
 
     def feed(self, text: str) -> list[Delta]:
         """Return what can be told of the text so far."""
-        segment = self._segment
-        plain = segment.action is not None and not (self._held or self._answering or self._line_start or self._splitter.holds)
-        if plain and _PLAIN.fullmatch(text):  # as most tokens are
-            return [Delta(False, segment.action, segment.number, text)]
-        return [delta for piece in self._splitter.feed(text) for delta in self._take(piece)]
+        if self._steady is not None and _PLAIN.fullmatch(text):  # as most tokens are
+            return [Delta(*self._steady, text)]
+        pieces = self._splitter.feed(text)
+        deltas = [delta for piece in pieces for delta in self._take(piece)]
+        self._steady = None
+        if pieces and not self._splitter.holds and not self._held:
+            action, number, _ = self._segment
+            if action is None or self._open:
+                self._steady = (True, action, number)
+            elif not self._line_start:
+                self._steady = (False, action, number)
+        return deltas
 
     def finish(self) -> list[Delta]:
         """Return the rest: the reply is complete."""
@@ -175,11 +184,11 @@ class Reader:
             if self._line_start:
                 stripped = self._held[at:].lstrip()
                 line = stripped.lower()
-                if any(line.startswith(opening) for opening in OPENINGS):
+                if line.startswith(OPENINGS):
                     at = len(self._held) - len(stripped)
                     self._answering = True
                     break
-                if any(opening.startswith(line) for opening in OPENINGS):
+                if line in _OPENING_BEGUN:
                     break  # too short to tell
                 self._line_start = False
             end = self._held.find("\n", at)

@@ -190,12 +190,13 @@ class CoatReasoningParser(ReasoningParser):
     def _take(self, deltas: list[Delta]) -> None:
         for delta in deltas:
             self.transcript.add(delta)
-            shown = delta if delta.content else delta._replace(text=self._shown(delta))
+            if not delta.content and (shown := self._shown(delta)) != delta.text:
+                delta = delta._replace(text=shown)
             last = self._waiting[-1] if self._waiting else None
             if last and (last.content, last.number) == (delta.content, delta.number):
-                self._waiting[-1] = last._replace(text=last.text + shown.text)
+                self._waiting[-1] = last._replace(text=last.text + delta.text)
             else:
-                self._waiting.append(shown)
+                self._waiting.append(delta)
 
     def _shown(self, delta: Delta) -> str:
         """Return a piece of reasoning as clients see it: each segment on a line of its own, in the place of its action."""

@@ -95,7 +95,7 @@ class Ingress:
         from vllm.entrypoints.launchers.app import build_app
         from vllm.v1.executor import Executor
 
-        from deployments import access, answers, chat, plain_text, routes
+        from deployments import access, answers, chat, chunks, plain_text, routes
         from deployments.body import BodyLimit
         from deployments.client import ServeEngineClient, used_by_async_llm
         from deployments.engine import TASKS, frontend_config, server_arguments, tune_process, writes_coat
@@ -104,6 +104,7 @@ class Ingress:
         from deployments.replies import CoatServing
         from deployments.vllm_metrics import FrontendMetrics
 
+        chunks.make_without_check()
         arguments = await asyncio.to_thread(server_arguments, self._settings.model_copy(update={"model": model}))
         config = await asyncio.to_thread(frontend_config, arguments)
         coat = await asyncio.to_thread(writes_coat, arguments, config)

@@ -4,6 +4,7 @@ vLLM has such comments too (`--sse-keep-alive-interval`), at the price of a task
 """
 
 import asyncio
+from collections.abc import Awaitable
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -42,16 +43,18 @@ class _Stream:
         self._timer: asyncio.TimerHandle | None = None
         self._comment: asyncio.Task[None] | None = None
 
-    async def send(self, message: Message) -> None:
-        """Send a message of the application's."""
+    def send(self, message: Message) -> Awaitable[None]:
+        """Send a message of the application's. Not a coroutine of its own: this is done for every token."""
         self._last = self._loop.time()
         if message["type"] == "http.response.start":
             if Headers(raw=message["headers"]).get("content-type", "").startswith("text/event-stream"):
                 self._timer = self._loop.call_later(self._interval_s, self._look)
         elif not message.get("more_body"):
             self.end()
-        if self._comment is not None:
-            await self._comment
+        return self._send(message) if self._comment is None else self._send_after(self._comment, message)
+
+    async def _send_after(self, comment: Awaitable[None], message: Message) -> None:
+        await comment
         await self._send(message)
 
     def end(self) -> None:

@@ -5,7 +5,7 @@ prompts that are not read yet), each for one ingress. vLLM answers 503; that an 
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from typing import ClassVar
 
@@ -48,10 +48,10 @@ class RetryAfter:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
 
-        async def told(message: Message) -> None:
+        def told(message: Message) -> Awaitable[None]:  # no coroutine of its own: this is done for every token
             if message["type"] == "http.response.start" and message["status"] in (429, 503):
                 seconds = min(LONGEST_S, max(1, math.ceil(self.pace_s() / 2)))
                 MutableHeaders(scope=message).setdefault("retry-after", str(seconds))
-            await send(message)
+            return send(message)
 
         await self._app(scope, receive, told if scope["type"] == "http" else send)

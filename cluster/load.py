@@ -96,10 +96,16 @@ def message(host: str, port: int, model: str, prompt: str, tokens: int) -> bytes
     return head.encode() + b"Content-Length: %d\r\n\r\n" % len(body) + body
 
 
+def problem(rng: random.Random) -> str:
+    """Return a problem that nano thinks about for 150 to 260 tokens, seldom the same twice."""
+    first, second, less = (rng.randint(10, 99) for _ in range(3))
+    return f"({first} + {second}) * {rng.randint(2, 9)} - {less} = ?"
+
+
 async def run(host: str, port: int, model: str, clients: int, requests: int, tokens: int, seed: int) -> Sample:
     """Run `requests` streams of `tokens` tokens over `clients` connections; return what was seen."""
     rng = random.Random(seed)
-    messages = [message(host, port, model, f"{rng.randrange(10**9)} + {rng.randrange(10**9)} = ?", tokens) for _ in range(requests)]
+    messages = [message(host, port, model, problem(rng), tokens) for _ in range(requests)]
     sample = Sample(clients)
     loop = asyncio.get_running_loop()
 

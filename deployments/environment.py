@@ -46,6 +46,8 @@ SERVING = {
     "REPORTER_UPDATE_INTERVAL_MS": "15000",
     "METRICS_RECORD_INTERVAL_S": "60",
     "RAY_DASHBOARD_AGENT_CHECK_PARENT_INTERVAL_S": "2",
+    # Ray starts workers at nice 15, behind whatever else the host runs: beside two busy loops on 2 cores, 10 % fewer tokens.
+    "RAY_worker_niceness": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_process_group_cleanup_enabled": "1",
     "PYTHONUNBUFFERED": "1",

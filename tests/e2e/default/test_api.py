@@ -8,6 +8,7 @@ from typing import Any
 import anthropic
 import httpx
 import openai
+import psutil
 import pytest
 from conftest import Served
 from transformers import AutoTokenizer
@@ -33,6 +34,10 @@ def text(client: openai.OpenAI, **options: Any) -> str:
     given = {"max_tokens": 24, "temperature": 0} | options
     given["extra_body"] = RAW["extra_body"] | options.get("extra_body", {})
     return client.chat.completions.create(model="nano", messages=ASK, **given).choices[0].message.content or ""
+
+
+def test_the_engine_has_the_priority_of_who_started_the_application(served: Served) -> None:
+    assert served.engine().nice() == psutil.Process().nice()
 
 
 def test_start_up_told_its_phases_and_addresses(served: Served) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import psutil
 from prometheus_client import generate_latest
 
+from deployments.cores import take_all
 from deployments.garbage import no_collecting
 
 IMPORTED, CONFIGURED, FAILED = b"i", b"c", b"f"
@@ -23,6 +24,7 @@ IMPORTED, CONFIGURED, FAILED = b"i", b"c", b"f"
 def main(said: int) -> None:
     """Run an engine core until it is told to end. `said` is the pipe's file descriptor."""
     os.set_inheritable(said, False)
+    take_all()
     try:
         _run(said)
     except Exception as error:

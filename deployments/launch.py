@@ -28,7 +28,7 @@ from typing import Any
 
 import psutil
 
-from deployments import keys
+from deployments import cores, keys
 from deployments import settings as settings_module
 from deployments.draining import RUN, marker
 from deployments.environment import SERVING
@@ -126,7 +126,7 @@ class Application:
     def __init__(self, arguments: list[str], settings: Settings, guarded: bool) -> None:
         self._url = f"http://{settings.http.host.replace('0.0.0.0', '127.0.0.1')}:{settings.http.port}"
         self._settings = settings
-        self._variables = environment()
+        self._variables = environment() | cores.parted(settings)
         self._headers = {"content-type": "application/json"}
         if guarded:
             self._headers["authorization"] = f"Bearer {add_key(self._variables)}"
@@ -178,6 +178,8 @@ class Application:
         if not self._get("/v1/completions", body):
             raise SatoriError("the application is up but gave no answer; the end of its log:\n" + _tail(LOG, 40))
         say("warm-up", "first answer through the whole path", time.monotonic() - first)
+        if both := self._variables.get(cores.VARIABLE):  # not before: a start has use for both
+            cores.keep_to_the_last(self._descendants(), both)
         say("ready", "", time.monotonic() - began)
         ui = f"\n  UI    {self._url}/ui" if self._settings.ui.enabled else ""
         warn(self._warning)

@@ -97,7 +97,7 @@ def message(host: str, port: int, model: str, prompt: str, tokens: int) -> bytes
 
 
 def problem(rng: random.Random) -> str:
-    """Return a problem that nano thinks about for 150 to 260 tokens, seldom the same twice."""
+    """Return a problem that nano thinks about for 240 tokens and more, seldom the same twice."""
     first, second, less = (rng.randint(10, 99) for _ in range(3))
     return f"({first} + {second}) * {rng.randint(2, 9)} - {less} = ?"
 

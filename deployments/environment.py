@@ -33,8 +33,6 @@ SERVING = {
     "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
     "RAY_SERVE_HAPROXY_BINARY_PATH": str(Path(__file__).parent / "haproxy.sh"),
     "SATORI_HAPROXY": haproxy(),
-    # Its `option idle-close-on-response` makes HAProxy (2.8) miss that the client of a reused connection has left.
-    "RAY_SERVE_ENABLE_HAPROXY_OPTIMIZED_CONFIG": "0",
     # A request whose ingress dies before a byte of the answer goes to another one, if it fits into HAProxy's buffer (16 KiB). What
     # HAProxy had whole when it sent it, it can send again: so it waits for bodies, for which Ray has no variable but a line here.
     "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response\n    option http-buffer-request",

@@ -2,7 +2,7 @@
 
     python -m deployments.launch [key=value ...]
 
-Checks settings, ports and model first; then starts `serve run` in a session of its own, shows the start-up phases with their
+Checks settings, ports and model first; then starts `serve run` in a process group of its own, shows the start-up phases with their
 seconds, and the addresses when the first answer has come through the whole path. Ctrl-C or SIGTERM stop it as soon as the requests
 that it has are answered, or `llm.graceful_shutdown_timeout_s` is over; new ones are refused meanwhile. A second one, or `serve
 shutdown`, stops it at once.
@@ -139,13 +139,16 @@ class Application:
         # all that is started below, and worth 6 % of the CPU time a token costs under load.
         os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
         command = [str(Path(sys.executable).with_name("serve")), "run", "deployments.config", *arguments]
+        # A group, so that Ctrl-C is the launcher's alone; not a session, for Linux shares the CPU out by sessions (autogroup): its
+        # 6.18 let a busy application's session starve others, such as its clients', for seconds.
         self._process = subprocess.Popen(
             command,
             cwd=ROOT,
             env=self._variables,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            start_new_session=True,
+            stdin=subprocess.DEVNULL,
+            process_group=0,
             text=True,
         )
         self._reader = threading.Thread(target=self._read, daemon=True)

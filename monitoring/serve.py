@@ -40,7 +40,7 @@ class Server:
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("w") as out:
             self.process = subprocess.Popen(
-                command, stdout=out, stderr=subprocess.STDOUT, env=os.environ | (environment or {}), start_new_session=True
+                command, stdout=out, stderr=subprocess.STDOUT, env=os.environ | (environment or {}), process_group=0
             )
 
     def wait_ready(self) -> None:

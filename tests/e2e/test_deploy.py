@@ -32,7 +32,7 @@ def cluster() -> Iterator[dict[str, str]]:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        start_new_session=True,
+        process_group=0,
     )
     assert head.stdout
     started = any("Ray runtime started" in line for line in head.stdout)

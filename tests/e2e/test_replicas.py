@@ -89,7 +89,7 @@ async def test_a_killed_ingress_loses_only_the_streams_it_held(served: Served) -
     limits = httpx.Limits(max_connections=40)
     async with httpx.AsyncClient(base_url=served.url, timeout=60, limits=limits) as http:
         replies = [chaos.Reply() for _ in range(24)]
-        body = chaos.question(0) | {"max_tokens": 1500}  # none may end before all are counted
+        body = chaos.question(0) | {"max_tokens": 1000}  # none may end before all are counted
         reading = asyncio.gather(*(reply.read(http, body) for reply in replies))
         while not all(reply.chunks for reply in replies):
             await asyncio.sleep(0.01)

@@ -1,0 +1,119 @@
+"""HAProxy as Ray Serve's manager runs it in our environment: clients do not notice that it is replaced, as for each new ingress."""
+
+import asyncio
+import os
+import socket
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from deployments.environment import SERVING
+
+RELOADS = 10
+CLIENTS = 12
+# Serve's manager without its actor: prints a line when HAProxy runs, and for each line it reads when HAProxy has been replaced.
+MANAGER = """
+import asyncio, sys
+from ray.serve._private.haproxy import BackendConfig, HAProxyApi, HAProxyConfig, ServerConfig
+from ray.serve.config import HTTPOptions
+
+async def main(folder, port, stats, metrics, server):
+    config = HAProxyConfig(
+        socket_path=f"{folder}/admin.sock", server_state_base=folder, server_state_file=f"{folder}/state", stats_port=stats,
+        metrics_port=metrics, has_received_routes=True, has_received_servers=True,
+        http_options=HTTPOptions(host="127.0.0.1", port=port),
+    )
+    backend = BackendConfig(name="all", path_prefix="/", app_name="all", servers=[ServerConfig("only", "127.0.0.1", server)])
+    manager = HAProxyApi(config, {"all": backend}, f"{folder}/haproxy.cfg")
+    await manager.start()
+    print("runs", flush=True)
+    while await asyncio.to_thread(sys.stdin.readline):
+        await manager.reload()
+        print("replaced", flush=True)
+    await manager.stop()
+
+asyncio.run(main(sys.argv[1], *map(int, sys.argv[2:])))
+"""
+REQUEST = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n" + b"x" * 100
+REPLY = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
+
+
+def free_ports(number: int) -> list[int]:
+    """Return ports of this machine that nobody listens on."""
+    probes = [socket.create_server(("127.0.0.1", 0)) for _ in range(number)]
+    ports = [int(probe.getsockname()[1]) for probe in probes]
+    for probe in probes:
+        probe.close()
+    return ports
+
+
+async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Answer the requests of a connection, and HAProxy's checks."""
+    try:
+        while head := await reader.readuntil(b"\r\n\r\n"):
+            if head.startswith(b"POST"):
+                await reader.readexactly(100)
+                await asyncio.sleep(0.003)
+            writer.write(REPLY)
+    except (asyncio.IncompleteReadError, ConnectionError):
+        writer.close()
+
+
+@asynccontextmanager
+async def haproxy(folder: Path, port: int, server: int) -> AsyncIterator[Callable[[], Awaitable[None]]]:
+    """Run HAProxy on `port` before `server`, by Serve's manager; yield what replaces it."""
+    command = [sys.executable, "-c", MANAGER, str(folder), *map(str, (port, *free_ports(2), server))]
+    pipes = {"stdin": asyncio.subprocess.PIPE, "stdout": asyncio.subprocess.PIPE}
+    process = await asyncio.create_subprocess_exec(*command, env=os.environ | SERVING, **pipes)
+    orders, done = process.stdin, process.stdout
+    assert orders is not None
+    assert done is not None
+
+    async def replace() -> None:
+        orders.write(b"\n")
+        assert await done.readline() == b"replaced\n"
+
+    try:
+        assert await done.readline() == b"runs\n"
+        yield replace
+    finally:
+        orders.close()
+        assert await process.wait() == 0
+
+
+async def ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+    """Send a request and read its reply; return whether the connection goes on."""
+    writer.write(REQUEST)
+    head = await reader.readuntil(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 200"), head
+    await reader.readexactly(2)
+    return b"connection: close" not in head.lower()
+
+
+async def test_no_request_is_lost_when_haproxy_is_replaced(tmp_path: Path) -> None:
+    """Neither on a new connection nor on one that has been used before."""
+    over = False
+    answered = 0
+
+    async def client(port: int, reuse: bool) -> None:
+        nonlocal answered
+        while not over:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            while await ask(reader, writer) and reuse and not over:
+                answered += 1
+                await asyncio.sleep(0.001)
+            answered += 1
+            writer.close()
+
+    (port,) = free_ports(1)
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server, haproxy(tmp_path, port, server.sockets[0].getsockname()[1]) as replace, asyncio.TaskGroup() as clients:
+        for number in range(CLIENTS):
+            clients.create_task(client(port, reuse=bool(number % 2)))
+        for _ in range(RELOADS):
+            before = answered
+            await replace()
+            while answered < before + CLIENTS:
+                await asyncio.sleep(0.001)
+        over = True

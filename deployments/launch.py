@@ -3,9 +3,9 @@
     python -m deployments.launch [key=value ...]
 
 Checks settings, ports and model first; then starts `serve run` in a process group of its own, shows the start-up phases with their
-seconds, and the addresses when the first answer has come through the whole path. Ctrl-C or SIGTERM stop it as soon as the requests
-that it has are answered, or `llm.graceful_shutdown_timeout_s` is over; new ones are refused meanwhile. A second one, or `serve
-shutdown`, stops it at once.
+seconds, and the addresses when the first answer has come through the whole path. Ctrl-C, SIGTERM or a terminal that closes stop it
+as soon as the requests that it has are answered, or `llm.graceful_shutdown_timeout_s` is over; new ones are refused meanwhile. A
+second one, or `serve shutdown`, stops it at once.
 Everything it started carries the environment variable SATORI_RUN, by which it finds and ends what would have stayed (Ray 2.60
 can leave `haproxy` and `VLLM::*` processes behind). All output of Ray and vLLM is in `.run/serve.log`.
 """
@@ -43,6 +43,8 @@ STOP_S = 9.0
 GONE_S = 5.0
 # What ends by itself: Serve's actors, engines and proxies, by words of their names.
 WHO_END = ("ray::Serve", "VLLM::", "haproxy")
+STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""What stops the application: the last one is a terminal that closes."""
 HAPROXY_PORTS = {"RAY_SERVE_HAPROXY_METRICS_PORT": 9101, "RAY_SERVE_HAPROXY_STATS_PORT": 8404}
 
 
@@ -57,7 +59,7 @@ def environment() -> dict[str, str]:
 
 def say(part: str, what: str, seconds: float | None = None) -> None:
     """Print one progress line."""
-    with contextlib.suppress(BrokenPipeError):  # nobody reads any more; what is to be stopped is still to be stopped
+    with contextlib.suppress(OSError):  # nobody reads any more; what is to be stopped is still to be stopped
         print(f"  {part:<9} {what:<52}" + ("" if seconds is None else f"{seconds:6.1f} s"), flush=True)
 
 
@@ -245,7 +247,7 @@ class Application:
                 self._process.send_signal(signal.SIGINT)
             while not now and not self._ended() and time.monotonic() - began < STOP_S:
                 time.sleep(0.1)
-        for number in (signal.SIGINT, signal.SIGTERM):  # what is left is killed, whoever asks again
+        for number in STOPS:  # what is left is killed, whoever asks again
             signal.signal(number, signal.SIG_IGN)
         left = self._descendants()
         killed = ", ".join(sorted({_name(process).split(" ")[0].rpartition("/")[2] for process in left}))
@@ -310,8 +312,9 @@ def _tail(path: Path, lines: int) -> str:
 
 def main(arguments: list[str]) -> int:
     """Serve until stopped; return the exit status."""
-    for number in (signal.SIGINT, signal.SIGTERM):  # also where SIGINT was ignored, as in a shell's background job
-        signal.signal(number, signal.default_int_handler)
+    for number in STOPS:  # also where SIGINT was ignored, as in a shell's background job
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # `nohup` outlives its terminal
+            signal.signal(number, signal.default_int_handler)
     try:
         words = {key: value for key, _, value in (word.partition("=") for word in arguments)}
         settings = settings_module.load(words)
@@ -330,7 +333,7 @@ def main(arguments: list[str]) -> int:
             application.wait_ready()
             application.wait_gone()
         except KeyboardInterrupt:
-            with contextlib.suppress(BrokenPipeError):
+            with contextlib.suppress(OSError):
                 print()  # below the ^C of a terminal
             application.drain()
     except KeyboardInterrupt:

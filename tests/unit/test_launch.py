@@ -2,7 +2,7 @@
 
 import signal
 from collections.abc import Iterator
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 
@@ -36,7 +36,7 @@ class Application:
 
 @pytest.fixture
 def handlers() -> Iterator[None]:
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.getsignal(number) for number in launch.STOPS}
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
@@ -63,3 +63,10 @@ def test_it_ends_the_application(interrupted: tuple[str, ...], now: bool, monkey
     monkeypatch.setattr(Application, "stopped", [])
     assert launch.main(["preset=nano-cpu"]) == 0
     assert Application.stopped == [now]
+
+
+@pytest.mark.parametrize(("before", "after"), [(signal.SIG_DFL, signal.default_int_handler), (signal.SIG_IGN, signal.SIG_IGN)])
+def test_a_terminal_that_closes_ends_it_but_for_nohup(before: Any, after: Any, handlers: None) -> None:
+    signal.signal(signal.SIGHUP, before)
+    assert launch.main(["preset=none"]) == 1, "ended by its arguments"
+    assert signal.getsignal(signal.SIGHUP) == after

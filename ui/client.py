@@ -19,8 +19,8 @@ class Client:
 
     def __init__(self, url: str) -> None:
         """`url` is the API's address without `/v1`."""
-        # Each request on a connection of its own: as Ray configures HAProxy by default, it can miss that the client of a second one
-        # leaves.
+        # Each request on a connection of its own: with splice(), which Ray's HAProxy has by default and ours has not (haproxy.sh),
+        # it missed clients of used connections that left.
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
         # A reply may be long in coming (a queue, a model that is being loaded), so reading has no limit of its own.
         timeout = httpx.Timeout(None, connect=CONNECT_S)

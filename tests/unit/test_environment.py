@@ -3,10 +3,11 @@
 import asyncio
 import contextlib
 import os
-import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+
+from conftest import free_ports
 
 from deployments.environment import SERVING
 
@@ -35,9 +36,7 @@ CLIENTS = 14
 @asynccontextmanager
 async def haproxy(folder: Path, server: int) -> AsyncIterator[int]:
     """Run HAProxy as Serve does, before a server; yield its port."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
+    (port,) = free_ports(1)
     config = folder / "haproxy.cfg"
     config.write_text(CONFIG.format(port=port, server=server))
     command = [SERVING["RAY_SERVE_HAPROXY_BINARY_PATH"], "-db", "-f", str(config)]

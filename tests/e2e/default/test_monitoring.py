@@ -4,7 +4,6 @@ import asyncio
 import json
 import math
 import re
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ from typing import Any
 
 import httpx
 import pytest
-from conftest import ROOT, Served
+from conftest import ROOT, Served, free_ports
 
 from monitoring import report, rules
 from monitoring.board import Panel
@@ -66,16 +65,10 @@ async def load(http: httpx.AsyncClient) -> None:
     assert (await http.post("/v1/completions", json={"model": "nano", "prompt": 7.5})).status_code == 400
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @pytest.fixture(scope="module")
 def prometheus(served: Served, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
     """A Prometheus that has scraped all replicas before, under and after load, so that it has seen all counters rise."""
-    server = Prometheus(served.url, tmp_path_factory.mktemp("prometheus"), free_port(), "1s")
+    server = Prometheus(served.url, tmp_path_factory.mktemp("prometheus"), free_ports(1)[0], "1s")
 
     async def fill() -> None:
         async with httpx.AsyncClient(base_url=served.url, timeout=60) as http:

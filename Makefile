@@ -1,87 +1,89 @@
-# Set-up and main jobs. Settings go in ARGS: make serve ARGS="engine.max_model_len=2048 llm.num_replicas=2"
-PYTHON ?= python3.11
+# Set-up and main jobs; `make help` lists them. Settings go in ARGS: make serve ARGS="engine.max_model_len=2048 llm.num_replicas=2"
 # The lock to install from: gpu where there is an NVIDIA card, else cpu.
 EXTRA ?= $(if $(wildcard /dev/nvidia[0-9]*),gpu,cpu)
 RUN = .venv/bin/python
 READY = .venv/ready-$(EXTRA)
 BROWSER = $(wildcard tests/browser/test_*.py)
+# Debian's packages that some tests need: without them, these tests are skipped. The font has Chinese characters.
+PROGRAMS = chromium fontconfig fonts-wqy-microhei iproute2 prometheus redis-server
 
-.PHONY: serve stop monitoring report test beside lint unit browser $(BROWSER) parts e2e bench chaos nano lock clean
+.PHONY: help serve stop monitoring report test beside lint unit browser $(BROWSER) parts e2e programs bench chaos nano lock clean
 
-serve: $(READY)
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
+
+serve: $(READY) ## start the application: the embedded nano model without a GPU, Satori-7B-Round2 with one
 	@exec $(RUN) -m deployments.launch $(ARGS)
 
-# Stop the application from another terminal. Ray guards its cluster with a token, which the command must be told to use.
-stop: $(READY)
+# Ray protects its cluster with a token; the variable makes the command use it.
+stop: $(READY) ## stop the application from another terminal
 	RAY_AUTH_MODE=token .venv/bin/serve shutdown -y
 
-# Prometheus, and Grafana and Alertmanager where installed, beside a running application: make monitoring ARGS="--url http://host:8000"
-monitoring: $(READY)
+monitoring: $(READY) ## Prometheus, and Grafana and Alertmanager where installed: ARGS="--url http://host:8000"
 	@exec $(RUN) -m monitoring.serve $(ARGS)
 
-# Draw the dashboards out of a running Prometheus.
-report: .venv/ready-test
+report: .venv/ready-test ## draw the dashboards out of a running Prometheus
 	$(RUN) -m monitoring.report $(ARGS)
 
-# Those of the whole application, and what needs none of it in the CPU time that they leave. The browser does not like to wait.
-test: .venv/ready-test
-	@$(MAKE) --jobs=2 e2e beside
+# The end-to-end tests, and in the CPU time that they leave all others. The browser tests come first: they suffer most from waiting.
+test: .venv/ready-test ## all tests; those that miss a program are skipped, and named at the end
+	@rm -rf .run/skipped; $(MAKE) --jobs=2 e2e beside; status=$$?; $(RUN) -m tests.support.programs .run/skipped || status=1; exit $$status
 
 beside: .venv/ready-test
 	@mkdir -p .run; nice -n 10 $(MAKE) --keep-going browser lint unit parts >.run/beside.txt 2>&1; \
 	status=$$?; cat .run/beside.txt; exit $$status
 
-lint: .venv/ready-test
+lint: .venv/ready-test ## ruff and mypy
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
 
-unit: .venv/ready-test
-	$(RUN) -m pytest tests/unit $(ARGS)
+unit: .venv/ready-test ## tests of single modules: ARGS=tests/unit/... or options of pytest
+	$(RUN) -m pytest $(if $(filter tests/%,$(ARGS)),,tests/unit) $(ARGS)
 
-# The UI in Debian's chromium; skipped where there is none.
-browser: $(BROWSER)
+browser: $(BROWSER) ## tests of the page in Debian's Chromium
 
 $(BROWSER): .venv/ready-test
 	$(RUN) -m pytest $@ $(ARGS)
 
-# Real parts of the application, each by itself.
-parts: .venv/ready-test
+parts: .venv/ready-test ## tests of real parts of the application, each by itself
 	$(RUN) -m pytest tests/parts --timeout=240 $(ARGS)
 
-# A test's time limit is not what an application may take to start on a busy machine.
-e2e: .venv/ready-test
+# The time limit of a test includes the start of its application, which takes longer on a busy machine.
+e2e: .venv/ready-test ## tests of the whole application
 	$(RUN) -m pytest tests/e2e --timeout=240 $(ARGS)
 
-# With ARGS=--peers also ray.serve.llm and vLLM's router, from an environment of their own.
-bench: $(READY) $(if $(findstring --peers,$(ARGS)),.run/peers/ready)
+programs: ## install the Debian packages that some tests need (as root)
+	apt-get update -qq
+	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(PROGRAMS)
+
+# With ARGS=--peers also ray.serve.llm and vLLM's router, from their own environment.
+bench: $(READY) $(if $(findstring --peers,$(ARGS)),.run/peers/ready) ## throughput and latency beside bare vLLM, in one run
 	$(RUN) -m cluster.bench $(ARGS)
 
 .run/peers/ready: dev/peers.py $(READY)
 	$(RUN) dev/peers.py
 	@touch $@
 
-# Kill and freeze parts of the application under load, and count what clients notice.
-chaos: $(READY)
-	$(RUN) -m cluster.chaos $(ARGS)
+chaos: $(READY) ## kill and freeze parts of the application under load, and count what clients notice
+	$(RUN) -m cluster.bench.chaos $(ARGS)
 
-# Resolve the locks anew, after a change of the versions in pyproject.toml.
-lock: $(READY)
+lock: $(READY) ## resolve the locks anew, after a change of the versions in pyproject.toml
 	$(RUN) dev/lock.py
 
-# Train the embedded model again (an hour on 2 cores); goes on where it was interrupted.
-nano: $(READY)
+nano: $(READY) ## train the embedded model again (an hour on 2 cores); an interrupted run continues
 	$(RUN) -m models.recipe .run/nano
 
+# dev/host.sh prints the Python to use, or why this host cannot run the application.
 $(READY): dev/locks/$(EXTRA).txt dev/install.py
-	@test -x $(RUN) || $(PYTHON) -m venv .venv
+	@test -x $(RUN) || { python=$$(sh dev/host.sh) && $$python -m venv .venv; }
 	@$(RUN) dev/install.py $(EXTRA)
 	@touch $@
 
 .venv/ready-test: dev/locks/$(EXTRA).txt dev/locks/test.txt dev/install.py
-	@test -x $(RUN) || $(PYTHON) -m venv .venv
+	@test -x $(RUN) || { python=$$(sh dev/host.sh) && $$python -m venv .venv; }
 	@$(RUN) dev/install.py $(EXTRA) test
 	@touch $(READY) $@
 
-clean:
+clean: ## remove what was installed and written here
 	rm -rf .venv .run

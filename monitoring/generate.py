@@ -1,5 +1,6 @@
-"""Write what is generated and committed: the dashboards' JSON and the rules. `python -m monitoring.generate`."""
+"""Writes the generated files that are committed, the dashboards' JSON and the rules: `python -m monitoring.generate`."""
 
+import argparse
 from pathlib import Path
 
 import yaml
@@ -19,7 +20,8 @@ def files() -> dict[Path, str]:
 
 
 def main() -> None:
-    """Write them, and remove dashboards that are no more."""
+    """Write all generated files, and remove dashboards that no longer exist."""
+    argparse.ArgumentParser(prog="python -m monitoring.generate", description=(__doc__ or "").partition(":")[0]).parse_args()
     made = files()
     for path in set((HERE / "grafana").glob("*.json")) - set(made):
         path.unlink()

@@ -9,7 +9,7 @@ from grafana_foundation_sdk.models import common as common_models
 from grafana_foundation_sdk.models import dashboard as models
 
 from monitoring.board import Board, Panel
-from monitoring.boards import ANNOTATIONS, BOARDS
+from monitoring.boards.catalogue import ANNOTATIONS, BOARDS
 from monitoring.queries import VARIABLES
 
 SOURCE = models.DataSourceRef(type_val="prometheus", uid="${datasource}")
@@ -44,7 +44,7 @@ def render(board: Board) -> str:
 
 
 def _numbered(model: dict[str, Any]) -> dict[str, Any]:
-    """Number the panels, which is otherwise left to the first save in Grafana."""
+    """Return the model with its panels numbered, as Grafana would number them on the first save."""
     for number, panel in enumerate(model["panels"], 1):
         panel["id"] = number
     return model
@@ -90,7 +90,7 @@ def _panel(panel: Panel, width: int) -> Any:
 
 
 def _steps(warn: float, bad: float) -> list[models.Threshold]:
-    if bad < warn:  # the less the worse
+    if bad < warn:  # lower is worse
         return [
             models.Threshold(value=None, color="red"),
             models.Threshold(value=bad, color="orange"),

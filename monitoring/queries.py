@@ -1,12 +1,12 @@
-"""PromQL, put together from declared metrics, so that no query can name one that is not there.
+"""PromQL built from declared metrics, so that no query can name a metric that does not exist.
 
-`$__rate_interval` and the variables (`$model` and so on) are Grafana's. Counters of a deployment are sums over processes that come
-and go: each one's rate is taken first, then their sum, which a process that leaves does not make fall below zero.
+`$__rate_interval` and the variables (`$model` and so on) are Grafana's. A deployment's counters are in several processes, which
+come and go. Each counter's rate is taken first, and then their sum, so that it does not fall below zero when a process leaves.
 """
 
 from collections.abc import Sequence
 
-from deployments.metrics import Metric
+from deployments.observability.metrics import Metric
 
 RANGE = "$__rate_interval"
 OF_MODEL = ('model=~"$model"',)
@@ -39,7 +39,7 @@ def rate(
     window: str = RANGE,
     suffix: str = "",
 ) -> str:
-    """Return how fast counters grow a second, summed."""
+    """Return the sum of the rates of counters, per second."""
     return f"sum{_by(by)}(rate({select(metric, *where, of=of, suffix=suffix)}[{window}]))"
 
 
@@ -55,7 +55,7 @@ def mean(metric: Metric | str, *by: str, of: Sequence[str] = OF_MODEL, window: s
 
 
 def ratio(part: str, whole: str) -> str:
-    """Return a share; nothing, rather than a division by zero, while there is nothing to take it of."""
+    """Return a share; no value, rather than a division by zero, while the whole is zero."""
     return f"{part} / ({whole} > 0)"
 
 

@@ -1,9 +1,9 @@
-"""`make report`: the dashboards drawn out of a Prometheus, for people without Grafana: a PNG a board and a page with all.
+"""`make report`: draws the dashboards from a Prometheus, for people without Grafana: a PNG for each board, and a page with all.
 
     python -m monitoring.report [--prometheus http://127.0.0.1:9090] [--minutes 60] [--out .run/report]
 
-The same panels with the same queries, units and empty states as Grafana's. Ends with status 1 when panels are empty that need
-nothing but the application, and names them.
+Panels, queries, units and empty states are the same as Grafana's. Empty panels that need nothing beside the application are named,
+and then the exit status is 1.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from matplotlib.gridspec import GridSpec
 from matplotlib.ticker import FuncFormatter, MaxNLocator, MultipleLocator
 
 from monitoring.board import COLUMNS, Board, Panel, Query
-from monitoring.boards import BOARDS
+from monitoring.boards.catalogue import BOARDS
 from monitoring.queries import VARIABLES
 from monitoring.serve import get
 
@@ -41,7 +41,7 @@ Series = tuple[str, list[float], list[float]]
 
 
 class Source:
-    """A Prometheus, asked for the last `seconds`."""
+    """The last `seconds` of a Prometheus."""
 
     def __init__(self, url: str, seconds: float) -> None:
         self._url, self._seconds = url.rstrip("/"), seconds
@@ -50,16 +50,16 @@ class Source:
 
     @property
     def moments(self) -> list[float]:
-        """The times at which it is asked for values."""
+        """The times for which values are queried."""
         return [self._end - self._seconds + place * self._step for place in range(int(self._seconds / self._step) + 1)]
 
     def _fill(self, expr: str) -> str:
-        """Return an expression as Grafana sends it with everything chosen."""
+        """Return an expression as Grafana sends it with all variables set to "All"."""
         window = f"{math.ceil(max(self._step + SCRAPE_S, 4 * SCRAPE_S))}s"
         return re.sub(rf"\$({'|'.join(VARIABLES)})\b", ".*", expr.replace("$__rate_interval", window))
 
     def number(self, query: Query) -> float | None:
-        """Return the one value of an expression, None where there is none."""
+        """Return the one value of an expression, or None where there is none."""
         found = get(self._url, "query", query=self._fill(query.expr), time=self._end)["result"]
         value = float(found[0]["value"][1]) if found else math.nan
         return value if math.isfinite(value) else None
@@ -77,7 +77,7 @@ class Source:
 
 
 def written(unit: str) -> Callable[[float], str]:
-    """Return how values of a unit are written."""
+    """Return a function that writes values of a unit."""
 
     def scaled(value: float, steps: list[tuple[float, str]], digits: int = 3) -> str:
         for size, name in steps:
@@ -105,7 +105,7 @@ def written(unit: str) -> Callable[[float], str]:
 
 
 def colour(panel: Panel, value: float) -> str:
-    """Return the colour of a number by the panel's limits."""
+    """Return the colour of a number, by the panel's limits."""
     if panel.warn is None or panel.bad is None:
         return PLAIN
     if panel.bad < panel.warn:
@@ -160,13 +160,13 @@ def _level(line: Series, moments: list[float]) -> list[float]:
 
 
 def _stack(axes: Axes, lines: list[Series], moments: list[float]) -> None:
-    """Draw lines as areas on each other; where one has no value it has none to add."""
+    """Draw lines as stacked areas; a line without a value adds nothing."""
     levels = [[value if math.isfinite(value) else 0.0 for value in _level(line, moments)] for line in lines]
     axes.stackplot([_day(at) for at in moments], *levels, labels=[name for name, _, _ in lines], alpha=0.75)
 
 
 def draw(board: Board, source: Source) -> tuple[Figure, list[str]]:
-    """Return a board as a figure, and the titles of the panels that are empty without a reason."""
+    """Return a board as a figure, and the titles of panels that are empty although they should not be."""
     places = list(_places(board))
     height = max(y + h for _, _, y, _, h in places)
     figure = pyplot.figure(figsize=(WIDTH, height * 0.42), facecolor="white")
@@ -193,7 +193,7 @@ def draw(board: Board, source: Source) -> tuple[Figure, list[str]]:
 
 
 def _places(board: Board) -> Any:
-    """Yield what is where (x, y, width, height), as Grafana lays it out."""
+    """Yield each heading or panel and its place (x, y, width, height), as Grafana lays them out."""
     y = 1
     for row in board.rows:
         yield row.title, 0, y, COLUMNS, HEADING
@@ -208,7 +208,7 @@ def _places(board: Board) -> Any:
 
 
 def _day(at: float) -> Any:
-    """Return a time as matplotlib counts it."""
+    """Return a time in matplotlib's unit."""
     return date2num(datetime.fromtimestamp(at))  # type: ignore[no-untyped-call]
 
 
@@ -229,7 +229,7 @@ def page(boards: list[Board]) -> str:
 
 def main(arguments: list[str]) -> int:
     """Draw all boards; return the exit status."""
-    parser = argparse.ArgumentParser(description="Draw the dashboards out of a Prometheus.")
+    parser = argparse.ArgumentParser(description="Draw the dashboards from a Prometheus.")
     parser.add_argument("--prometheus", default="http://127.0.0.1:9090")
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--out", type=Path, default=OUT)

@@ -1,8 +1,8 @@
-"""Recording rules and alerts, from declared metrics and the promises in `slo`. What to do about each alert is in `runbook.md`."""
+"""Recording rules and alerts, from declared metrics and the objectives in `slo`. `runbook.md` says what to do about each alert."""
 
 from typing import Any
 
-from deployments import metrics
+from deployments.observability import metrics
 from monitoring import slo
 from monitoring.queries import quantile, rate, ratio, select, total
 
@@ -14,7 +14,7 @@ TARGET = "max(" + select(metrics.REPLICAS_TARGET, 'deployment="LLM"', of=()) + "
 
 
 def bad(window: str) -> str:
-    """Return the name of the recorded share of requests that were bad, over a window."""
+    """Return the name of the recorded series: the share of bad requests over a window."""
     return f"satori:bad:ratio_rate{window}"
 
 
@@ -24,7 +24,7 @@ def slo_rate(window: str, *where: str) -> str:
 
 
 def recording() -> dict[str, Any]:
-    """Return the recording rules: what alerts and boards need over long windows, or as one series."""
+    """Return the recording rules, for what alerts and boards need over long windows or as a single series."""
     rules = [_record(bad(window), ratio(slo_rate(window, 'met="no"'), slo_rate(window))) for window in slo.WINDOWS]
     for window in ("5m", "1h"):
         rules += [_record(GOOD + window, slo_rate(window, 'met="yes"')), _record(ASKED + window, slo_rate(window))]
@@ -59,35 +59,35 @@ def _availability() -> list[dict[str, Any]]:
             f"{RUNNING} == 0 and {TARGET} > 0",
             "2m",
             "page",
-            "No LLM replica runs, though there should be some: requests wait.",
+            "No LLM replica is running, though some are wanted: requests wait.",
         ),
         _alert(
             "SatoriTargetDown",
             'up{job="satori"} == 0',
             "2m",
             "ticket",
-            "{{ $labels.deployment }} {{ $labels.replica }} on {{ $labels.node }} runs, but its metrics cannot be had.",
+            "{{ $labels.deployment }} {{ $labels.replica }} on {{ $labels.node }} is running, but its metrics cannot be scraped.",
         ),
         _alert(
             "SatoriStartupTooLong",
             f"max by (deployment) ({STARTING}) > 0",
             f"{slo.STARTUP_S // 60}m",
             "ticket",
-            "A replica of {{ $labels.deployment }} has been starting for long, or one after the other fails to.",
+            "A replica of {{ $labels.deployment }} has been starting for too long, or replicas fail to start one after the other.",
         ),
         _alert(
             "SatoriFailovers",
             f"sum by (model) (increase({select(metrics.FAILOVER_REQUESTS, of=())}[10m])) >= {slo.FAILOVERS}",
             "0m",
             "ticket",
-            "{{ $value | humanize }} requests of {{ $labels.model }} moved on from LLM replicas that were lost, within 10 minutes.",
+            "{{ $value | humanize }} requests of {{ $labels.model }} have moved away from lost LLM replicas within 10 minutes.",
         ),
         _alert(
             "SatoriGPULost",
             f"{GPUS} < max_over_time({GPUS}[1h]) or DCGM_FI_DEV_XID_ERRORS == 79",
             "1m",
             "page",
-            "The cluster has fewer GPUs than within the last hour, or one has fallen off its bus.",
+            "The cluster has fewer GPUs than it had within the last hour, or a GPU has fallen off its bus.",
         ),
     ]
 
@@ -103,21 +103,21 @@ def _capacity() -> list[dict[str, Any]]:
             f"{WAITING} > {slo.QUEUE_PER_REPLICA} * scalar(clamp_min({RUNNING}, 1)) and deriv({WAITING}[10m]) > 0",
             "5m",
             "page",
-            "{{ $value }} requests of {{ $labels.model }} wait, and their number grows.",
+            "{{ $value }} requests of {{ $labels.model }} are waiting, and their number is growing.",
         ),
         _alert(
             "SatoriKVCacheFull",
             f"{full} and on (model, engine) {preempting} > 0",
             "5m",
             "ticket",
-            "The KV cache of engine {{ $labels.engine }} is full, and requests are thrown out of its batch.",
+            "The KV cache of engine {{ $labels.engine }} is full, and requests are preempted.",
         ),
         _alert(
             "SatoriGoodputFalling",
             f"{GOOD}5m < {slo.GOODPUT_DROP} * {GOOD}1h and {ASKED}5m > 0.8 * {ASKED}1h",
             "10m",
             "page",
-            "Good replies of {{ $labels.model }} have fallen to {{ $value | humanize }} a second, with as many asked as before.",
+            "Good replies of {{ $labels.model }} have fallen to {{ $value | humanize }} per second, at the same demand as before.",
         ),
         _alert(
             "SatoriIngressSaturated",

@@ -1,9 +1,9 @@
-"""`make monitoring`: run Prometheus, and Grafana and Alertmanager where they are installed, connected to a running application.
+"""`make monitoring`: run Prometheus, and Grafana and Alertmanager if they are installed, for a running application.
 
     python -m monitoring.serve [--url http://127.0.0.1:8000]
 
-Prints the addresses; Ctrl-C or SIGTERM stop all. Data is kept in `.run/monitoring`. Without any of them, but with Docker, use
-`docker compose -f monitoring/compose.yaml up`.
+Prints the addresses. Ctrl-C, SIGTERM or a terminal that closes stop all of them. Data is kept in `.run/monitoring`. If none of them
+is installed, use Docker: `docker compose -f monitoring/compose.yaml up`.
 """
 
 import argparse
@@ -19,6 +19,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +29,12 @@ APPLICATION = "http://127.0.0.1:8000"
 PROMETHEUS_PORT, ALERTMANAGER_PORT, GRAFANA_PORT = 9090, 9093, 3000
 GRAFANA_HOMES = (Path("/usr/share/grafana"), Path("/usr/local/share/grafana"), Path("/opt/grafana"))
 START_S, STOP_S = 30.0, 10.0
+STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""The signals that stop all; the last one is that of a terminal that closes."""
 
 
 class Server:
-    """A process with an HTTP address, ended when the block is."""
+    """A process with an HTTP address. It has a process group of its own, so that Ctrl-C is not sent to it, too."""
 
     def __init__(
         self, name: str, command: list[str], url: str, ready: str, log: Path, environment: dict[str, str] | None = None
@@ -44,7 +47,7 @@ class Server:
             )
 
     def wait_ready(self) -> None:
-        """Return when it answers. Raises RuntimeError when it does not."""
+        """Return once it answers. Raises RuntimeError if it ends before, or does not answer in time."""
         deadline = time.monotonic() + START_S
         while time.monotonic() < deadline and self.process.poll() is None:
             with contextlib.suppress(urllib.error.URLError, OSError), urllib.request.urlopen(self._ready, timeout=5):
@@ -53,7 +56,7 @@ class Server:
         raise RuntimeError(f"{self.name} did not start:\n" + "".join(self._log.read_text().splitlines(keepends=True)[-20:]))
 
     def stop(self) -> None:
-        """End it."""
+        """End it; kill it if it does not end in time."""
         if self.process.poll() is None:
             self.process.terminate()
             try:
@@ -64,9 +67,9 @@ class Server:
 
 
 class Prometheus(Server):
-    """A Prometheus that scrapes the application at `application`; its data is in `folder`.
+    """A Prometheus that scrapes the application at the URL `application`, with its data in `folder`.
 
-    `interval` replaces the scrape and evaluation intervals, for tests that cannot wait.
+    `interval` replaces the scrape and evaluation intervals, for tests.
     """
 
     def __init__(self, application: str, folder: Path, port: int = PROMETHEUS_PORT, interval: str | None = None) -> None:
@@ -102,7 +105,7 @@ def get(url: str, path: str, **parameters: Any) -> Any:
 
 
 def grafana() -> Server | None:
-    """Start Grafana with our dashboards in place, where it is installed."""
+    """Start Grafana with our dashboards; return None if it is not installed."""
     program = shutil.which("grafana")
     home = next((home for home in GRAFANA_HOMES if (home / "public").is_dir()), None)
     if program is None or home is None:
@@ -122,7 +125,7 @@ def grafana() -> Server | None:
 
 
 def alertmanager() -> Server | None:
-    """Start Alertmanager where it is installed. Debian's program has a name of its own."""
+    """Start Alertmanager; return None if it is not installed. Debian's program has another name."""
     program = shutil.which("alertmanager") or shutil.which("prometheus-alertmanager")
     if program is None:
         return None
@@ -137,7 +140,7 @@ def alertmanager() -> Server | None:
 
 
 def taken(port: int) -> bool:
-    """Whether somebody listens on a port of this host."""
+    """Return whether some process listens on a port of this host."""
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
@@ -147,7 +150,7 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description="Prometheus, Grafana and Alertmanager for a running application.")
     parser.add_argument("--url", default=APPLICATION, help="where the application answers")
     url = parser.parse_args(arguments).url.rstrip("/")
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    interrupt_by_signals()
     if shutil.which("prometheus") is None:
         print("error: prometheus is not installed: apt install prometheus, or with Docker:", file=sys.stderr)
         print("  docker compose -f monitoring/compose.yaml up", file=sys.stderr)
@@ -155,16 +158,30 @@ def main(arguments: list[str]) -> int:
     if port := next(filter(taken, (PROMETHEUS_PORT, ALERTMANAGER_PORT, GRAFANA_PORT)), None):
         print(f"error: port {port} is taken; is it running already?", file=sys.stderr)
         return 1
+    starts: list[Callable[[], Server | None]] = [lambda: Prometheus(url, RUN, PROMETHEUS_PORT), alertmanager, grafana]
+    return keep(starts, f"  scrapes       what {url}/metrics/targets lists\n  Ctrl-C stops it.")
+
+
+def interrupt_by_signals() -> None:
+    """Let `STOPS` raise KeyboardInterrupt, as Ctrl-C does, so that no server is left behind."""
+    for number in STOPS:  # SIGINT too: a shell's background job ignores it
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # `nohup` outlives its terminal
+            signal.signal(number, signal.default_int_handler)
+
+
+def keep(starts: Iterable[Callable[[], Server | None]], last_words: str) -> int:
+    """Start the servers, print their addresses, and keep them until one ends or a signal comes; return the exit status."""
     servers: list[Server] = []
     try:
-        servers += filter(None, [Prometheus(url, RUN), alertmanager(), grafana()])
+        for start in starts:
+            if (server := start()) is not None:
+                servers.append(server)
         for server in servers:
             server.wait_ready()
             print(f"  {server.name:<13} {server.url}", flush=True)
-        started = {server.name for server in servers}
-        for missing in {"grafana", "alertmanager"} - started:
+        for missing in {"grafana", "alertmanager"} - {server.name for server in servers}:
             print(f"  {missing:<13} not installed", flush=True)
-        print(f"  scrapes       what {url}/metrics/targets lists\n  Ctrl-C stops it.", flush=True)
+        print(last_words, flush=True)
         while all(server.process.poll() is None for server in servers):
             time.sleep(0.5)
         print("error: a part has ended; see", RUN, file=sys.stderr)
@@ -175,6 +192,8 @@ def main(arguments: list[str]) -> int:
     except KeyboardInterrupt:
         return 0
     finally:
+        for number in STOPS:  # a terminal that closes sends more than one signal
+            signal.signal(number, signal.SIG_IGN)
         for server in servers:
             server.stop()
 

@@ -1,8 +1,8 @@
-"""What is promised, and how fast a broken promise is noticed: every objective, window and limit of rules and boards, once.
+"""The objectives, and how fast a missed one is noticed: every objective, window and limit of rules and boards, written once.
 
 A request is good when it is answered within the settings `slo.ttft_s` and `slo.tpot_s` (`satori_slo_requests_total`); `OBJECTIVE`
-is the share that shall be. Burn rates and their windows are those of Google's SRE Workbook, chapter 5, "6: Multiwindow,
-Multi-Burn-Rate Alerts" (https://sre.google/workbook/alerting-on-slos/).
+is the share of requests that should be good. Burn rates and their windows are those of Google's SRE Workbook, chapter 5,
+"6: Multiwindow, Multi-Burn-Rate Alerts" (https://sre.google/workbook/alerting-on-slos/).
 """
 
 from dataclasses import dataclass
@@ -31,16 +31,16 @@ BURNS = (
 WINDOWS = ("5m", "30m", "1h", "6h", "3d", f"{PERIOD_DAYS}d")
 
 STARTUP_S = 900
-"""A replica that starts for longer than this is stuck: a download and a load of a 7B model take minutes."""
+"""A replica that takes longer than this to start is stuck: to download and load a 7B model takes minutes."""
 QUEUE_PER_REPLICA = 20
-"""Requests that wait, for each LLM replica, before a growing queue is told."""
+"""Waiting requests per LLM replica, above which a growing queue is an alert."""
 KV_FULL = 0.95
-"""Share of the KV cache from which preemptions are expected."""
+"""Share of the KV cache above which preemptions are expected."""
 FAILOVERS = 3
-"""Requests that moved within ten minutes before it is told."""
+"""Requests moved within ten minutes, from which on it is an alert."""
 GOODPUT_DROP = 0.5
-"""Share of the last hour's rate of good requests below which it is told that they fall, while as many are asked."""
+"""Share of the last hour's rate of good requests, below which it is an alert if the demand has not fallen."""
 INGRESS_CPU = 0.9
-"""CPU seconds a second of one ingress, which has one event loop, from which it is saturated."""
+"""CPU seconds per second above which an ingress is saturated: it has one event loop."""
 LOOP_LAG_S = 0.1
-"""How late an ingress' event loop may be, in nine of ten looks."""
+"""Lag of an ingress' event loop (90th percentile) above which the ingress is saturated."""

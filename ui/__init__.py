@@ -1,1 +1,1 @@
-"""The web UI: a Gradio app that knows nothing of the platform but its public HTTP API."""
+"""The web UI: a Gradio app that uses only the public HTTP API of the platform."""

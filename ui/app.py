@@ -1,7 +1,8 @@
-"""The Gradio app: a page of our own (`page/`) in one component, and the events by which it asks and is answered.
+"""The Gradio app: our own page (`page/`) in one component, and the events that carry its questions and replies.
 
-The page keeps conversations in the browser and draws everything; it triggers the events `ask0`, `ask1`, ... with a question, and
-reads the replies, as they grow, from one hidden component (a lane) each. Lanes are apart so that replies can stream side by side.
+The page keeps conversations in the browser and draws everything. It triggers the events `ask0`, `ask1`, ... with a question. Each
+event has a lane, a hidden component from which the page reads the reply as it grows. With several lanes, replies stream side by
+side.
 """
 
 import json
@@ -26,33 +27,33 @@ from ui.readiness import Readiness
 LANES = 3
 """One for the chat, two for a comparison."""
 AT_ONCE = 1000
-"""Replies that one process streams at a time, of all users; more wait in Gradio's queue."""
+"""Replies that one process streams at a time, over all users; further ones wait in Gradio's queue."""
 PAGE = Path(__file__).parent / "page"
 ASSETS = Path(gr.__file__).parent / "templates" / "frontend" / "assets"
 POLL_S, LOADING_POLL_S = 15.0, 2.0
 
-# Gradio calls a component's script with `element`, `trigger`, `server`, `watch`. Event names must be written in it to be known.
+# Gradio runs a component's script with `element`, `trigger`, `server` and `watch`. It knows only the events that the script names.
 PAGE_SCRIPT = """
 const home = location.origin + location.pathname.replace(/\\/?$/, "/");
-window.satoriLanes = window.satoriLanes || {hear: {}, heard: {}};
+window.satoriLanes = window.satoriLanes || {receive: {}, latest: {}};
 import(home + "page/main.js").then((page) => page.start({element, trigger, server, home, settings: SETTINGS}));
 // 'ask0' 'ask1' 'ask2' 'stop0' 'stop1' 'stop2' 'check'
 """
 LANE_SCRIPT = """
-window.satoriLanes = window.satoriLanes || {hear: {}, heard: {}};
-const hear = () => { window.satoriLanes.heard[LANE] = props.value; window.satoriLanes.hear[LANE]?.(props.value); };
-watch("value", hear);
-hear();
+window.satoriLanes = window.satoriLanes || {receive: {}, latest: {}};
+const receive = () => { window.satoriLanes.latest[LANE] = props.value; window.satoriLanes.receive[LANE]?.(props.value); };
+watch("value", receive);
+receive();
 """
 
 
 def build(api_url: str) -> gr.Blocks:
-    """Return the app, a client of the API at `api_url` (without `/v1`). It needs `asgi` around it, for the page's files."""
+    """Return the app, a client of the API at `api_url` (without `/v1`). The page's files are served by `asgi`."""
     return _build(Client(api_url))
 
 
 def asgi(api_url: str, path: str = "/ui") -> FastAPI:
-    """Return an ASGI app with the page under `path`. Its lifespan must be run; it speaks HTTP and server-sent events only."""
+    """Return an ASGI app with the page under `path`. Its lifespan must be run; it uses HTTP and server-sent events only."""
     client = Client(api_url)
 
     @asynccontextmanager
@@ -64,7 +65,7 @@ def asgi(api_url: str, path: str = "/ui") -> FastAPI:
 
     @app.get(path)
     async def page() -> RedirectResponse:
-        return RedirectResponse(path.rsplit("/", 1)[-1] + "/")  # relative: right behind any proxy
+        return RedirectResponse(path.rsplit("/", 1)[-1] + "/")  # relative, so it is right behind any proxy
 
     app.mount(f"{path}/page", StaticFiles(directory=PAGE))
     font = ["system-ui", "sans-serif"]
@@ -106,7 +107,7 @@ def _build(client: Client) -> gr.Blocks:
     def stop(event: gr.EventData) -> None:
         stops.stop(str(event._data))
 
-    # Gradio's queue would make a summary of all events so far after each one, with pandas. Nobody reads it.
+    # After each event, Gradio's queue would summarize all events so far with pandas. Nobody reads the summary.
     os.environ.setdefault("GRADIO_ANALYTICS_CACHE_FREQUENCY", str(10**9))
     with gr.Blocks(title="Satori", analytics_enabled=False, fill_width=True, fill_height=True) as blocks:
         script = PAGE_SCRIPT.replace("SETTINGS", _page_settings())
@@ -130,11 +131,11 @@ def _build(client: Client) -> gr.Blocks:
                 show_progress="hidden",
                 api_visibility="private",
             )
-            # Not by Gradio's `cancels`: that does nothing before the page has heard that the question has arrived.
+            # Not Gradio's `cancels`: it does nothing until the page has received the event's id for its question.
             getattr(page, f"stop{number}")(stop, None, None, queue=False, show_progress="hidden", api_visibility="private")
-    blocks.max_threads = AT_ONCE  # the queue's places, whatever else bounds it; no thread is made for them
+    blocks.max_threads = AT_ONCE  # slots of the queue, which also bound it; no threads are started for them
     blocks.queue(default_concurrency_limit=None, api_open=False)
-    blocks._queue.sleep_when_free = 0.02  # seconds between looks at an empty queue; Gradio's 0.001 takes 2 % of a core
+    blocks._queue.sleep_when_free = 0.02  # seconds between polls of an empty queue; Gradio's 0.001 takes 2 % of a core
     return blocks
 
 
@@ -143,6 +144,6 @@ def _lane(name: str) -> gr.HTML:
 
 
 def _page_settings() -> str:
-    """Return what the page must know of the server, as JavaScript: Gradio's own copy of KaTeX, and the thinking efforts."""
+    """Return what the page needs from the server, as JavaScript: paths of Gradio's own copy of KaTeX, and the thinking efforts."""
     [katex], [style] = ASSETS.glob("katex-*.js"), ASSETS.glob("katex-*.css")
     return json.dumps({"katex": f"assets/{katex.name}", "katexStyle": f"assets/{style.name}", "efforts": EFFORTS})

@@ -1,4 +1,4 @@
-"""Asking a question: yields the reply's state as it grows, waits for a model that is not there yet, ends in words when it fails."""
+"""Asks a question: yields the reply's state as it grows, waits until a model is ready, and returns a failure as a state."""
 
 import asyncio
 from collections import deque
@@ -12,25 +12,26 @@ from ui.question import Question
 from ui.reply import Reply
 
 PACE_S = 0.08
-"""Tokens that come within this time go to the browser together, so that a fast model costs no more than a slow one."""
+"""Tokens that arrive within this time go to the browser together, so a fast model costs no more than a slow one."""
 BEAT_S = 2.0
-"""The longest silence towards the browser, which by it tells a slow reply from a lost connection."""
-AGAIN_S = 1.0
+"""The browser gets a state at least this often, so it can tell a slow reply from a lost connection."""
+RETRY_S = 1.0
+"""Pause between two attempts to send a question."""
 PATIENCE_S = 1800.0
 """How long a question waits for a model."""
-AT_MOST_EARLY = 1000
-"""Stops that are remembered for questions still on their way."""
+MAX_EARLY_STOPS = 1000
+"""Most stops that are kept for questions that have not arrived yet."""
 
 
 class Stops:
-    """Which questions the user has stopped, by their ids. A stop may overtake its question on the way."""
+    """The questions that users have stopped, by id. A stop may arrive before its question."""
 
     def __init__(self) -> None:
-        self._early: deque[str] = deque(maxlen=AT_MOST_EARLY)
+        self._early: deque[str] = deque(maxlen=MAX_EARLY_STOPS)
         self._running: dict[str, asyncio.Task[None]] = {}
 
     def stop(self, question_id: str) -> None:
-        """Stop a reply; one that has ended already stays as it is."""
+        """Stop a reply; one that has already ended stays as it is."""
         if (task := self._running.get(question_id)) is not None:
             task.cancel()
         else:
@@ -38,7 +39,7 @@ class Stops:
 
     @contextmanager
     def listening(self, question_id: str, task: asyncio.Task[None]) -> Iterator[None]:
-        """Within this context, a stop of the question cancels the task."""
+        """Within this context, stopping the question cancels the task."""
         if question_id in self._early:
             task.cancel()
         self._running[question_id] = task
@@ -49,9 +50,9 @@ class Stops:
 
 
 async def ask(client: Client, question: Question, stops: Stops) -> AsyncGenerator[dict[str, Any]]:
-    """Yield the states of the reply to a question; the last one is done or an error, unless it was stopped.
+    """Yield the states of the reply to a question; the last one is done or an error, unless the reply was stopped.
 
-    Closing this stops the request.
+    Closing the generator stops the request.
     """
     reply = Reply(question.id)
     changed = asyncio.Event()
@@ -74,12 +75,12 @@ async def ask(client: Client, question: Question, stops: Stops) -> AsyncGenerato
 
 
 async def _follow(client: Client, question: Question, reply: Reply, changed: asyncio.Event) -> None:
-    """Bring a reply up to date until it has ended."""
+    """Ask until a model takes the question, and keep the reply up to date until it ends."""
     try:
         async with asyncio.timeout(None) as limit:
             limit.reschedule(asyncio.get_running_loop().time() + PATIENCE_S)
             while not await _attempt(client, question, reply, changed, limit):
-                await asyncio.sleep(AGAIN_S)
+                await asyncio.sleep(RETRY_S)
     except TimeoutError:
         reply.fail(LoadingError())
     except ApiError as error:
@@ -87,7 +88,7 @@ async def _follow(client: Client, question: Question, reply: Reply, changed: asy
 
 
 async def _attempt(client: Client, question: Question, reply: Reply, changed: asyncio.Event, limit: asyncio.Timeout) -> bool:
-    """Send the question and read the reply; False where no model could take it yet."""
+    """Send the question and read the reply. Return False where no model could take it yet."""
     reply.send()
     try:
         async with aclosing(client.chat(question.body(), question.key)) as chunks:

@@ -1,4 +1,4 @@
-"""The public API over HTTP, as much of it as the page needs. Every failure is an `ApiError`."""
+"""A client for the part of the public HTTP API that the page needs. Every failure is an `ApiError`."""
 
 import json
 from collections.abc import AsyncGenerator
@@ -11,18 +11,18 @@ from ui.errors import ApiError, LostError, UnreachableError, from_event, from_re
 
 CONNECT_S = 5.0
 STATE_S = 10.0
-"""`/ready` itself waits for a replica up to two seconds."""
+"""`/ready` itself waits up to two seconds for a replica."""
 
 
 class Client:
-    """Shared by all users of a process; holds no state of any of them."""
+    """The API's client, shared by all users of a process. It holds no state of any of them."""
 
     def __init__(self, url: str) -> None:
         """`url` is the API's address without `/v1`."""
-        # Each request on a connection of its own: with splice(), which Ray's HAProxy has by default and ours has not (haproxy.sh),
-        # it missed clients of used connections that left.
+        # Each request has its own connection. HAProxy with splice(), which is Ray's default but not ours (haproxy.sh), does not
+        # notice that the client of a reused connection has left.
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
-        # A reply may be long in coming (a queue, a model that is being loaded), so reading has no limit of its own.
+        # A reply may take long (a queue, a model that is loading), so reading has no timeout.
         timeout = httpx.Timeout(None, connect=CONNECT_S)
         self._http = httpx.AsyncClient(base_url=url, limits=limits, timeout=timeout, trust_env=False)
 
@@ -31,18 +31,19 @@ class Client:
         await self._http.aclose()
 
     async def ready(self) -> tuple[str, str]:
-        """Return whether a request would be answered now ("ready"), later ("loading"), or starts a model that has no other request
-        ("asleep"); and if not now, why. Raises `UnreachableError`.
+        """Return the stage of the model and, where it is not "ready", the reason. Raises `UnreachableError`.
+
+        A request would be answered now ("ready"), later ("loading"), or would start the model, which nobody is using ("asleep").
         """
         response = await self._get("/ready")
         if response.is_success:
             return "ready", ""
         body = _body(response.text)
-        told = body if isinstance(body, dict) else {}
-        return "asleep" if told.get("asleep") else "loading", str(told.get("reason", ""))
+        fields = body if isinstance(body, dict) else {}
+        return "asleep" if fields.get("asleep") else "loading", str(fields.get("reason", ""))
 
     async def models(self, key: str = "") -> list[dict[str, Any]]:
-        """Return the models that are served: `id` and, where the API tells it, `max_model_len`."""
+        """Return the served models: `id` and, where the API gives it, `max_model_len`."""
         response = await self._get("/v1/models", key)
         body = _body(response.text)
         if not response.is_success:
@@ -54,7 +55,7 @@ class Client:
     async def chat(self, body: dict[str, Any], key: str = "") -> AsyncGenerator[dict[str, Any]]:
         """Yield the chunks of a streamed chat completion.
 
-        Closing the iterator closes the connection, at which the API stops the request. Raises `UnreachableError` where the request
+        Closing the iterator closes the connection, and the API then stops the request. Raises `UnreachableError` where the request
         was not sent, `LostError` where the stream ended early.
         """
         request = self._http.build_request("POST", "/v1/chat/completions", json=body, headers=_headers(key))

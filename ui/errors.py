@@ -1,4 +1,4 @@
-"""What can go wrong between the UI and the API: one class a kind. `kind` is what the page's help texts are filed under."""
+"""What can go wrong between the UI and the API, a class for each kind. `kind` is the key of the page's help texts."""
 
 from http import HTTPStatus
 from typing import Any, ClassVar
@@ -36,7 +36,7 @@ class LoadingError(ApiError):
 
 
 class QueueFullError(ApiError):
-    """More requests wait than the API takes."""
+    """More requests are waiting than the API accepts."""
 
     kind = "queue_full"
 
@@ -48,7 +48,7 @@ class TooLongError(ApiError):
 
 
 class KeyRefusedError(ApiError):
-    """The API wants a key, or another one."""
+    """The API needs a key, or did not accept this one."""
 
     kind = "key"
 
@@ -80,7 +80,7 @@ def from_event(error: dict[str, Any]) -> ApiError:
 
 
 def message_of(body: Any) -> str:
-    """Return the message of an error body, of any of the shapes that servers use."""
+    """Return the message of an error body, in any of the shapes that servers use."""
     while isinstance(body, dict):
         body = body.get("error") or body.get("message") or body.get("detail") or body.get("reason") or ""
     return str(body).strip()
@@ -89,5 +89,5 @@ def message_of(body: Any) -> str:
 def _seconds(value: str | None) -> float | None:
     try:
         return float(value) if value else None
-    except ValueError:  # an HTTP date: not worth a parser, the page then gives no time
+    except ValueError:  # an HTTP date, which is not worth a parser: the page then shows no time
         return None

@@ -7,7 +7,7 @@ from ui.texts import texts
 
 
 def exported(conversation: dict[str, Any], form: str, language: str) -> str:
-    """Return a conversation, as the page keeps it, in the form `markdown` or `json`."""
+    """Return a conversation, in the shape in which the page keeps it, as `markdown` or `json`."""
     if form == "json":
         return json.dumps(conversation, ensure_ascii=False, indent=2) + "\n"
     words = texts(language)

@@ -16,10 +16,10 @@ EFFORTS: dict[str, dict[str, int]] = {
     "normal": {},
     "thorough": {"min_reflections": 2},
 }
-"""What a thinking effort sets of the API's `coat`; normal leaves it to the model."""
+"""The fields of the API's `coat` that each thinking effort sets; `normal` leaves them to the model."""
 
 VOTE_TEMPERATURE = 0.7
-"""For votes where the temperature is 0, at which all chains would be the same."""
+"""Temperature of a vote where the user's is 0, at which all chains would be the same."""
 
 
 class Message(BaseModel):
@@ -32,7 +32,7 @@ class Message(BaseModel):
 
 
 class Settings(BaseModel):
-    """What the user set. None leaves a value to the API."""
+    """The user's settings. None leaves a value to the API."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -73,7 +73,7 @@ class Question(BaseModel):
     key: str = ""
 
     def body(self) -> dict[str, Any]:
-        """Return the body of the streamed chat request, with exact counts of tokens all along."""
+        """Return the body of the streamed chat request, which asks for exact token counts in every chunk."""
         body: dict[str, Any] = {
             "messages": [self._as_sent(message) for message in self.messages],
             "temperature": self.settings.temperature,

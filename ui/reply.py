@@ -1,4 +1,4 @@
-"""A reply while it is written: the outline of its thought, the answer, and what was measured, from the chunks of the stream."""
+"""A reply as it is written: the outline of its thought, the answer and the measurements, from the chunks of the stream."""
 
 import time
 from collections.abc import Callable
@@ -10,9 +10,9 @@ from ui.errors import ApiError, LostError, from_event
 
 @dataclass
 class Step:
-    """A segment of the thought. Times are seconds since the question was sent; `tokens` is None until the API has told it.
+    """A segment of the thought. Times are seconds since the question was sent; `tokens` is None until the API has reported it.
 
-    In a vote, whose chains are not streamed, a step has no time.
+    A vote's chains are not streamed, so the page gets no times for its steps.
     """
 
     action: str | None
@@ -25,7 +25,7 @@ class Step:
 
 
 class Reply:
-    """Reads chunks; `state` is what the page draws. Nothing is estimated: what the API did not tell is None."""
+    """The state that the page draws, built from chunks. Nothing is estimated: what the API did not report is None."""
 
     def __init__(self, id: str, clock: Callable[[], float] = time.monotonic) -> None:
         self._id = id
@@ -49,30 +49,30 @@ class Reply:
         return self._phase not in ("sent", "waiting")
 
     def wait(self, error: ApiError) -> None:
-        """Note that the question is kept until the model can take it."""
+        """Record that the question waits until a model can take it."""
         self._phase, self._waiting = "waiting", error.described()
 
     def send(self) -> None:
-        """Note that the question goes out, perhaps again: what is measured counts from here."""
+        """Record that the question is sent, perhaps again. Measured times start here."""
         self._sent = self._clock()
 
     def add(self, chunk: dict[str, Any]) -> None:
-        """Take a chunk of the stream. Raises `ApiError` where it says that the request failed."""
+        """Add a chunk of the stream. Raises `ApiError` where it says that the request failed."""
         if usage := chunk.get("usage"):
             self._usage = usage
         if vote := (chunk.get("coat") or {}).get("vote"):
             self._vote, self._phase = vote, "voting"
         for choice in chunk.get("choices", []):
-            self._choose(choice)
+            self._add_choice(choice)
 
     def end(self) -> None:
-        """Take the end of the stream. Raises `LostError` where the reply is not complete."""
+        """Record that the stream has ended. Raises `LostError` where the reply is not complete."""
         if self._finish is None:
             raise LostError("the stream ended before the reply did")
         self._phase = "done"
 
     def fail(self, error: ApiError) -> None:
-        """Note what went wrong; what came is kept."""
+        """Record what went wrong; what has arrived is kept."""
         self._close_step()
         self._phase, self._error = "error", error.described()
 
@@ -101,15 +101,15 @@ class Reply:
             "error": self._error,
         }
 
-    def _choose(self, choice: dict[str, Any]) -> None:
+    def _add_choice(self, choice: dict[str, Any]) -> None:
         delta = choice.get("delta") or {}
         coat = delta.get("coat") or {}
         thought = delta.get("reasoning") or delta.get("reasoning_content") or ""
         content = delta.get("content") or ""
         if thought or content:
-            self._time()
+            self._record_token_time()
         if thought:
-            self._think(thought, coat)
+            self._add_thought(thought, coat)
         if content:
             self._close_step()
             self._content += content
@@ -121,12 +121,12 @@ class Reply:
             self._finish = reason
             self._summarize(coat)
 
-    def _time(self) -> None:
+    def _record_token_time(self) -> None:
         self._last_s = self._elapsed()
         if self._first_s is None:
             self._first_s = self._last_s
 
-    def _think(self, text: str, coat: dict[str, Any]) -> None:
+    def _add_thought(self, text: str, coat: dict[str, Any]) -> None:
         self._phase = "thinking"
         index = coat.get("index")
         if not self._steps or index != self._steps[-1].index:
@@ -166,7 +166,7 @@ class Reply:
         }
 
     def _rate(self, tokens: int | None) -> float | None:
-        """Return tokens/s: after the first one, as is usual; in a vote, whose chains are not streamed, of the whole time."""
+        """Return tokens/s after the first token, as is usual; of the whole time in a vote, whose chains are not streamed."""
         if not tokens or self._first_s is None or self._last_s is None:
             return None
         count, seconds = (tokens, self._last_s) if self._vote else (tokens - 1, self._last_s - self._first_s)

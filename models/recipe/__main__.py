@@ -1,10 +1,21 @@
-"""Make the nano model from nothing: `python -m models.recipe [OUT]`. An interrupted run goes on from its last checkpoint."""
+"""Makes the nano model from nothing: `python -m models.recipe [OUT]`. An interrupted run continues from its last checkpoint."""
 
+import argparse
 import subprocess
 import sys
 
-OUT = sys.argv[1] if len(sys.argv) > 1 else ".run/nano"
+STAGES = ("sft", "rl", "export")
 
-for stage in ("imitate", "reinforce", "package"):
-    print(f"== {stage}", flush=True)
-    subprocess.run([sys.executable, "-m", f"models.recipe.{stage}", OUT], check=True)
+
+def main() -> None:
+    """Run all stages, each in a process of its own."""
+    parser = argparse.ArgumentParser(prog="python -m models.recipe", description="Makes the nano model from nothing.")
+    parser.add_argument("out", nargs="?", default=".run/nano", metavar="OUT", help="folder of checkpoints (default: %(default)s)")
+    out = parser.parse_args().out
+    for stage in STAGES:
+        print(f"== {stage}", flush=True)
+        subprocess.run([sys.executable, "-m", f"models.recipe.{stage}", out], check=True)
+
+
+if __name__ == "__main__":
+    main()

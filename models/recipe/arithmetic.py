@@ -1,7 +1,7 @@
 """Written arithmetic as a person does it on paper: columns with carries, each operation with the check that recomputes it.
 
-A `Slip` makes one mistake in the working (a wrong column, a wrong copy), for the traces that teach to find and mend it. Numbers are
-whole; the operands of an operation are not negative (signs are handled by `signed`).
+A `Slip` makes one mistake in the working (a wrong column, a wrong copy), for the traces that teach the model to find and repair it.
+Numbers are whole. The functions take operands that are not negative; `Operation` handles signs.
 """
 
 import random
@@ -12,9 +12,9 @@ Work = tuple[str, int]  # the written columns ("8+6=14, 7+5+1=13, 4+3+1=8") and 
 
 
 class Slip:
-    """Make one mistake in a working: at a random column, or in a copied number.
+    """One mistake in a working: in a random column, or in the copied result.
 
-    `none()` never does. `made` tells whether it happened (a working with no place for it leaves it undone).
+    `made` says whether it has happened: a working may have no place for it. `none()` returns a slip that never happens.
     """
 
     def __init__(self, rng: random.Random | None) -> None:
@@ -31,7 +31,7 @@ class Slip:
         return self.rng.choice(near) if near else value
 
     def result(self, result: int) -> int:
-        """Return the result that is written: where no column was wrong, a digit of it is."""
+        """Return the result that is written; where no column was wrong, one of its digits is."""
         if self.rng is None or self.made:
             return result
         digits = list(str(result))
@@ -47,12 +47,12 @@ def none() -> Slip:
 
 
 def _digits(number: int, width: int) -> list[int]:
-    """Return the digits from the ones up, with zeros up to the width."""
+    """Return the digits from the ones upwards, padded with zeros to the width."""
     return [number // 10**place % 10 for place in range(width)]
 
 
 def add(a: int, b: int, slip: Slip) -> Work:
-    """Return the columns of a + b, from the ones."""
+    """Return the columns of a + b, from the ones upwards, and the result."""
     width = max(len(str(a)), len(str(b)))
     columns, total, carry = [], 0, 0
     for place, (x, y) in enumerate(zip(_digits(a, width), _digits(b, width), strict=True)):
@@ -64,7 +64,7 @@ def add(a: int, b: int, slip: Slip) -> Work:
 
 
 def subtract(a: int, b: int, slip: Slip) -> Work:
-    """Return the columns of a - b for a >= b, from the ones; `10+` is borrowed from the next column, `-1` was lent."""
+    """Return the columns of a - b for a >= b, and the result; `10+` is borrowed from the next column, `-1` lent to the last one."""
     width = len(str(a))
     columns, total, lent = [], 0, 0
     for place, (x, y) in enumerate(zip(_digits(a, width), _digits(b, width), strict=True)):
@@ -77,7 +77,7 @@ def subtract(a: int, b: int, slip: Slip) -> Work:
 
 
 def multiply(a: int, b: int, slip: Slip) -> Work:
-    """Return the columns of a × b where one of them has one digit, from the ones of the other."""
+    """Return the columns of a × b, one of which has one digit, from the ones of the other upwards, and the result."""
     many, one = (a, b) if b < 10 else (b, a)
     columns, total, carry = [], 0, 0
     width = len(str(many))
@@ -90,7 +90,7 @@ def multiply(a: int, b: int, slip: Slip) -> Work:
 
 
 def divide(a: int, b: int, slip: Slip) -> tuple[str, int | None]:
-    """Return the long division a ÷ b by one digit: the quotient, or None where it is not whole."""
+    """Return the columns of the long division a ÷ b by one digit, and the quotient or, where it is not whole, None."""
     columns: list[str] = []
     quotient = rest = 0
     for place, digit in enumerate(map(int, str(a))):
@@ -106,7 +106,7 @@ def divide(a: int, b: int, slip: Slip) -> tuple[str, int | None]:
 
 @dataclass(frozen=True)
 class Operation:
-    """One operation on a signed left and a right operand that is not negative."""
+    """One operation. The left operand may be negative, the right one may not."""
 
     left: int
     sign: str  # one of SIGNS
@@ -119,13 +119,13 @@ class Operation:
 
     @property
     def value(self) -> int:
-        """The right result."""
+        """The correct result."""
         if self.sign == "×":
             return self.left * self.right
         return self.left + self.right if self.sign == "+" else self.left - self.right
 
     def magnitudes(self) -> tuple[bool, int, str, int]:
-        """Return (negative, a, sign, b) with this = ±(a sign b), a >= b in a subtraction."""
+        """Return (negative, a, sign, b): this operation is ±(a sign b), with a >= b in a subtraction."""
         a, b = self.left, self.right
         if self.sign == "×":
             return False, a, "×", b
@@ -138,7 +138,7 @@ class Operation:
         return (False, a, "-", b) if a >= b else (True, b, "-", a)
 
     def work(self, slip: Slip) -> Work:
-        """Return the written working and its (signed) result; the working starts with the rewritten form where signs need one."""
+        """Return the written working and its signed result. Where signs require it, the working starts with a rewritten form."""
         negative, a, sign, b = self.magnitudes()
         columns, result = COLUMNS[sign](a, b, slip)
         inner = f"{a}{sign}{b}"
@@ -146,7 +146,7 @@ class Operation:
         return rewritten + columns, -result if negative else result
 
     def check(self, claimed: int) -> "Check":
-        """Recompute a claimed result another way: sums by subtracting, differences by adding, products by tens and ones."""
+        """Return a recomputation of a claimed result: sums by subtracting, differences by adding, products by tens and ones."""
         negative, a, sign, b = self.magnitudes()
         size = -claimed if negative else claimed
         if size < 0:
@@ -164,7 +164,7 @@ class Operation:
 
 @dataclass(frozen=True)
 class Check:
-    """A recomputation as written, what came out, and what must; both None where the claim cannot be right."""
+    """A recomputation as written, the value found and the value wanted; both are None where the claim cannot be right."""
 
     text: str
     found: str | None

@@ -28,7 +28,7 @@ OPERATORS: dict[str, list[tuple[int, dict[str, object]]]] = {
         (1, {"+": "加上", "-": "减去", "×": "乘以", "spaced": True}),
     ],
 }
-"""Weights and ways to write the signs; `spaced` where words need spaces."""
+"""Weights and ways to write the signs; `spaced` where the signs are words that need spaces."""
 
 ASK = {
     "en": [
@@ -208,7 +208,7 @@ Word = Callable[[random.Random], tuple[str, tuple[int | str, ...]]]
 
 
 def _word(language: str, text: str, pattern: str) -> Word:
-    """Return a template: `pattern` is its expression, with a + b (to 999), p × q (two digits by one) and s < a to take away."""
+    """Return a template. `pattern` is its expression: a and b are up to 999, p × q is two digits by one, s < a is taken away."""
 
     def fill(rng: random.Random) -> tuple[str, tuple[int | str, ...]]:
         high = rng.choice([99, 999])

@@ -17,7 +17,7 @@ KINDS = ("one", "two", "three", "comparison", "equation", "word")
 
 @dataclass(frozen=True)
 class Expression:
-    """An expression of whole numbers with + - × and brackets; `tokens` alternate as written. A negative number only comes first."""
+    """An expression of whole numbers with + - × and brackets. `tokens` are in written order; only the first can be negative."""
 
     tokens: tuple[int | str, ...]
 
@@ -44,7 +44,7 @@ class Expression:
         return Operation(int(left), str(sign), int(right))
 
     def after(self, result: int) -> "Expression":
-        """Return what is left when the next operation gave `result`."""
+        """Return the expression that is left when the next operation has given `result`."""
         place = self.place()
         assert place is not None
         bracket = "(" in self.tokens
@@ -52,7 +52,7 @@ class Expression:
 
     @property
     def value(self) -> int:
-        """What it comes to."""
+        """The value of the expression."""
         expression = self
         while operation := expression.operation():
             expression = expression.after(operation.value)
@@ -95,7 +95,7 @@ class Equation:
 
 @dataclass(frozen=True)
 class Problem:
-    """A question in words with what it asks; `task` is None where the model should say that it cannot answer."""
+    """A question in words, and its task; `task` is None where the model should say that it cannot answer."""
 
     kind: str
     language: str
@@ -105,12 +105,12 @@ class Problem:
 
 
 def held_out(key: str) -> bool:
-    """Tell whether the problem of this key is kept for evaluation (about one in ten)."""
+    """Return whether the problem with this key is kept for evaluation (about one in ten)."""
     return zlib.crc32(key.encode()) % 10 == 0
 
 
 def key(task: Expression | Comparison | Equation) -> str:
-    """Return what makes two problems the same one: 5+3 is 3+5, and 9.11 or 9.9 is 9.9 or 9.11."""
+    """Return a key that is equal for equal problems: 5+3 is 3+5, and "9.11 or 9.9" is "9.9 or 9.11"."""
     if isinstance(task, Comparison):
         return " ".join(sorted((task.first, task.second)))
     if isinstance(task, Equation):
@@ -121,7 +121,7 @@ def key(task: Expression | Comparison | Equation) -> str:
 
 
 def _number(rng: random.Random) -> int:
-    """Return 0 to 999, with as many of each length."""
+    """Return a number from 0 to 999: 20 % have one digit, 40 % two and 40 % three."""
     low, high = rng.choices([(0, 9), (10, 99), (100, 999)], [2, 4, 4])[0]
     return rng.randint(low, high)
 
@@ -137,7 +137,7 @@ def _product(rng: random.Random) -> list[int | str]:
 
 
 def _bracket(rng: random.Random) -> list[int | str]:
-    """Return (a+b) or (a-b) from 2 to 99."""
+    """Return (a+b) or (a-b), with a value from 1 to 99."""
     if rng.random() < 0.5:
         value = rng.randint(4, 99)
         part = rng.randint(1, value - 1)
@@ -147,7 +147,7 @@ def _bracket(rng: random.Random) -> list[int | str]:
 
 
 def expression(rng: random.Random, operations: int) -> Expression:
-    """Return an expression of 1 to 3 operations: numbers to 999, products of two digits by one."""
+    """Return an expression of 1 to 3 operations: numbers up to 999, products of a two-digit and a one-digit number."""
     if operations > 1 and rng.random() < 0.15:
         start: list[int | str] = [*_bracket(rng), "×", rng.randint(2, 9)]
         if rng.random() < 0.4:
@@ -180,7 +180,7 @@ def _stays_positive(expression: Expression) -> bool:
 
 
 def comparison(rng: random.Random) -> Comparison:
-    """Return two numbers that differ: mostly with the same whole part and other lengths after the point."""
+    """Return two different numbers, mostly with the same whole part and different lengths after the point."""
     while True:
         whole = rng.randint(0, 99)
         others = [whole, whole] if rng.random() < 0.7 else [whole, rng.randint(0, 99)]
@@ -194,7 +194,7 @@ def comparison(rng: random.Random) -> Comparison:
 
 
 def equation(rng: random.Random) -> Equation:
-    """Return ax + b = c: a to 9, b to 90 (of either sign), x from 0 to 60."""
+    """Return ax + b = c: a to 9, b to 90 (of either sign), x from 1 to 60."""
     a, b, x = rng.randint(1, 9), rng.randint(0 if rng.random() < 0.1 else 1, 90), rng.randint(1, 60)
     if rng.random() < 0.3 and a * x >= b:
         b = -b
@@ -204,7 +204,7 @@ def equation(rng: random.Random) -> Equation:
 
 
 def draw(rng: random.Random, kind: str, evaluation: bool, language: str | None = None) -> Problem:
-    """Return one problem of a kind, of the held-out ones or of the others."""
+    """Return a problem of a kind: a held-out one where it is for `evaluation`, else one of the others."""
     language = language or rng.choices(["en", "zh"], [6, 4])[0]
     while True:
         problem = _phrase(rng, kind, language)
@@ -214,7 +214,7 @@ def draw(rng: random.Random, kind: str, evaluation: bool, language: str | None =
 
 
 def draw_unknown(rng: random.Random) -> Problem:
-    """Return a question that the model must turn down: none of arithmetic, or of arithmetic that it has not learned."""
+    """Return a question that the model must turn down: not arithmetic, or arithmetic that it has not learned."""
     language = rng.choices(["en", "zh"], [6, 4])[0]
     return Problem("unknown", language, unknown_question(rng, language), None, rng.choice(REFUSE[language]))
 

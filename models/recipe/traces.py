@@ -1,8 +1,8 @@
 """Traces in Chain of Action-Thought for a problem: steps, checks that recompute, and after a mistake a second attempt.
 
-`<|continue|>` opens a step, `<|reflect|>` the check of all steps since the last one, `<|explore|>` the repair of a step that a
-check found wrong. The last line states the answer. A mistake is planted in some traces; its working is marked as not to be learned,
-so that a model which imitates them learns to find mistakes and not to make them.
+`<|continue|>` opens a step, `<|reflect|>` a check of all steps since the last check, `<|explore|>` the repair of a step that a
+check found wrong. The last line states the answer. Some traces have planted mistakes. Their working is marked as not to be learned,
+so a model that imitates the traces learns to find mistakes but not to make them.
 """
 
 import random
@@ -53,7 +53,7 @@ SAY: dict[str, dict[str, str]] = {
 
 @dataclass(frozen=True)
 class Divide:
-    """What is left of an equation after the constant went to the other side: a x = c."""
+    """What is left of an equation after the constant has moved to the other side: a x = c."""
 
     equation: Equation
     right: int
@@ -71,7 +71,7 @@ State = Expression | Comparison | Equation | Divide | Solved
 
 @dataclass(frozen=True)
 class Step:
-    """A written step: its text, the state after it, and the state before it."""
+    """A written step: the state before it, its text, and the state after it."""
 
     before: State
     text: str
@@ -112,7 +112,7 @@ def _solved(state: Expression) -> State:
 
 
 def _padded(state: Comparison) -> tuple[str, str, int]:
-    """Return both numbers with as many decimal places, and how many."""
+    """Return both numbers with the same number of decimal places, and that number."""
     places = max(len(n.partition(".")[2]) for n in (state.first, state.second))
     first, second = (
         f"{whole}.{part:0<{places}}" if places else whole
@@ -122,7 +122,7 @@ def _padded(state: Comparison) -> tuple[str, str, int]:
 
 
 def _compare(state: Comparison, slip: Slip, say: dict[str, str]) -> Step:
-    """Compare whole parts and then decimals one by one; a slip turns the last sign round."""
+    """Compare whole parts, and then decimals one by one; a slip reverses the last sign."""
     first, second, places = _padded(state)
     lines = [f"{first}, {second}"]
     (a, _, x), (b, _, y) = first.partition("."), second.partition(".")
@@ -168,9 +168,9 @@ def check(done: Step, say: dict[str, str]) -> Check:
 
 
 def compared(made: Check, say: dict[str, str]) -> str:
-    """Return what came out beside what must, up to the first character that differs: `, expected 531: 5/5 same, 5/3 not.`
+    """Return the found value beside the wanted one, up to the first character that differs: `, expected 531: 5/5 same, 5/3 not.`
 
-    Two whole numbers side by side are hard to compare for a small model; two characters are not.
+    A small model finds it hard to compare two whole numbers, but not two characters.
     """
     if made.found is None or made.wanted is None:
         return "."
@@ -192,7 +192,7 @@ def _claimed(before: Expression, after: State) -> int:
 
 
 def _substitute(equation: Equation, value: str) -> Check:
-    """Put the solution into the equation and compare with its right side."""
+    """Return a check that puts the solution into the equation and compares the result with its right side."""
     if not value:
         return Check(equation.text, None, None)
     work, product = arithmetic.multiply(int(value), equation.a, arithmetic.none())
@@ -206,7 +206,7 @@ def _substitute(equation: Equation, value: str) -> Check:
 
 @dataclass
 class Trace:
-    """A reply to a problem, in pieces: the text and whether it is to be learned."""
+    """A reply to a problem, in pieces: a text and whether it is learned."""
 
     pieces: list[tuple[str, bool]] = field(default_factory=list)
 
@@ -222,7 +222,9 @@ class Trace:
 
 @dataclass(frozen=True)
 class Style:
-    """How a trace goes: chance of a check after each step, of a mistake in each, checks at the end (0: none at all)."""
+    """How a trace is written: the chance of a check after each step, the chance of a mistake in each step, and the number of checks
+    at the end (0: no checks at all).
+    """
 
     early: float = 0.35
     mistakes: float = 0.0
@@ -230,14 +232,14 @@ class Style:
 
     @classmethod
     def drawn(cls, rng: random.Random) -> "Style":
-        """Return the mixture that the model imitates: half of the traces have mistakes, a few have no check or two."""
+        """Return a style as the model imitates them: half of the traces may have mistakes, a few have no check or several."""
         if rng.random() < 0.5:
             return cls(mistakes=rng.choice([0.3, 0.6]), checks=1 + (rng.random() < 0.05))
         return cls(checks=rng.choices([0, 1, 2, 3], [8, 84, 6, 2])[0], early=0 if rng.random() < 0.4 else 0.35)
 
 
 def opening(problem: Problem) -> str:
-    """Return what stands before the first step: the expression that a word problem asks for."""
+    """Return the text before the first step: the expression that a word problem asks for, and nothing for other problems."""
     if problem.kind != "word":
         return ""
     assert isinstance(problem.task, Expression)
@@ -303,12 +305,12 @@ class _Writer:
         self.state = done.after
 
     def reflect(self, opening: str = "check") -> bool:
-        """Check the steps since the last check; on a wrong one go back to before it."""
+        """Check the steps since the last check, and go back to before a wrong one. Return whether all were right."""
         lines = [f"{REFLECT}{self.say[opening]}"]
         first = len(self.steps) - self.unchecked
         last = self.steps[-1].before
         if isinstance(last, Divide) and first < len(self.steps) - 1 and self.steps[-1].after.value:  # type: ignore[union-attr]
-            first = len(self.steps) - 1  # putting the solution in checks the whole equation
+            first = len(self.steps) - 1  # substituting the solution checks the whole equation
         back = None
         for index in range(first, len(self.steps)):
             made = check(self.steps[index], self.say)

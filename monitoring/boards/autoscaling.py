@@ -1,18 +1,18 @@
 """Why did it scale, and was it right to?"""
 
-from deployments import metrics
+from deployments.observability import metrics
 from monitoring.board import Board, Row, graph
 from monitoring.queries import OF_MODEL, mean, rate, ratio, select, total
 
-OFF = "autoscaling (llm.autoscaling)"
+OFF = "autoscaling (autoscaling.enabled)"
 LLM = 'deployment="LLM"'
 RUNNING = select(metrics.REPLICAS, LLM, 'state="RUNNING"', of=())
 GPUS = total(metrics.DEVICES, where=['kind="gpu"'])
 
 DECISIONS = (
     graph(
-        "LLM replicas: wanted and there",
-        "What the policy wants, and what it saw running. A gap that stays is a start-up that hangs or a cluster that is full.",
+        "LLM replicas: wanted and running",
+        "Replicas that the policy wants, and those it saw running. A lasting gap means a start-up that hangs or a full cluster.",
         "short",
         (f"max by (deployment) ({select(metrics.AUTOSCALING_DESIRED, of=())})", "{{deployment}} wanted"),
         (f"max by (deployment) ({select(metrics.AUTOSCALING_ACTUAL, of=())})", "{{deployment}} seen running"),
@@ -21,7 +21,7 @@ DECISIONS = (
     ),
     graph(
         "Decisions by reason",
-        "Changes of the wanted number of replicas a minute, by the policy's reason.",
+        "Changes of the wanted number of replicas per minute, by the policy's reason.",
         "short",
         (f"60 * {rate(metrics.AUTOSCALING_DECISIONS, 'reason', of=())}", "{{reason}}"),
         empty="autoscaling is off",
@@ -29,7 +29,7 @@ DECISIONS = (
     ),
     graph(
         "LLM replicas by state",
-        "What Serve makes of it: target, running, starting, stopping.",
+        "What Serve does about it: target, running, starting, stopping.",
         "short",
         (f"max by (state) ({select(metrics.REPLICAS, LLM, of=())})", "{{state}}"),
         (f"max({select(metrics.REPLICAS_TARGET, LLM, of=())})", "target"),
@@ -40,17 +40,17 @@ DECISIONS = (
 DEMAND = (
     graph(
         "Requests for each LLM replica",
-        "Requests in flight, for each running replica: the load that a policy answers.",
+        "Requests in flight per running replica: the load to which a policy responds.",
         "short",
         (
             ratio(total(metrics.ONGOING), f"max({RUNNING})"),
-            "in flight a replica",
+            "in flight per replica",
         ),
         empty="no LLM replica runs",
     ),
     graph(
         "Waiting",
-        "Requests that wait: for a replica, and in the engines' own queues.",
+        "Requests that wait for a replica, and those in the engines' own queues.",
         "short",
         (total(metrics.UNASSIGNED), "for a replica"),
         (total("vllm:num_requests_waiting"), "in engines"),
@@ -66,20 +66,20 @@ DEMAND = (
     ),
     graph(
         "Queue time",
-        "Mean time from a request's arrival until an engine begins with it: what too few replicas cost.",
+        "Mean time from a request's arrival until an engine starts it: the cost of too few replicas.",
         "s",
         (mean(metrics.QUEUE), "mean"),
     ),
     graph(
         "Start-up by phase",
-        "Seconds that the newest replicas took to start, by phase (`start` is the whole): how long a scale-up takes.",
+        "Time that the newest replicas took to start, by phase (`start` is the total): how long a scale-up takes.",
         "s",
         (f"max by (deployment, phase) ({select(metrics.STARTUP)})", "{{deployment}} {{phase}}"),
         empty="no replica is scraped",
     ),
     graph(
         "GPUs of the cluster",
-        "GPUs of the Ray cluster's live nodes, and those of LLM replicas. 0 on a cluster without.",
+        "GPUs of the Ray cluster's live nodes, and those of LLM replicas. 0 on a cluster without GPUs.",
         "short",
         (f"max({select(metrics.CLUSTER_GPUS, of=())})", "in the cluster"),
         (f"{GPUS} or vector(0)", "of LLM replicas"),
@@ -91,5 +91,5 @@ BOARD = Board(
     "satori-autoscaling",
     "Satori / Autoscaling",
     "Why did it scale, and was it right to?",
-    (Row("Decisions", DECISIONS), Row("What they answer", DEMAND)),
+    (Row("Decisions", DECISIONS), Row("Demand", DEMAND)),
 )

@@ -22,36 +22,36 @@ BATCH = (
     ),
     graph(
         "Waiting",
-        "Requests in each engine's queue. Some are usual for a moment; a queue that stays is too few replicas.",
+        "Requests in each engine's queue. A queue for a moment is normal; a lasting one means too few replicas.",
         "short",
         (engine("vllm:num_requests_waiting"), "{{engine}} {{replica}}"),
         stacked=True,
         empty=NONE,
     ),
     graph(
-        "Tokens a step",
-        "Tokens that an engine computes in one step, prompts included: the size of its batches.",
+        "Tokens per step",
+        "Tokens that an engine computes in one step, including those of prompts: the size of its batches.",
         "short",
         (quantile(0.5, "vllm:iteration_tokens_total", "engine"), "{{engine}} p50"),
         (quantile(0.95, "vllm:iteration_tokens_total", "engine"), "{{engine}} p95"),
     ),
     graph(
         "Tokens generated",
-        "Tokens that each engine generates, a second.",
+        "Tokens that each engine generates per second.",
         "short",
         (rate("vllm:generation_tokens_total", "engine"), "{{engine}}"),
         stacked=True,
     ),
     graph(
         "Prompt tokens",
-        "Prompt tokens that each engine reads, a second; those from the prefix cache included.",
+        "Prompt tokens that each engine reads per second, including those from the prefix cache.",
         "short",
         (rate("vllm:prompt_tokens_total", "engine"), "{{engine}}"),
         stacked=True,
     ),
     graph(
         "ITL",
-        "The median and 99th percentile of the gaps between tokens, as each engine makes them.",
+        "Median and 99th percentile of the gaps between tokens, as each engine generates them.",
         "s",
         (quantile(0.5, "vllm:inter_token_latency_seconds", "engine"), "{{engine}} p50"),
         (quantile(0.99, "vllm:inter_token_latency_seconds", "engine"), "{{engine}} p99"),
@@ -61,14 +61,14 @@ BATCH = (
 CACHE = (
     graph(
         "KV cache in use",
-        "Share of each engine's KV cache in use. At 1 requests wait or are preempted.",
+        "Share of each engine's KV cache in use. At 1, requests wait or are preempted.",
         "percentunit",
         (engine("vllm:kv_cache_usage_perc"), "{{engine}} {{replica}}"),
         empty=NONE,
     ),
     graph(
         "Preemptions",
-        "Requests thrown out of a batch for lack of KV cache, a minute. Their tokens are computed again.",
+        "Requests preempted for lack of KV cache, per minute. Their tokens are computed again.",
         "short",
         (f"60 * {rate('vllm:num_preemptions_total', 'engine')}", "{{engine}}"),
     ),
@@ -83,7 +83,7 @@ CACHE = (
 PHASES = (
     graph(
         "Phases of a request",
-        "Mean seconds of an ended request in an engine: in its queue, reading the prompt, generating.",
+        "Mean time that an ended request spent in an engine: in its queue, in prefill, in decode.",
         "s",
         (mean("vllm:request_queue_time_seconds"), "queue"),
         (mean("vllm:request_prefill_time_seconds"), "prefill"),
@@ -99,7 +99,7 @@ PHASES = (
     ),
     graph(
         "Ends",
-        "Why engines ended requests.",
+        "Requests that engines ended, by reason.",
         "reqps",
         (rate("vllm:request_success_total", "finished_reason"), "{{finished_reason}}"),
         stacked=True,

@@ -1,7 +1,7 @@
 """How long do requests take, where does the time go, and how much is done?"""
 
-from deployments import metrics
-from deployments.metrics import Metric
+from deployments.observability import metrics
+from deployments.observability.metrics import Metric
 from monitoring.board import Board, Panel, Row, graph
 from monitoring.queries import mean, quantile, rate, select, total
 
@@ -14,7 +14,7 @@ def quantiles(title: str, description: str, metric: Metric, *more: tuple[str, st
 
 
 def limit(objective: str) -> tuple[str, str]:
-    """Return a line at a setting of what is good."""
+    """Return the line of an objective, which is a setting."""
     chosen = select(metrics.SLO_LIMIT, f'objective="{objective}"')
     return f"max({chosen})", f"slo.{objective}_s"
 
@@ -22,43 +22,43 @@ def limit(objective: str) -> tuple[str, str]:
 CLIENTS = (
     quantiles(
         "TTFT",
-        "Time to the first token of any kind, from a stream's arrival to its first event going out.",
+        "Time to the first token of any kind, from a stream's arrival until its first event is sent.",
         metrics.TTFT,
         limit("ttft"),
     ),
     quantiles("TTFAT", "Time to the first token of the answer, after all reasoning, of streaming chats.", metrics.TTFAT),
-    quantiles("ITL", "Gaps between the tokens of a stream, as they go out.", metrics.ITL),
+    quantiles("ITL", "Gaps between the tokens of a stream, as they are sent.", metrics.ITL),
     quantiles("TPOT", "Time per output token of a stream after the first: a stream's pace.", metrics.TPOT, limit("tpot")),
     quantiles("E2E", "From a request's arrival to the end of its reply.", metrics.E2E),
-    quantiles("Queue", "From a request's arrival until an engine begins with it: all its waiting.", metrics.QUEUE),
+    quantiles("Queue", "From a request's arrival until an engine starts it: all of its waiting.", metrics.QUEUE),
 )
 
 WHERE = (
     graph(
         "Where the time to the first token goes",
-        "Means: waiting for an engine to begin, and reading the prompt there. What TTFT is more than their sum is the way back.",
+        "Means: the wait until the engine starts, and prefill. The rest of TTFT is the way back to the client.",
         "s",
-        (mean(metrics.QUEUE), "until the engine begins"),
+        (mean(metrics.QUEUE), "until the engine starts"),
         (mean("vllm:request_prefill_time_seconds"), "prefill"),
         (mean(metrics.TTFT), "TTFT"),
     ),
     graph(
         "Platform overhead on TTFT",
-        "What the platform adds: a stream's TTFT less the engine's, from the engine's queue to the first token.",
+        "What the platform adds: a stream's TTFT minus the engine's, which is from the engine's queue to the first token.",
         "s",
         *((quantile(share, metrics.OVERHEAD_TTFT), legend) for share, legend in SHARES),
     ),
     graph(
         "Platform overhead on ITL",
-        "What the platform adds to a stream's mean gap: as tokens go out less as the engine makes them.",
+        "What the platform adds to a stream's mean gap: the gap as tokens are sent, minus the gap as the engine generates them.",
         "s",
         *((quantile(share, metrics.OVERHEAD_ITL), legend) for share, legend in SHARES),
     ),
     graph(
         "ITL at the engine and at the client",
-        "The 99th percentile of gaps between tokens as engines make them and as they go out: the difference is jitter that we add.",
+        "99th percentile of the gaps between tokens, at the engine and as they are sent. The difference is jitter that we add.",
         "s",
-        (quantile(0.99, metrics.ITL), "going out"),
+        (quantile(0.99, metrics.ITL), "sent"),
         (quantile(0.99, "vllm:inter_token_latency_seconds"), "engine"),
     ),
 )
@@ -80,9 +80,9 @@ WORK = (
     ),
     graph(
         "Requests",
-        "Requests that end a second, and how many are in flight.",
+        "Requests that end per second, and requests in flight.",
         "short",
-        (rate(metrics.REQUESTS), "ended a second"),
+        (rate(metrics.REQUESTS), "ended per second"),
         (total(metrics.ONGOING), "in flight"),
     ),
 )

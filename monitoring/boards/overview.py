@@ -1,6 +1,6 @@
 """Is it well, what does it do, and what does it cost?"""
 
-from deployments import metrics
+from deployments.observability import metrics
 from monitoring import rules, slo
 from monitoring.board import Board, Row, graph, stat
 from monitoring.queries import quantile, rate, ratio, select, total
@@ -11,7 +11,7 @@ OUTPUT = rate(metrics.TOKENS, where=['kind!="prompt"'])
 
 
 def running(deployment: str) -> str:
-    """Return the running replicas of a deployment, as Serve counts them."""
+    """Return the number of running replicas of a deployment, as Serve counts them."""
     chosen = select(metrics.REPLICAS, f'deployment="{deployment}"', 'state="RUNNING"', of=())
     return f"max({chosen})"
 
@@ -19,7 +19,7 @@ def running(deployment: str) -> str:
 WELL = (
     stat(
         "Goodput",
-        f"Share of requests answered within the settings slo.ttft_s and slo.tpot_s. {slo.OBJECTIVE:.0%} are promised.",
+        f"Share of requests answered within the settings slo.ttft_s and slo.tpot_s. The objective is {slo.OBJECTIVE:.0%}.",
         "percentunit",
         ratio(GOOD, ASKED),
         warn=slo.OBJECTIVE,
@@ -28,7 +28,7 @@ WELL = (
     stat(
         "Error budget left",
         f"What is left of the {1 - slo.OBJECTIVE:.0%} of requests that may be bad in {slo.PERIOD_DAYS} days."
-        " Below 0 the promise is broken.",
+        " Below 0 the objective is missed.",
         "percentunit",
         f"1 - {select(rules.bad(f'{slo.PERIOD_DAYS}d'))} / {1 - slo.OBJECTIVE:.2f}",
         warn=0.5,
@@ -37,7 +37,7 @@ WELL = (
     ),
     stat(
         "Alerts firing",
-        "How many of our alerts fire now. Their names are in Prometheus under /alerts, what to do in the runbook.",
+        "Our alerts that are firing now. Prometheus shows their names under /alerts; the runbook says what to do.",
         "short",
         'count(ALERTS{alertstate="firing", alertname=~"Satori.*"}) or vector(0)',
         warn=1,
@@ -45,7 +45,7 @@ WELL = (
     ),
     stat(
         "LLM replicas",
-        "LLM replicas that run, as Serve's controller says. With none, requests wait.",
+        "Running LLM replicas, as Serve's controller reports them. With none, requests wait.",
         "short",
         running("LLM"),
         warn=1,
@@ -54,22 +54,22 @@ WELL = (
     ),
     stat(
         "Ingress replicas",
-        "Ingress replicas that run: the application's front doors.",
+        "Running ingress replicas: the application's front doors.",
         "short",
         running("Ingress"),
         warn=1,
         bad=0.5,
         empty="no ingress is scraped",
     ),
-    stat("Requests in flight", "Requests whose response is not complete.", "short", total(metrics.ONGOING), empty="no ingress"),
-    stat("Requests", "API requests that end, a second.", "reqps", rate(metrics.REQUESTS)),
+    stat("Requests in flight", "Requests whose response is not complete yet.", "short", total(metrics.ONGOING), empty="no ingress"),
+    stat("Requests", "API requests that end per second.", "reqps", rate(metrics.REQUESTS)),
     stat("TTFT p95", "Time to the first token of any kind, for 95 of 100 streams.", "s", quantile(0.95, metrics.TTFT)),
     stat("TTFAT p95", "Time to the first token of the answer, for 95 of 100 streaming chats.", "s", quantile(0.95, metrics.TTFAT)),
     stat("TPOT p95", "Time per output token after the first, for 95 of 100 streams.", "s", quantile(0.95, metrics.TPOT)),
-    stat("Tokens", "Tokens that the engines generate, a second.", "short", rate("vllm:generation_tokens_total")),
+    stat("Tokens", "Tokens that the engines generate per second.", "short", rate("vllm:generation_tokens_total")),
     stat(
         "Answers per device-hour",
-        "Complete chat replies for each hour of a GPU, or of a replica where there are none.",
+        "Complete chat replies per hour of a GPU, or of a replica where there are no GPUs.",
         "short",
         ratio(f"3600 * {rate(metrics.ANSWERS)}", total(metrics.DEVICES)),
         empty="no LLM replica",
@@ -79,7 +79,7 @@ WELL = (
 TRAFFIC = (
     graph(
         "Goodput and demand",
-        "Requests within the objectives, beside all that count for them. The gap is what is bad.",
+        "Requests that met the objectives, and all that count for them. The gap is the bad requests.",
         "reqps",
         (GOOD, "good"),
         (ASKED, "asked"),
@@ -93,14 +93,14 @@ TRAFFIC = (
     ),
     graph(
         "Tokens by kind",
-        "Tokens of requests that have ended, by what they were: prompt, reasoning, answer.",
+        "Tokens of requests that have ended, by kind: prompt, reasoning, answer.",
         "short",
         (rate(metrics.TOKENS, "kind"), "{{kind}}"),
         stacked=True,
     ),
     graph(
         "Replicas",
-        "Replicas of each deployment by Serve's state of them.",
+        "Replicas of each deployment, by their state in Serve.",
         "short",
         (f"max by (deployment, state) ({select(metrics.REPLICAS, of=())}) > 0", "{{deployment}} {{state}}"),
         empty="no ingress is scraped",
@@ -110,14 +110,14 @@ TRAFFIC = (
 COST = (
     graph(
         "Answers per device-hour",
-        "Complete chat replies for each hour of a GPU, or of a replica where there are none: what an answer costs is its inverse.",
+        "Complete chat replies per hour of a GPU, or of a replica where there are no GPUs. The inverse is the cost of an answer.",
         "short",
         (ratio(f"3600 * {rate(metrics.ANSWERS)}", total(metrics.DEVICES)), "answers"),
         empty="no LLM replica",
     ),
     graph(
         "Wasted tokens",
-        "Share of generated tokens of ended requests that nobody got, by why: the client left, or the reply ended with an error.",
+        "Share of ended requests' generated tokens that nobody received: the client left, or the reply ended in an error.",
         "percentunit",
         (
             f"{rate(metrics.WASTED_TOKENS, 'reason')} / ignoring(reason) group_left() ({OUTPUT} > 0)",
@@ -126,14 +126,14 @@ COST = (
     ),
     graph(
         "Requests by key",
-        "Requests that reached an engine, by name of the API key; (none) where no keys are asked for.",
+        "Requests that reached an engine, by name of the API key; (none) where no keys are required.",
         "reqps",
         (f"topk(10, {rate(metrics.KEY_REQUESTS, 'key')})", "{{key}}"),
         stacked=True,
     ),
     graph(
         "Tokens by key",
-        "Who uses it: tokens of prompts and replies by name of the API key; (none) where no keys are asked for.",
+        "Tokens of prompts and replies, by name of the API key; (none) where no keys are required.",
         "short",
         (f"topk(10, {rate(metrics.KEY_TOKENS, 'key')})", "{{key}}"),
         stacked=True,

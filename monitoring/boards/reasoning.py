@@ -1,6 +1,6 @@
 """How does the model reason: how long, with which actions, and does it come to an answer?"""
 
-from deployments import metrics
+from deployments.observability import metrics
 from monitoring.board import Board, Row, graph, stat
 from monitoring.queries import mean, quantile, rate, ratio
 
@@ -10,7 +10,7 @@ OUTPUT = rate(metrics.TOKENS, where=['kind!="prompt"'])
 NOW = (
     stat(
         "Answers in a box",
-        "Share of complete chat replies whose answer is in \\boxed{}: the others did not come to one.",
+        "Share of complete chat replies whose answer is in \\boxed{}. The others did not reach one.",
         "percentunit",
         ratio(rate(metrics.ANSWERS, where=['boxed="yes"']), rate(metrics.ANSWERS)),
         warn=0.9,
@@ -22,35 +22,35 @@ NOW = (
         "percentunit",
         ratio(rate(metrics.TOKENS, where=['kind="reasoning"']), OUTPUT),
     ),
-    stat("Reflections an answer", "Mean number of reflections in an answer's reasoning.", "short", mean(metrics.REFLECTIONS)),
-    stat("Explorations an answer", "Mean number of explorations in an answer's reasoning.", "short", mean(metrics.EXPLORATIONS)),
+    stat("Reflections per answer", "Mean number of reflections in an answer's reasoning.", "short", mean(metrics.REFLECTIONS)),
+    stat("Explorations per answer", "Mean number of explorations in an answer's reasoning.", "short", mean(metrics.EXPLORATIONS)),
     stat(
         "Thinking time",
-        "Mean time from a stream's first token to the first of its answer.",
+        "Mean time from a stream's first token to the first token of its answer.",
         "s",
         f"{mean(metrics.TTFAT)} - {mean(metrics.TTFT)}",
     ),
-    stat("Answers", "Complete chat replies, a second.", "short", rate(metrics.ANSWERS)),
+    stat("Answers", "Complete chat replies per second.", "short", rate(metrics.ANSWERS)),
 )
 
 CHAINS = (
     graph(
         "Actions",
-        "Actions of the chains, a second: continue (next step), reflect (check), explore (another way).",
+        "Actions of the chains per second: continue (next step), reflect (check), explore (another way).",
         "short",
         (rate(metrics.COAT_ACTIONS, "action"), "{{action}}"),
         empty="no chat reply yet",
     ),
     graph(
         "Tokens by action",
-        "What the tokens of complete chat replies belong to.",
+        "Tokens of complete chat replies, by the action to which they belong.",
         "short",
         (rate(metrics.COAT_TOKENS, "action"), "{{action}}"),
         stacked=True,
         empty="no chat reply yet",
     ),
     graph(
-        "Tokens an action",
+        "Tokens per action",
         "Mean length of a segment, by the action that opened it.",
         "short",
         (
@@ -60,7 +60,7 @@ CHAINS = (
         empty="no chat reply yet",
     ),
     graph(
-        "Reflections an answer",
+        "Reflections per answer",
         "Reflections in an answer's reasoning.",
         "short",
         (quantile(0.5, metrics.REFLECTIONS), "p50"),
@@ -68,7 +68,7 @@ CHAINS = (
         empty="no chat reply yet",
     ),
     graph(
-        "Explorations an answer",
+        "Explorations per answer",
         "Explorations in an answer's reasoning.",
         "short",
         (quantile(0.5, metrics.EXPLORATIONS), "p50"),
@@ -77,7 +77,7 @@ CHAINS = (
     ),
     graph(
         "From question to answer",
-        "Median times to the first token and to the first of the answer: between them the model thinks.",
+        "Median times to the first token and to the first token of the answer. Between the two the model thinks.",
         "s",
         (quantile(0.5, metrics.TTFT), "first token"),
         (quantile(0.5, metrics.TTFAT), "first token of the answer"),
@@ -87,13 +87,13 @@ CHAINS = (
 VOTING = (
     graph(
         "Votes",
-        "Votes over several chains, by whether they were decided before all had ended.",
+        "Votes over several chains, by whether they were decided before all chains had ended.",
         "short",
         (rate(metrics.VOTES, "decided"), "{{decided}}"),
     ),
     graph(
         "Tokens saved by early decisions",
-        "An estimate: what the chains that were stopped lacked to the mean length of the others, a second.",
+        "An estimate, per second: the tokens by which stopped chains were shorter than the others' mean length.",
         "short",
         (rate(metrics.VOTE_TOKENS_SAVED), "saved"),
     ),

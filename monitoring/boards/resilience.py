@@ -1,6 +1,6 @@
 """What broke, who noticed, and what did it cost?"""
 
-from deployments import metrics
+from deployments.observability import metrics
 from monitoring import slo
 from monitoring.board import Board, Row, graph, stat
 from monitoring.queries import quantile, rate, select, total
@@ -8,7 +8,7 @@ from monitoring.queries import quantile, rate, select, total
 NOW = (
     stat(
         "Fail-overs in 10 min",
-        "Requests that moved on from an LLM replica that was lost, in mid-stream. Clients do not notice.",
+        "Requests that moved away from a lost LLM replica, in mid-stream. Clients do not notice.",
         "short",
         f"round(sum(increase({select(metrics.FAILOVER_REQUESTS)}[10m])))",
         warn=1,
@@ -17,7 +17,7 @@ NOW = (
     ),
     stat(
         "Tokens computed again in 10 min",
-        "Tokens that moved requests had to compute a second time.",
+        "Tokens of moved requests that had to be computed a second time.",
         "short",
         f"round(sum(increase({select(metrics.FAILOVER_TOKENS)}[10m])))",
         empty="no ingress is scraped",
@@ -58,14 +58,14 @@ NOW = (
 FAULTS = (
     graph(
         "Fail-overs",
-        "Requests that moved, a minute.",
+        "Requests that moved per minute.",
         "short",
         (f"60 * {rate(metrics.FAILOVER_REQUESTS)}", "requests moved"),
         empty="no ingress is scraped",
     ),
     graph(
         "Tokens for nothing",
-        "Tokens a second that were computed again after a move, or that nobody got.",
+        "Tokens per second that were computed again after a move, or that nobody received.",
         "short",
         (rate(metrics.FAILOVER_TOKENS), "computed again"),
         (rate(metrics.WASTED_TOKENS, "reason"), "lost by {{reason}}"),
@@ -74,7 +74,7 @@ FAULTS = (
     ),
     graph(
         "Refusals by code",
-        "Requests that end with an error, by its code; a number is the status of an error without a code of ours.",
+        "Requests that end with an error, by its code; a number is the HTTP status of an error without a code of ours.",
         "reqps",
         (f"{rate(metrics.REFUSALS, 'code')} > 0", "{{code}}"),
         stacked=True,
@@ -90,7 +90,7 @@ FAULTS = (
     ),
     graph(
         "Dropped by the token channel",
-        "Drops a second: connections of strangers, and messages that are not ours, of another release or malformed.",
+        "Drops per second: connections of strangers, and messages that are foreign, from another release or malformed.",
         "short",
         (rate(metrics.CHANNEL_DROPPED, "reason"), "{{reason}}"),
         stacked=True,
@@ -98,7 +98,7 @@ FAULTS = (
     ),
     graph(
         "Targets",
-        "Processes that Prometheus scrapes, by deployment: 1 is up.",
+        "Processes that Prometheus can scrape, by deployment.",
         "short",
         ('sum by (deployment) (up{job="satori"})', "{{deployment}}"),
         empty="Prometheus finds no target",
@@ -108,7 +108,7 @@ FAULTS = (
 SATURATION = (
     graph(
         "Event loop of the ingress",
-        "How late the ingress' event loop is; tokens that wait for it are as late.",
+        "How late the ingress' event loop is. Tokens wait for it as long.",
         "s",
         (quantile(0.5, metrics.LOOP_LAG), "p50"),
         (quantile(0.99, metrics.LOOP_LAG), "p99"),
@@ -116,7 +116,7 @@ SATURATION = (
     ),
     graph(
         "CPU of the ingresses",
-        "CPU seconds a second of each ingress. One has one event loop: near 1 it is full, and another replica is needed.",
+        "CPU seconds per second of each ingress. Each has one event loop: near 1 it is full, and another replica is needed.",
         "short",
         (
             rate("process_cpu_seconds_total", "replica", where=['deployment="Ingress"']),

@@ -1,10 +1,10 @@
 """Asking, and what is seen of the reply."""
 
 import pytest
-from conftest import QUESTION, Chat, Opened
 from playwright.sync_api import Route, expect
 
-from tests.scripted_api import Background, ScriptedApi
+from tests.support.page import QUESTION, Chat, Opened
+from tests.support.scripted_api import Background, ScriptedApi
 
 
 def test_nothing_is_loaded_from_elsewhere(chat: Chat, ui: Background) -> None:
@@ -85,7 +85,7 @@ def test_stop_keeps_what_came_and_retry_asks_again(chat: Chat, api: ScriptedApi)
     chat.button("Stop").click()
     expect(chat.replies).to_contain_text("Stopped")
     expect(chat.replies).to_contain_text("First the product")
-    chat.until(lambda: api.open_streams == 0)  # the server was told to stop
+    chat.until(lambda: api.open_streams == 0, "the server is told to stop")
     api.gate.open()
     chat.button("Try again").click()
     chat.answered()
@@ -99,15 +99,15 @@ def test_stop_is_not_lost_on_a_slow_connection(chat: Chat, api: ScriptedApi, arr
     held: list[Route] = []
     chat.page.route("**/queue/join*", lambda route: held.append(route), times=1)
     chat.ask()
-    chat.until(lambda: len(held) == 1)
+    chat.until(lambda: len(held) == 1, "the question is on its way")
     response = None
     if arrived:
         response = held[0].fetch()
-        chat.until(lambda: api.open_streams == 1)
+        chat.until(lambda: api.open_streams == 1, "the question has arrived")
     chat.button("Stop").click()
     expect(chat.replies).to_contain_text("Stopped")
     held[0].fulfill(response=response or held[0].fetch())
-    chat.until(lambda: api.open_streams == 0)
+    chat.until(lambda: api.open_streams == 0, "the server is told to stop")
     api.gate.open()
     chat.button("Try again").click()
     chat.answered()
@@ -121,7 +121,7 @@ def test_leaving_the_page_stops_the_request(opened: Opened, api: ScriptedApi) ->
     leaver.ask()
     leaver.steps.first.wait_for()
     leaver.page.close()
-    other.until(lambda: api.open_streams == 0)
+    other.until(lambda: api.open_streams == 0, "the server is told to stop")
 
 
 def test_edit_and_resubmit(chat: Chat, api: ScriptedApi) -> None:
@@ -202,7 +202,7 @@ def test_earlier_turns_go_along_when_asked_for(chat: Chat, api: ScriptedApi) -> 
     chat.ask("And half of it?")
     chat.answered(2)
     chat.page.locator("header .settings").click()
-    chat.page.locator("#settings").get_by_label("Send earlier turns along").check()
+    chat.page.locator("#settings").get_by_label("Include earlier turns").check()
     chat.page.keyboard.press("Escape")
     chat.ask("And 9.11?")
     chat.answered(3)

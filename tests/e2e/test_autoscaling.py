@@ -8,9 +8,11 @@ from typing import Any
 
 import httpx
 import pytest
-from conftest import Served, Streaming
 
-from cluster import chaos
+from cluster.bench import chaos
+from tests.support.application import Served, Streaming
+from tests.support.processes import output_until
+from tests.support.until import until_async
 
 ARGUMENTS = (
     "autoscaling.enabled=true",
@@ -35,17 +37,24 @@ async def http(served: Served) -> AsyncIterator[httpx.AsyncClient]:
         yield client
 
 
-async def until(http: httpx.AsyncClient, true: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
-    """Return the first status of which it is true."""
-    while True:
-        status: dict[str, Any] = (await http.get("/status")).raise_for_status().json()
-        if status["target"] is not None and true(status):
-            return status
-        await asyncio.sleep(0.3)
+async def until_status(http: httpx.AsyncClient, what: str, holds: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+    """Return the first status of which `holds` is true."""
+
+    async def status() -> dict[str, Any]:
+        found: dict[str, Any] = (await http.get("/status")).raise_for_status().json()
+        return found
+
+    return await until_async(status, what, 120, holds=lambda now: now["target"] is not None and holds(now), every_s=0.3)
 
 
 def running(status: dict[str, Any]) -> int:
+    """Return how many LLM replicas run."""
     return [replica["state"] for replica in status["replicas"]].count("RUNNING")
+
+
+def busy(status: dict[str, Any]) -> int:
+    """Return how many LLM replicas have requests."""
+    return sum(bool(replica["load"] and replica["load"]["running"]) for replica in status["replicas"])
 
 
 @pytest.mark.timeout(300)
@@ -58,18 +67,16 @@ async def test_replicas_follow_the_load_and_no_request_fails(http: httpx.AsyncCl
             replies.append(chaos.Reply())
             await replies[-1].read(http, BODY)
 
-    await until(http, lambda status: running(status) == 1)
+    await until_status(http, "one replica runs", lambda status: running(status) == 1)
     clients = [asyncio.create_task(client()) for _ in range(CLIENTS)]
-    status = await until(http, lambda status: running(status) == 3)
+    status = await until_status(http, "three replicas run", lambda status: running(status) == 3)
     # The first change; later ones may go either way, as the engines of this host share its cores and slow each other down.
     assert status["autoscaling"]["decisions"][0]["reason"] in ("backlog", "forecast", "maximum", "queue_time")
-    await until(
-        http, lambda status: sum(bool(replica["load"] and replica["load"]["running"]) for replica in status["replicas"]) == 3
-    )
+    await until_status(http, "three replicas have requests", lambda status: busy(status) == 3)
     enough.set()
     await asyncio.gather(*clients)
 
-    status = await until(http, lambda status: not status["replicas"] and status["target"] == 0)
+    status = await until_status(http, "no replica is left", lambda status: not status["replicas"] and status["target"] == 0)
     changes = [(change["from"], change["to"]) for change in status["autoscaling"]["decisions"]]
     assert changes[0][0] == 1
     assert max(to for _, to in changes) == 3
@@ -79,7 +86,7 @@ async def test_replicas_follow_the_load_and_no_request_fails(http: httpx.AsyncCl
 
     waiting = asyncio.create_task(client())
     enough.clear()
-    status = await until(http, lambda status: any("starting" in replica for replica in status["replicas"]))
+    status = await until_status(http, "one starts", lambda status: any("starting" in replica for replica in status["replicas"]))
     assert status["waiting"] == 1
     reason = (await http.get("/ready")).json()["reason"]
     assert " starting, for " in reason
@@ -98,7 +105,7 @@ def test_a_second_signal_stops_at_once_and_leaves_nothing(served: Served) -> Non
     processes = served.all_processes()
     streaming = Streaming(served)
     os.kill(served.process.pid, signal.SIGINT)
-    assert "1 to answer" in next(line for line in served.process.stdout if "draining" in line)  # type: ignore[union-attr]
+    assert "1 to answer" in output_until(served.process, "draining", 30).splitlines()[-1]
     os.kill(served.process.pid, signal.SIGINT)
     assert streaming.end() != "data: [DONE]"
     served.ends_with_nothing_left(processes)

@@ -6,17 +6,18 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 import yaml
-from conftest import ROOT
 
-from cluster import chaos
-from deployments.engine_process import kill
+from cluster.bench import chaos
+from deployments.engine.process import kill
+from tests.support.paths import ROOT
+from tests.support.processes import output_until
+from tests.support.until import until
 
 BIN = Path(sys.executable).parent
 
@@ -34,9 +35,7 @@ def cluster() -> Iterator[dict[str, str]]:
         text=True,
         process_group=0,
     )
-    assert head.stdout
-    started = any("Ray runtime started" in line for line in head.stdout)
-    assert started
+    output_until(head, "Ray runtime started", 60)
     yield environment
     kill(head.pid)
     head.communicate()
@@ -55,14 +54,16 @@ def serve_deploy(cluster: dict[str, str], *arguments: str) -> None:
         deployed = subprocess.run(command, cwd=ROOT, env=cluster, capture_output=True, text=True, check=True)
     assert "error" not in deployed.stderr.lower()
     token = (Path.home() / ".ray" / "auth_token").read_text()
-    while True:  # bounded by the test's time limit
+
+    def status() -> str:
         # What `serve status` asks for; that command takes seconds of the CPU time that the application needs.
-        told = httpx.get("http://127.0.0.1:8265/api/serve/applications/", headers={"Authorization": f"Bearer {token}"})
+        url, headers = "http://127.0.0.1:8265/api/serve/applications/", {"Authorization": f"Bearer {token}"}
+        told = httpx.get(url, headers=headers, timeout=30)
         application = told.raise_for_status().json()["applications"]["default"]
-        if application["status"] == "RUNNING":
-            return
-        assert application["status"] == "DEPLOYING", application
-        time.sleep(0.5)
+        assert application["status"] in ("DEPLOYING", "RUNNING"), application
+        return str(application["status"])
+
+    until(status, "the application runs", 180, holds=lambda found: found == "RUNNING", every_s=0.5)
 
 
 class Load:
@@ -86,10 +87,16 @@ class Load:
                 first = first or reply
                 self.different += not reply.same(first)
 
+    def until(self, replies: int) -> None:
+        """Wait for so many more replies."""
+        wanted = len(self.replies) + replies
+        until(lambda: len(self.replies), f"{wanted} replies", 120, holds=lambda found: found >= wanted, every_s=0.1)
+
     def stop(self) -> None:
         self._going_on = False
         for thread in self._threads:
-            thread.join()
+            thread.join(120)
+            assert not thread.is_alive(), "a chat goes on"
 
 
 @pytest.mark.timeout(400)
@@ -100,12 +107,9 @@ def test_serve_deploy_and_a_rolling_redeploy_under_load(cluster: dict[str, str])
         assert http.get("/v1/models").json()["data"][0]["max_model_len"] == 2048
     load = Load()
     try:
-        while len(load.replies) < 12:
-            time.sleep(0.1)
+        load.until(12)
         serve_deploy(cluster, *replicas, "engine.max_model_len=3072")
-        so_far = len(load.replies)
-        while len(load.replies) < so_far + 12:
-            time.sleep(0.1)
+        load.until(12)
     finally:
         load.stop()
     assert [reply.errors for reply in load.replies if not reply.well] == []

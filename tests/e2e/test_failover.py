@@ -1,6 +1,5 @@
 """Fail-over on the real stack: replicas are killed and frozen under load, and no stream shows it."""
 
-import asyncio
 import random
 import re
 from collections import defaultdict
@@ -9,10 +8,12 @@ from collections.abc import Iterator
 import httpx
 import psutil
 import pytest
-from conftest import Served
 
-from cluster import bench, chaos
-from tests.collector import Collector, attributes, collecting
+from cluster.bench import chaos
+from cluster.bench.stack import engines, is_engine, run_of
+from tests.support.application import Served
+from tests.support.collector import Collector, attributes, collecting
+from tests.support.until import until_async
 
 
 @pytest.fixture(scope="module")
@@ -48,11 +49,11 @@ async def test_lost_replicas_lose_no_stream(served: Served) -> None:
 
 def test_no_engine_outlives_its_replica(served: Served) -> None:
     """A killed actor's engine, and a hung engine, would hold a GPU's memory."""
-    mine = {engine.pid for replica in served.stack.llm_replicas() for engine in chaos.engines(replica)}
-    of_this_run = bench.mark(psutil.Process(max(mine)))
+    mine = {engine.pid for replica in served.stack.llm_replicas() for engine in engines(replica)}
+    of_this_run = run_of(psutil.Process(max(mine)))
     assert of_this_run is not None
-    found = {process for process in psutil.process_iter() if chaos.is_engine(process)}
-    assert {process.pid for process in found if bench.mark(process) == of_this_run} == mine
+    found = {process for process in psutil.process_iter() if is_engine(process)}
+    assert {process.pid for process in found if run_of(process) == of_this_run} == mine
 
 
 async def test_metrics_go_with_replicas_and_counters_stay(served: Served) -> None:
@@ -85,8 +86,11 @@ async def test_a_moved_request_is_one_trace(served: Served, collector: Collector
     async with httpx.AsyncClient(base_url=served.url) as http:
         reply = await http.post("/v1/completions", json={"model": "nano", "prompt": "1"}, headers={"x-request-id": "the-last"})
         assert reply.headers["x-request-id"] == "the-last"
-    while "the-last" not in {attributes(span).get("satori.request_id") for span in list(collector.spans)}:
-        await asyncio.sleep(0.1)  # spans are sent every few seconds
+
+    def request_ids() -> set[str | None]:
+        return {attributes(span).get("satori.request_id") for span in list(collector.spans)}
+
+    await until_async(request_ids, "the last request's span, sent after some seconds", holds=lambda ids: "the-last" in ids)
     traces = defaultdict(list)
     for span in collector.spans:
         traces[span.trace_id].append(span)

@@ -9,23 +9,22 @@ import asyncio
 import contextlib
 import os
 import re
-import shutil
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import hosts
 import httpx
 import pytest
 import yaml
-from conftest import ROOT
 
-from cluster import chaos
-from deployments.environment import SERVING
+from cluster.bench import chaos
+from deployments.host.environment import SERVING
+from tests.support import hosts
+from tests.support.paths import ROOT
+from tests.support.until import until, until_async
 
 RAY = Path(sys.executable).with_name("ray")
 REDIS_PORT = 6390
@@ -37,9 +36,10 @@ SETTINGS |= {"llm.num_replicas": 3, "llm.num_gpus": 1, "llm.num_cpus": 0.5, "llm
 SETTINGS |= {"ingress.num_replicas": 3, "ingress.max_replicas_per_node": 1, "ingress.num_cpus": 0.1}
 SMALL = ["--num-cpus=2", "--object-store-memory=100000000", "--block"]
 STAY = (("LLM", "second"), ("LLM", "third"), ("Ingress", "second"))
+STARTED_S = 120
 MOMENT = 600  # of some 8,000 chunks; the engines are several times as far
 
-REASON = hosts.lacking() if shutil.which("redis-server") else "no 'redis-server' here; Debian's package redis-server has it"
+REASON = hosts.lacking()
 pytestmark = [pytest.mark.skipif(REASON is not None, reason=str(REASON)), pytest.mark.timeout(240)]
 
 
@@ -96,10 +96,9 @@ class Cluster:
         ]
         return {(name, names[replica["node_ip"]]): replica["replica_id"] for name, replica in running}
 
-    async def until(self, *there: tuple[str, str]) -> None:
-        """Wait until these replicas run, and no others."""
-        while self.replicas().keys() != set(there):
-            await asyncio.sleep(0.2)
+    async def until(self, what: str, holds: Callable[[dict[tuple[str, str], str]], object]) -> dict[tuple[str, str], str]:
+        """Return the first running replicas of which `holds` is true."""
+        return await until_async(self.replicas, what, STARTED_S, holds=holds, every_s=0.2)
 
     def client(self, host: hosts.Host) -> httpx.AsyncClient:
         """Return a client of a host's proxy, which passes requests to the ingresses of all hosts."""
@@ -134,8 +133,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
             made.start_head()
             assert made.redis.poll() is None, "another Redis has its port"
             made.deploy()
-            while not told(made.head, f"llm.accelerator_type='{GPU}': the cluster has no such GPU"):
-                time.sleep(0.2)
+            lack = f"llm.accelerator_type='{GPU}': the cluster has no such GPU"
+            until(lambda: told(made.head, lack), "the head's log names the GPU that is not there", STARTED_S, every_s=0.2)
             with ThreadPoolExecutor() as pool:
                 list(pool.map(made.join, (made.first, made.second)))
             yield made
@@ -162,17 +161,25 @@ def same(replies: list[chaos.Reply], wanted: list[chaos.Reply]) -> None:
 
 async def answering(http: httpx.AsyncClient) -> dict[str, Any]:
     """Return what the LLM replica says of itself that a proxy's ingress asks; any host may be away for a moment."""
-    while True:
-        with contextlib.suppress(httpx.HTTPError):
-            response = await http.get("/ready", timeout=10)
-            if response.status_code == 200:
-                return dict(response.json()["replica"])
-        await asyncio.sleep(0.1)
+
+    async def ask() -> httpx.Response | httpx.HTTPError:
+        try:
+            return await http.get("/ready", timeout=10)
+        except httpx.HTTPError as error:
+            return error
+
+    def answered(found: httpx.Response | httpx.HTTPError) -> bool:
+        return isinstance(found, httpx.Response) and found.status_code == 200
+
+    response = await until_async(ask, "an LLM replica answers", STARTED_S, holds=answered, every_s=0.1)
+    assert isinstance(response, httpx.Response)
+    return dict(response.json()["replica"])
 
 
 async def test_every_host_has_what_it_should(cluster: Cluster) -> None:
-    ingresses = [("Ingress", name) for name in ("head", "first", "second")]
-    await cluster.until(*ingresses, ("LLM", "first"), ("LLM", "second"), ("UI", "head"))
+    ingresses = {("Ingress", name) for name in ("head", "first", "second")}
+    wanted = ingresses | {("LLM", "first"), ("LLM", "second"), ("UI", "head")}
+    await cluster.until("these replicas run, and no others", lambda running: running.keys() == wanted)
 
 
 async def test_the_ports_in_use_are_the_documented_ones(cluster: Cluster) -> None:
@@ -197,9 +204,13 @@ async def test_load_through_every_proxy_is_answered(cluster: Cluster, wanted: li
         doors = [await stack.enter_async_context(cluster.client(host)) for host in (cluster.head, cluster.first, cluster.second)]
         await asyncio.gather(*(reply.read(doors[n % 3], chaos.question(n)) for n, reply in enumerate(replies)))
         served: dict[str, int] = {}
-        while len(served) < 2:
+
+        async def ask() -> dict[str, int]:
             says = await answering(doors[1])
             served[says["id"]] = says["served"]
+            return served
+
+        await until_async(ask, "both LLM replicas answer", holds=lambda found: len(found) == 2)
     same(replies, wanted)
     assert set(served) == {replica for (name, _), replica in cluster.replicas().items() if name == "LLM"}
     assert all(served.values()), "both replicas had requests, and so tokens went from host to host"
@@ -220,26 +231,24 @@ async def test_a_host_that_is_cut_off_loses_no_stream_and_comes_back(cluster: Cl
         assert (await chaos.counted(http))[0] > moved
         assert (await answering(proxy))["id"] != away
         cluster.second.mend()
-        while (says := await answering(other))["id"] != away or says["open"]:
-            pass  # it comes back, and drops what went on elsewhere
+        what = "the replica comes back and drops what went on elsewhere"
+        await until_async(lambda: answering(other), what, STARTED_S, holds=lambda says: says["id"] == away and not says["open"])
     await joining
 
 
 async def test_a_new_host_is_used_and_a_killed_one_loses_no_stream(cluster: Cluster, wanted: list[chaos.Reply]) -> None:
-    while (new := cluster.replicas().get(("LLM", "third"))) is None:
-        await asyncio.sleep(0.2)
+    new = (await cluster.until("the new host's LLM replica runs", lambda running: ("LLM", "third") in running))["LLM", "third"]
     async with cluster.own(cluster.head) as http:
         moved, _ = await chaos.counted(http)
         same(await chaos.struck(http, MOMENT, cluster.first.kill), wanted)
         assert (await chaos.counted(http))[0] > moved
-        while (says := await answering(http))["id"] != new:
-            pass
+        says = await until_async(lambda: answering(http), "the new replica answers", holds=lambda says: says["id"] == new)
         assert says["served"]
 
 
 async def test_the_head_may_be_lost_and_come_back(cluster: Cluster, wanted: list[chaos.Reply]) -> None:
-    while not (there := cluster.replicas()).keys() >= set(STAY):  # on a busy machine, one that was cut off may have been replaced
-        await asyncio.sleep(0.2)
+    # On a busy machine, one that was cut off may have been replaced.
+    there = await cluster.until("those that stay run", lambda running: running.keys() >= set(STAY))
     before = {place: there[place] for place in STAY}
     async with cluster.own(cluster.second) as http, cluster.client(cluster.third) as proxy:
         same(await chaos.struck(http, MOMENT, cluster.head.kill), wanted)
@@ -247,8 +256,7 @@ async def test_the_head_may_be_lost_and_come_back(cluster: Cluster, wanted: list
         same(await chaos.calm(http), wanted)
         await answering(proxy)
         await starting
-    while not (after := cluster.replicas()).keys() >= set(STAY):
-        await asyncio.sleep(0.2)
+    after = await cluster.until("those that stay run", lambda running: running.keys() >= set(STAY))
     assert {place: after[place] for place in STAY} == before, "the controller has found them again"
     async with cluster.client(cluster.head) as http:
         await answering(http)

@@ -1,4 +1,4 @@
-"""Starts that cannot be: a taken port and a wrong setting are told at once, and so on.
+"""Starts that fail: a taken port, a wrong setting and a model that cannot be had are named at once.
 
 How an application stops is shown where one does: by `serve shutdown` in the folder `default`, drained in `test_replicas.py`, and at
 once in `test_autoscaling.py`.
@@ -11,12 +11,14 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, SERVE
+
+from tests.support.application import SERVE
+from tests.support.paths import ROOT
 
 
-def launch(*arguments: str) -> subprocess.CompletedProcess[str]:
+def launch(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "deployments.launch", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    return subprocess.run(command, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, timeout=60)
 
 
 def test_a_taken_port_is_told_with_its_owner() -> None:
@@ -36,9 +38,7 @@ def test_wrong_settings_end_make_serve_at_once() -> None:
 
 
 def test_a_model_that_cannot_be_downloaded_is_told() -> None:
-    environment = os.environ | {"HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-m", "deployments.launch", "preset=satori-7b-4090", "llm.num_gpus=0", "model=nobody/no-such-model"]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
+    done = launch("preset=satori-7b-4090", "llm.num_gpus=0", "model=nobody/no-such-model", HF_HUB_OFFLINE="1")
     assert done.returncode == 1
     assert "nobody/no-such-model, from the hub or its cache" in done.stdout
     assert "error: model='nobody/no-such-model': could not be downloaded" in done.stderr

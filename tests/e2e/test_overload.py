@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import re
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,9 +9,12 @@ from typing import Any
 
 import httpx
 import pytest
-from conftest import ROOT, Served
 
-from deployments.keys import digest
+from deployments.access.keys import digest
+from tests.support.application import Served
+from tests.support.paths import ROOT
+from tests.support.status import ended, ready, until_states
+from tests.support.until import until_async
 
 ARGUMENTS = ("engine.max_num_seqs=1", "engine.max_num_queued_reqs=120", "engine.max_num_queued_tokens=40000", "ui.enabled=false")
 LOGS = Path("/tmp/ray/session_latest/logs")
@@ -58,15 +60,6 @@ async def http(served: Served) -> Any:
         yield client
 
 
-async def unfinished(http: httpx.AsyncClient) -> int:
-    return int((await http.get("/ready")).json()["ingress"]["states"])
-
-
-async def until(http: httpx.AsyncClient, count: int) -> None:
-    while await unfinished(http) != count:
-        await asyncio.sleep(0.01)
-
-
 async def test_a_full_queue_refuses_at_once_and_the_rest_is_answered(http: httpx.AsyncClient) -> None:
     asked = [Asked(http, CROWD, []) for _ in range(150)]
     await asyncio.gather(*(one.task for one in asked))
@@ -76,17 +69,12 @@ async def test_a_full_queue_refuses_at_once_and_the_rest_is_answered(http: httpx
     refused = [one for one in asked if one.status == 429]
     assert all(int(one.retry_after) >= 1 for one in refused)
     assert all(one.events[-1] == "data: [DONE]" for one in asked if one.status == 200)
-    assert await unfinished(http) == 0
-
-
-async def went_to_the_end(http: httpx.AsyncClient) -> float:
-    found = re.search(r'vllm:request_success_total\{.*finished_reason="length".*\} (\S+)', (await http.get("/metrics")).text)
-    return float(found[1]) if found else 0.0
+    assert (await ready(http))["ingress"]["states"] == 0
 
 
 async def test_tokens_bound_the_queue_too(http: httpx.AsyncClient) -> None:
     body = {"model": "nano", "prompt": "1 " * 1500, "max_tokens": 400, "ignore_eos": True}
-    before = await went_to_the_end(http)
+    before = (await ended(http))["length"]
     calls = [asyncio.create_task(http.post("/v1/completions", json=body, headers=bearer(CROWD))) for _ in range(40)]
     done, going_on = await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
     refusal = done.pop().result()
@@ -94,8 +82,8 @@ async def test_tokens_bound_the_queue_too(http: httpx.AsyncClient) -> None:
     assert "engine.max_num_queued_tokens=40000" in refusal.json()["error"]["message"]
     for call in going_on:
         call.cancel()
-    await until(http, 0)
-    assert await went_to_the_end(http) <= before + 1, "nobody is there any more"
+    await until_states(http, 0)
+    assert (await ended(http))["length"] <= before + 1, "nobody is there any more"
 
 
 async def test_a_single_request_starts_before_two_more_of_a_crowd(served: Served, http: httpx.AsyncClient) -> None:
@@ -104,16 +92,15 @@ async def test_a_single_request_starts_before_two_more_of_a_crowd(served: Served
     frozen.suspend()  # until all of the crowd are there
     try:
         crowd = [Asked(http, CROWD, started) for _ in range(100)]
-        await until(http, 100)
+        await until_states(http, 100)
     finally:
         frozen.resume()
-    while len(started) < 10:
-        await asyncio.sleep(0.001)
+    await until_async(lambda: len(started), "10 of the crowd have started", holds=lambda count: count >= 10, every_s=0.001)
     frozen.suspend()
     try:
         before = len(started)
         single = Asked(http, SINGLE, started)
-        await until(http, 100 - sum(one.task.done() for one in crowd) + 1)
+        await until_states(http, 100 - sum(one.task.done() for one in crowd) + 1)
     finally:
         frozen.resume()
     await asyncio.gather(single.task, *(one.task for one in crowd))
@@ -122,9 +109,9 @@ async def test_a_single_request_starts_before_two_more_of_a_crowd(served: Served
 
 
 async def drip(slow: socket.socket, read: list[bytes]) -> None:
-    """Read a byte a second."""
-    while True:
-        read.append(await asyncio.get_running_loop().sock_recv(slow, 1))
+    """Read a byte a second, until the connection ends."""
+    while byte := await asyncio.get_running_loop().sock_recv(slow, 1):
+        read.append(byte)
         await asyncio.sleep(1)
 
 
@@ -139,17 +126,23 @@ async def test_a_slow_reader_holds_up_only_itself(served: Served, http: httpx.As
         slow.sendall(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
         slow.setblocking(False)
         reading = asyncio.create_task(drip(slow, read))
-        while not read:
-            await asyncio.sleep(0.01)
+        await until_async(lambda: read, "the slow reader's first byte")
         others = [Asked(http, SINGLE, []) for _ in range(5)]
         await asyncio.gather(*(one.task for one in others))
         assert all(one.events[-1] == "data: [DONE]" for one in others)
         before = len(read)
-        while len(read) == before:
-            await asyncio.sleep(0.01)
-        assert b"HTTP/1.1 200 OK".startswith(b"".join(read)[:15]), "its reply goes on"
+        await until_async(lambda: len(read), "the slow reader's next byte", holds=lambda count: count > before)
+        assert b"HTTP/1.1 200 OK".startswith(b"".join(read)[:15])
+        assert not reading.done(), "its reply goes on"
         reading.cancel()
-    await until(http, 0)
+    await until_states(http, 0)
+
+
+def logged() -> str:
+    """Return all that the application and Ray have logged."""
+    files = [path for path in LOGS.rglob("*") if path.is_file()]
+    assert {"requests_LLM", "requests_Ingress"} <= {path.name.rpartition("_")[0] for path in files}
+    return (ROOT / ".run" / "serve.log").read_text() + "".join(path.read_text(errors="replace") for path in files)
 
 
 async def test_keys_are_asked_for_and_told_nowhere(served: Served, http: httpx.AsyncClient) -> None:
@@ -157,8 +150,7 @@ async def test_keys_are_asked_for_and_told_nowhere(served: Served, http: httpx.A
     wrong = await http.post("/v1/chat/completions", json=CHAT, headers=bearer("sk-wrong"))
     assert (wrong.status_code, wrong.json()["error"]["code"]) == (401, "invalid_api_key")
     assert (await http.get("/v1/models", headers={"x-api-key": SINGLE})).status_code == 200
-    everything = (await http.get("/metrics")).text + wrong.text + (ROOT / ".run" / "serve.log").read_text()
-    everything += "".join(path.read_text(errors="replace") for path in LOGS.rglob("*") if path.is_file())
+    everything = (await http.get("/metrics")).text + wrong.text + logged()
     assert [key for key in (CROWD, SINGLE, SLOW, "sk-wrong") if key in everything] == []
 
 
@@ -170,8 +162,9 @@ async def test_a_request_has_one_id_everywhere(served: Served, http: httpx.Async
     given = (await http.post("/v1/chat/completions", json=ask, headers=bearer(SINGLE))).headers["x-request-id"]
     for deployment in ("Ingress", "LLM"):
         [log] = LOGS.glob(f"serve/requests_{deployment}_*.log")
-        while [log.read_text().count(f"chatcmpl-{name}") for name in ("mine", given)] != [1, 1]:
-            await asyncio.sleep(0.01)
-    everything = (ROOT / ".run" / "serve.log").read_text()
-    everything += "".join(path.read_text(errors="replace") for path in LOGS.rglob("*") if path.is_file())
-    assert "What is 2 + 2" not in everything
+
+        def counts(log: Path = log) -> list[int]:
+            return [log.read_text().count(f"chatcmpl-{name}") for name in ("mine", given)]
+
+        await until_async(counts, f"both ids in {log.name}, once each", holds=lambda found: found == [1, 1])
+    assert "What is 2 + 2" not in logged()

@@ -4,27 +4,31 @@ import asyncio
 import json
 import os
 import signal
-from typing import Any
 
 import httpx
-from conftest import Served, Streaming
 
-from cluster import chaos
-from tests.page_user import ask0, use
+from cluster.bench import chaos
+from tests.support.application import Served, Streaming
+from tests.support.page_user import ask0, use
+from tests.support.status import ready
+from tests.support.until import until, until_async
 
 ARGUMENTS = ("llm.num_replicas=2", "ingress.num_replicas=2", "ui.num_replicas=2", "llm.num_cpus=0.4", "ingress.num_cpus=0.4")
 BURST = 32
 USERS = 50
 
 
-async def served_by_replica(http: httpx.AsyncClient, others: set[str] = frozenset()) -> dict[str, int]:  # type: ignore[assignment]
+async def served_by_replica(http: httpx.AsyncClient) -> dict[str, int]:
     """Replica id -> requests served so far, asked until both replicas have answered and are idle."""
-    found: dict[str, int] = {}
-    while len(found) < 2:
-        replica: dict[str, Any] = (await http.get("/ready")).json()["replica"]
+    served: dict[str, int] = {}
+
+    async def ask() -> dict[str, int]:
+        replica = (await ready(http))["replica"]
         if not replica["open"] and not replica["running"]:
-            found[replica["id"]] = replica["served"]
-    return found
+            served[replica["id"]] = replica["served"]
+        return served
+
+    return await until_async(ask, "both LLM replicas answer and are idle", holds=lambda found: len(found) == 2, every_s=0)
 
 
 async def test_bursts_are_spread_evenly(served: Served) -> None:
@@ -44,11 +48,14 @@ async def test_bursts_are_spread_evenly(served: Served) -> None:
 
 
 async def test_both_ingresses_take_requests(served: Served) -> None:
-    seen = set()
+    seen: set[str] = set()
     async with httpx.AsyncClient(base_url=served.url, timeout=60) as http:
-        while len(seen) < 2:
-            replies = await asyncio.gather(*(http.get("/ready") for _ in range(8)))
-            seen |= {reply.json()["ingress"]["id"] for reply in replies}
+
+        async def ask() -> set[str]:
+            seen.update(answer["ingress"]["id"] for answer in await asyncio.gather(*(ready(http) for _ in range(8))))
+            return seen
+
+        await until_async(ask, "both ingresses answer", holds=lambda ids: len(ids) == 2, every_s=0)
 
 
 def ui_seconds(served: Served) -> dict[int, float]:
@@ -76,11 +83,13 @@ async def test_fifty_users_of_two_replicas(served: Served) -> None:
 
 async def held_by_ingress(http: httpx.AsyncClient, requests: int) -> dict[str, int]:
     """Ingress id -> requests it holds, asked until both have answered and hold that many in all."""
-    held: dict[str, int] = {}
-    while len(held) < 2 or sum(held.values()) != requests:
-        replies = await asyncio.gather(*(http.get("/ready") for _ in range(8)))
-        held = {ingress["id"]: ingress["requests"] for ingress in (reply.json()["ingress"] for reply in replies)}
-    return held
+
+    async def ask() -> dict[str, int]:
+        answers = await asyncio.gather(*(ready(http) for _ in range(8)))
+        return {answer["ingress"]["id"]: answer["ingress"]["requests"] for answer in answers}
+
+    what = f"both ingresses answer and hold {requests} requests"
+    return await until_async(ask, what, holds=lambda held: len(held) == 2 and sum(held.values()) == requests, every_s=0)
 
 
 async def test_a_killed_ingress_loses_only_the_streams_it_held(served: Served) -> None:
@@ -91,8 +100,7 @@ async def test_a_killed_ingress_loses_only_the_streams_it_held(served: Served) -
         replies = [chaos.Reply() for _ in range(24)]
         body = chaos.question(0) | {"max_tokens": 1000}  # none may end before all are counted
         reading = asyncio.gather(*(reply.read(http, body) for reply in replies))
-        while not all(reply.chunks for reply in replies):
-            await asyncio.sleep(0.01)
+        await until_async(lambda: min(reply.chunks for reply in replies), "every stream has begun")
         streams = await held_by_ingress(http, len(replies))
         whole = asyncio.gather(*(http.post("/v1/chat/completions", json=body | {"stream": False}) for _ in range(8)))
         both = await held_by_ingress(http, len(replies) + 8)
@@ -127,8 +135,7 @@ def test_a_stop_drains_also_when_nobody_reads_and_leaves_nothing(served: Served)
     streaming = Streaming(served)
     served.process.stdout.close()  # type: ignore[union-attr]
     os.kill(served.process.pid, signal.SIGTERM)
-    while httpx.get(f"{served.url}/ready").json().get("reason") != "draining":
-        pass
+    until(lambda: httpx.get(f"{served.url}/ready").json(), "it drains", holds=lambda now: now.get("reason") == "draining")
     refused = httpx.post(f"{served.url}/v1/completions", json={"model": "nano", "prompt": "1", "max_tokens": 1})
     assert (refused.status_code, int(refused.headers["retry-after"]) > 0) == (503, True)
     assert streaming.end() == "data: [DONE]"

@@ -9,34 +9,34 @@ from typing import Any
 
 import pytest
 import ray
-from conftest import ROOT
 from ray.cluster_utils import Cluster
 
-from deployments import sharing
 from deployments.settings import MODEL_FILES
-from deployments.weights import Hub, Store
-from tests.fake_hub import FakeHub
-
-WEIGHTS = "model.safetensors"
+from deployments.weights import peers
+from deployments.weights.hub import Hub
+from deployments.weights.store import Store
+from tests.support.fake_hub import WEIGHTS, FakeHub
+from tests.support.paths import NANO, ROOT
 
 
 class GatedHub(FakeHub):
     """Sends weights when `gate` is set."""
 
-    gate = threading.Event()
+    def __init__(self, folder: Path) -> None:
+        self.gate = threading.Event()
+        self.asked_for_weights = threading.Semaphore(0)
+        super().__init__(folder)
 
     def _file(self, request: Any, name: str) -> None:
         if name == WEIGHTS and request.command == "GET":
             self.asked_for_weights.release()
-            self.gate.wait()
+            assert self.gate.wait(60)
         super()._file(request, name)
-
-    asked_for_weights = threading.Semaphore(0)
 
 
 @pytest.fixture(scope="module")
 def hub() -> Iterator[GatedHub]:
-    made = GatedHub(ROOT / "models" / "nano")
+    made = GatedHub(NANO)
     yield made
     made.close()
 
@@ -64,24 +64,26 @@ def fetch_on(node: str, url: str) -> Any:
     def fetched() -> tuple[Path, dict[str, int], set[str]]:  # inside, so that Ray sends it whole
         sources: set[str] = set()
         store, hub = Store("owner/tiny"), Hub("owner/tiny", None, url)
-        path = sharing.fetch(store, hub, MODEL_FILES, lambda source, here, total: sources.add(source))
+        path = peers.from_cluster(store, hub, MODEL_FILES, lambda source, here, total: sources.add(source))
         return path, {found.name: found.stat().st_size for found in path.iterdir()}, sources
 
-    return sharing.on(node, fetched)
+    return peers.on(node, fetched)
 
 
 def test_each_file_comes_from_the_hub_once_though_the_first_to_download_dies(hub: GatedHub, nodes: list[str]) -> None:
     calls = [fetch_on(node, hub.url) for node in nodes]
     assert hub.asked_for_weights.acquire(timeout=60), "one begins, the others wait for it"
-    [leader] = [node for node in nodes if node == sharing.Peers(("owner/tiny", None, None)).busy()]
+    [leader] = [node for node in nodes if node == peers.Peers(("owner/tiny", None, None)).busy()]
     ray.cancel(calls.pop(nodes.index(leader)), force=True)
     hub.gate.set()
     results = ray.get(calls, timeout=60)
     assert Counter(hub.sent) == dict.fromkeys(results[0][1], 1) | {WEIGHTS: 2}, "the one that died had asked for them"
     expected = {name: len(hub.files[name]) for name in results[0][1]}
+    assert WEIGHTS in expected
     assert [sizes for _, sizes, _ in results] == [expected, expected]
     late = ray.get(fetch_on(leader, "http://127.0.0.1:1"), timeout=60)
     assert late[1] == expected, "one that comes later needs no hub"
+    assert late[2], "it says where they came from"
     assert hub.url not in late[2]
 
 

@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from conftest import free_ports
-
-from deployments.environment import SERVING
+from deployments.host.environment import SERVING
+from tests.support.ports import free_ports
+from tests.support.until import until_async
 
 RELOADS = 10
 CLIENTS = 12
@@ -64,14 +64,14 @@ async def haproxy(folder: Path, port: int, server: int) -> AsyncIterator[Callabl
 
     async def replace() -> None:
         orders.write(b"\n")
-        assert await done.readline() == b"replaced\n"
+        assert await asyncio.wait_for(done.readline(), 30) == b"replaced\n"
 
     try:
-        assert await done.readline() == b"runs\n"
+        assert await asyncio.wait_for(done.readline(), 60) == b"runs\n"
         yield replace
     finally:
         orders.close()
-        assert await process.wait() == 0
+        assert await asyncio.wait_for(process.wait(), 30) == 0
 
 
 async def ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
@@ -106,6 +106,6 @@ async def test_no_request_is_lost_when_haproxy_is_replaced(tmp_path: Path) -> No
         for _ in range(RELOADS):
             before = answered
             await replace()
-            while answered < before + CLIENTS:
-                await asyncio.sleep(0.001)
+            wanted = before + CLIENTS
+            await until_async(lambda: answered, f"{wanted} answers", holds=lambda count, most=wanted: count >= most, every_s=0.001)
         over = True

@@ -8,15 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT
 
-from cluster import architectures, capacity
+from cluster.plan import architectures, capacity
+from tests.support.paths import ROOT
 
 SPACE_GIB = 1
 # In a process of its own, one engine after the other: blocks, tokens a block, and bytes of a block of all layers.
 ENGINES = """
 import json, sys
-from deployments.engine import engine_config, prepare, server_arguments
+from deployments.engine.arguments import server_arguments
+from deployments.engine.config import engine_config, prepare
 from deployments.settings import load
 made = []
 for arguments in json.loads(sys.argv[1]):

@@ -16,20 +16,19 @@ const NEAR_END = 120; // px
 const pending = (phase, id) => ({ id, phase, elapsed_s: 0, waiting: null, steps: [], content: "", answer: null, vote: null, finish: null, stats: null, error: null });
 
 export class Chat {
-  // `models()` are those served; `listed` is called when the list of conversations has changed; `announce` speaks to screen
-  // readers; `check` has the state of the model asked for; `bar`
-  // tells the settings.
+  // `models()` returns the served models. `listed` is called when the list of conversations has changed, `announce` speaks to
+  // screen readers, `check` polls the state of the model. `bar` shows the settings.
   constructor({ lanes, models, listed, announce, check, bar }) {
     Object.assign(this, { lanes, models, listed, announce, check, bar });
     this.element = h("section", { class: "chat", id: "panel-chat", role: "tabpanel", "aria-labelledby": "tab-chat" });
-    this.queue = []; // turns to be asked: {kept, turn}
+    this.queue = []; // turns to ask: {kept, turn}
     this.running = null;
     this.open(store.current());
-    // Gradio reloads the page when its server is back after a restart; a person may have, too. Questions must not get lost by that.
+    // Gradio reloads the page when its server is back after a restart, and so may the user. Neither may lose a question.
     this.kept.turns.filter((turn) => turn.again).forEach((turn) => this.ask(turn));
   }
 
-  // Shows a conversation; a new one where there is none of that id.
+  // Shows a conversation; a new one where there is none with this id.
   open(id) {
     const known = [this.running, ...this.queue].find((one) => one?.kept.id === id);
     this.kept = known?.kept ?? (id && store.conversation(id)) ?? store.create();
@@ -48,7 +47,7 @@ export class Chat {
     this.refresh();
     this.scroller.scrollTop = this.scroller.scrollHeight;
     this.follow = true;
-    // Text grows below what is read; the view follows unless its reader has scrolled away from the end.
+    // Text grows at the end; the view follows it unless the reader has scrolled away.
     this.scroller.addEventListener("scroll", () => {
       this.follow = this.scroller.scrollHeight - this.scroller.scrollTop - this.scroller.clientHeight < NEAR_END;
     });
@@ -109,12 +108,12 @@ export class Chat {
     this.ask(turn);
   }
 
-  // Asks a turn's question (again); where the lane is busy with another conversation, after that.
+  // Asks a turn's question (again). It waits while the lane is busy with another conversation.
   ask(turn) {
     const kept = this.kept;
     delete turn.again;
     turn.settings = effective("chat", this.models());
-    this.take(kept, turn, pending("held", store.newId()));
+    this.receive(kept, turn, pending("held", store.newId()));
     this.queue.push({ kept, turn });
     this.next();
   }
@@ -124,9 +123,9 @@ export class Chat {
     this.running = this.queue.shift();
     const { kept, turn } = this.running;
     const id = store.newId();
-    this.take(kept, turn, pending("sent", id));
+    this.receive(kept, turn, pending("sent", id));
     const question = { id, messages: this.messages(kept, turn), settings: forRequest(turn.settings), key: store.key() };
-    this.lanes.ask(LANE, question, (state) => this.take(kept, turn, state));
+    this.lanes.ask(LANE, question, (state) => this.receive(kept, turn, state));
   }
 
   messages(kept, turn) {
@@ -135,8 +134,8 @@ export class Chat {
     return [...earlier, { role: "user", content: turn.question }];
   }
 
-  // A turn has a new state.
-  take(kept, turn, reply) {
+  // Receives a new state of a turn's reply.
+  receive(kept, turn, reply) {
     const before = turn.reply;
     turn.reply = reply;
     const running = store.isRunning(reply);
@@ -162,7 +161,7 @@ export class Chat {
     } else store.save(kept);
   }
 
-  // Tells a screen reader what a look would show; not every word of it.
+  // Tells a screen reader what is seen at a glance, not every word.
   speak(before, reply) {
     if (before?.steps.length !== reply.steps.length && reply.steps.length) {
       this.announce(t("live.step", { number: reply.steps.length, action: t(`step.${reply.steps.at(-1).action ?? "none"}`) }));
@@ -179,7 +178,7 @@ export class Chat {
     this.queue = this.queue.filter((one) => one.turn !== turn);
     if (this.running?.turn === turn) this.lanes.stop(LANE);
     this.announce(t("state.stopped"));
-    this.take(this.kept, turn, { ...turn.reply, phase: "stopped" });
+    this.receive(this.kept, turn, { ...turn.reply, phase: "stopped" });
     this.composer.box.focus();
   }
 

@@ -1,4 +1,4 @@
-// The same question to two settings side by side.
+// The same question with two settings, side by side.
 
 import { Composer } from "./composer.js";
 import { h } from "./dom.js";
@@ -29,9 +29,9 @@ export class Compare {
 
   side({ name, lane }) {
     const words = h("span", { class: "facts" });
-    const tell = () => { words.textContent = summary(effective(name, this.models()), this.models()); };
-    const form = new SettingsForm(name, this.models(), tell);
-    tell();
+    const describe = () => { words.textContent = summary(effective(name, this.models()), this.models()); };
+    const form = new SettingsForm(name, this.models(), describe);
+    describe();
     this.views[name] = new ReplyView({ retry: () => this.begin(name, lane) });
     if (this.replies[name]) this.views[name].update(this.replies[name]);
     return h("section", { class: `side ${name}`, "aria-label": t(`compare.${name}`) },
@@ -58,11 +58,11 @@ export class Compare {
     const view = new ReplyView({ retry: () => this.begin(name, lane) });
     this.views[name].element.replaceWith(view.element);
     this.views[name] = view;
-    this.take(name, blank);
-    this.lanes.ask(lane, question, (state) => this.take(name, state));
+    this.receive(name, blank);
+    this.lanes.ask(lane, question, (state) => this.receive(name, state));
   }
 
-  take(name, reply) {
+  receive(name, reply) {
     const before = this.replies[name];
     this.replies[name] = reply;
     this.views[name].update(reply);
@@ -76,7 +76,7 @@ export class Compare {
     for (const { name, lane } of SIDES) {
       if (!store.isRunning(this.replies[name])) continue;
       this.lanes.stop(lane);
-      this.take(name, { ...this.replies[name], phase: "stopped" });
+      this.receive(name, { ...this.replies[name], phase: "stopped" });
     }
     this.announce(t("state.stopped"));
   }

@@ -1,4 +1,4 @@
-// The question box: Enter sends, Shift+Enter begins a line, and what is typed survives a reload.
+// The question box: Enter sends, Shift+Enter starts a new line, and what is typed survives a reload.
 
 import { h, icon } from "./dom.js";
 import * as store from "./store.js";

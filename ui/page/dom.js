@@ -1,4 +1,4 @@
-// Elements without markup strings: text can only ever be text.
+// Builds elements without markup strings, so text can never become markup.
 
 const SVG = "http://www.w3.org/2000/svg";
 
@@ -49,7 +49,7 @@ export function icon(name) {
   return svg;
 }
 
-// Writes to the clipboard; where the browser forbids that (plain http from another host), by a selection.
+// Copies text to the clipboard; through a selection where the browser forbids that (plain http from another host).
 export async function copy(text) {
   if (navigator.clipboard && window.isSecureContext) return navigator.clipboard.writeText(text);
   const area = h("textarea", { value: text, readonly: true, class: "offscreen" });
@@ -59,7 +59,7 @@ export async function copy(text) {
   area.remove();
 }
 
-// A button that copies what `text` returns, and says so.
+// Returns a button that copies what `text()` returns, and then shows `doneLabel` for two seconds.
 export function copyButton(label, doneLabel, text) {
   const words = h("span", {}, label);
   const button = h("button", { type: "button", class: "quiet", onclick: async () => {

@@ -1,4 +1,4 @@
-// Asking and hearing through Gradio: a lane carries one reply at a time.
+// Sends questions and receives replies through Gradio. A lane carries one reply at a time.
 
 const SILENCE_MS = 12000; // the server is never silent for longer than two seconds
 const CHECK_MS = 1000;
@@ -16,10 +16,10 @@ export class Lanes {
     return lane in this.active;
   }
 
-  // Sends `question`; `hear` gets each state of the reply.
-  ask(lane, question, hear) {
-    this.active[lane] = { id: question.id, hear, heard: Date.now(), state: null };
-    window.satoriLanes.hear[lane] = (state) => this.take(lane, state);
+  // Sends `question`; `receive` is called with each state of the reply.
+  ask(lane, question, receive) {
+    this.active[lane] = { id: question.id, receive, receivedAt: Date.now(), state: null };
+    window.satoriLanes.receive[lane] = (state) => this.receive(lane, state);
     this.trigger(`ask${lane}`, question);
   }
 
@@ -30,13 +30,13 @@ export class Lanes {
     if (id) this.trigger(`stop${lane}`, id);
   }
 
-  take(lane, state) {
+  receive(lane, state) {
     const active = this.active[lane];
-    if (!active || !state || state.id !== active.id) return; // of a reply that was stopped
-    active.heard = Date.now();
+    if (!active || !state || state.id !== active.id) return; // of a reply that has been stopped
+    active.receivedAt = Date.now();
     active.state = state;
     if (state.phase === "done" || state.phase === "error") delete this.active[lane];
-    active.hear(state);
+    active.receive(state);
   }
 
   // Ends replies whose connection was lost.
@@ -45,18 +45,18 @@ export class Lanes {
     const slept = now - this.checked > 5 * CHECK_MS;
     this.checked = now;
     for (const [lane, active] of Object.entries(this.active)) {
-      if (slept) active.heard = now;
-      if (now - active.heard < SILENCE_MS) continue;
+      if (slept) active.receivedAt = now;
+      if (now - active.receivedAt < SILENCE_MS) continue;
       const blank = { id: active.id, steps: [], content: "", answer: null, vote: null, stats: null, finish: null, waiting: null };
       const lost = { kind: "lost", message: "", retry_after_s: null };
       this.stop(lane);
-      active.hear({ ...blank, ...active.state, phase: "error", error: lost });
+      active.receive({ ...blank, ...active.state, phase: "error", error: lost });
       this.recover();
     }
   }
 
-  // Loads the page anew as soon as the server answers: Gradio's client (6.31) may go on with a stream that has ended, and hear nothing.
-  // Everything that the page shows is kept.
+  // Reloads the page as soon as the server answers: Gradio's client (6.31) may keep reading a stream that has ended, and then
+  // receives nothing. Everything that the page shows is kept.
   async recover() {
     if (this.recovering) return;
     this.recovering = true;

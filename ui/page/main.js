@@ -1,4 +1,4 @@
-// The page: its parts, and what holds them together. Gradio starts it (see ui/app.py).
+// The page: creates its parts and connects them. Gradio starts it (see ui/app.py).
 
 import { Chat } from "./chat.js";
 import { Compare } from "./compare.js";
@@ -42,8 +42,8 @@ class Page {
     this.theme(store.theme());
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.theme(store.theme()));
     this.draw();
-    window.satoriLanes.hear.status = (state) => this.heard(state);
-    if (window.satoriLanes.heard.status) this.heard(window.satoriLanes.heard.status);
+    window.satoriLanes.receive.status = (state) => this.receive(state);
+    if (window.satoriLanes.latest.status) this.receive(window.satoriLanes.latest.status);
     addEventListener("keydown", (event) => { if (event.key === "Escape") this.drawer(null); });
     addEventListener("online", () => this.trigger("check"));
     addEventListener("storage", () => this.sidebar.refresh());
@@ -94,7 +94,7 @@ class Page {
     this.bar.setAttribute("aria-label", `${t("settings.title")}: ${this.bar.textContent}`);
   }
 
-  // The languages are two: the button leads to the other one.
+  // There are two languages: the button switches to the other one.
   async speak() {
     await words.speak(words.language === "en" ? "zh" : "en", this.home);
     this.redraw(".language");
@@ -112,7 +112,7 @@ class Page {
   theme(name) {
     store.saveTheme(name);
     const dark = name === "dark" || (name === "system" && matchMedia("(prefers-color-scheme: dark)").matches);
-    document.body.classList.toggle("dark", dark); // Gradio's own mark
+    document.body.classList.toggle("dark", dark); // Gradio's own class
     document.documentElement.dataset.theme = dark ? "dark" : "light";
   }
 
@@ -151,9 +151,10 @@ class Page {
     this.chat.composer.box.focus();
   }
 
-  heard(state) {
+  // Receives a state of the model.
+  receive(state) {
     this.status.update(state);
-    if (state.models.length) this.serve(state.models);
+    if (state.models.length) this.useModels(state.models);
     else if (KEY_KINDS.includes(state.error?.kind)) this.ownModels();
   }
 
@@ -161,10 +162,10 @@ class Page {
   async ownModels() {
     if (!store.key()) return;
     const { models } = await this.server.models(store.key());
-    if (models.length) this.serve(models);
+    if (models.length) this.useModels(models);
   }
 
-  serve(models) {
+  useModels(models) {
     if (JSON.stringify(models) === JSON.stringify(this.models)) return;
     this.models = models;
     this.settings();

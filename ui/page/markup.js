@@ -1,4 +1,4 @@
-// Model text to elements: paragraphs, lists, headings, tables, code, bold, and math by KaTeX. Everything else is plain text.
+// Turns a model's text into elements: paragraphs, lists, headings, tables, code, bold, and math by KaTeX. All else is plain text.
 
 import { h } from "./dom.js";
 
@@ -22,7 +22,7 @@ function math(source, display) {
 
 const DELIMITERS = [["$$", "$$", true], ["\\[", "\\]", true], ["\\(", "\\)", false], ["$", "$", false]];
 
-// The end of the braces that open at text[at], or -1.
+// Returns the index of the brace that closes the one at text[at], or -1.
 function closing(text, at) {
   let depth = 0;
   for (let i = at; i < text.length; i++) {
@@ -90,7 +90,7 @@ function block(text) {
   return h("p", {}, ...inline(text));
 }
 
-// Replaces what `element` holds with `text`.
+// Replaces the content of `element` with `text`.
 export function write(element, text) {
   const parts = text.split(/^```[^\n]*\n([\s\S]*?)(?:^```[ \t]*$|$(?![\s\S]))/m);
   const nodes = parts.flatMap((part, index) => {
@@ -100,7 +100,7 @@ export function write(element, text) {
   element.replaceChildren(...nodes);
 }
 
-// An answer: as math where it is LaTeX, else as text.
+// Writes an answer: as math where it is LaTeX, else as text.
 export function writeAnswer(element, answer) {
   element.replaceChildren(/[\\^_]/.test(answer) ? math(answer, false) : answer);
 }

@@ -58,7 +58,7 @@ class Thought {
     this.facts = h("span", { class: "facts" });
     this.list = h("ol", {});
     this.details = h("details", { class: "thought", open: true, hidden: true }, h("summary", {}, icon("menu"), this.title, this.facts), this.list);
-    // Once its reader has folded or unfolded it, it stays so.
+    // Once the reader has folded or unfolded it, it stays that way.
     this.details.firstChild.addEventListener("click", () => { this.chosen = true; });
     this.element = this.details;
   }

@@ -1,4 +1,4 @@
-// The controls of a request, in plain words, with the API's limits.
+// The settings of a request, in plain words, with the API's limits.
 
 import { h } from "./dom.js";
 import * as store from "./store.js";
@@ -11,7 +11,7 @@ export const DEFAULTS = {
 const EFFORTS = ["quick", "normal", "thorough", "custom"];
 const LARGEST = 1000000;
 
-// What the user has set, completed for the models that are served.
+// Returns the user's settings, with defaults for the rest and a model that is served.
 export function effective(name, models) {
   const values = { ...DEFAULTS, ...store.settings(name) };
   if (!models.some((model) => model.id === values.model)) values.model = models[0]?.id ?? "";
@@ -19,7 +19,7 @@ export function effective(name, models) {
   return values;
 }
 
-// What goes to the server with a question.
+// Returns the settings that go to the server with a question.
 export function forRequest({ history, ...values }) {
   return values;
 }
@@ -39,7 +39,7 @@ function field(name, id, control, hint) {
   return h("div", { class: "field" }, h("label", { for: id }, t(`setting.${name}`)), control, help);
 }
 
-// A form over the settings `name`; `changed` is called after each change.
+// A form for the settings `name`; `changed` is called after each change.
 export class SettingsForm {
   constructor(name, models, changed) {
     Object.assign(this, { name, models, changed });
@@ -128,7 +128,7 @@ export class SettingsForm {
   }
 }
 
-// The API key: of this tab, not of the settings.
+// The field of the API key, which is kept for this tab and not with the settings.
 export function keyField(changed) {
   const input = h("input", { type: "password", autocomplete: "off", spellcheck: "false", onchange: () => { store.saveKey(input.value.trim()); changed(); } });
   input.value = store.key();

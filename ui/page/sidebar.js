@@ -11,8 +11,8 @@ function download(name, text, type) {
 }
 
 export class Sidebar {
-  // `opened` shows a conversation (null: a new one), `removed` hears of one that is deleted, `cleared` empties the one that is
-  // shown; `server` is Gradio's.
+  // `opened` shows a conversation (null: a new one), `removed` is called before one is deleted, `cleared` empties the one that is
+  // shown, and `current` returns its id. `server` is Gradio's.
   constructor({ server, opened, removed, cleared, current }) {
     Object.assign(this, { server, opened, removed, cleared, current });
     this.element = h("nav", { class: "sidebar", id: "sidebar" });
@@ -73,7 +73,7 @@ export class Sidebar {
     yes.focus();
   }
 
-  // Empties the conversation when pressed twice.
+  // Returns a button that empties the conversation when it is pressed twice.
   clear() {
     const words = h("span", {}, t("sidebar.clear"));
     let asked = false;

@@ -1,4 +1,4 @@
-// What the page says while the model is not there yet: how far it is, for how long, what comes next.
+// What the page shows until the model is ready: the current stage, the time so far, and what comes next.
 
 import { h, icon } from "./dom.js";
 import { wholeSeconds } from "./reply.js";

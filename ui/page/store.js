@@ -1,9 +1,9 @@
-// What the browser keeps: conversations, one entry each, and their order; settings; the draft. Nothing of it is kept on the server.
+// What the browser keeps: conversations, one entry each, and their order; settings; the draft. The server keeps none of it.
 
 const INDEX = "satori.conversations";
 const ENTRY = "satori.conversation.";
-const UNHEARD = ["held", "sent", "waiting"];
-const RUNNING = [...UNHEARD, "voting", "thinking", "answering"];
+const UNANSWERED = ["held", "sent", "waiting"];
+const RUNNING = [...UNANSWERED, "voting", "thinking", "answering"];
 
 const read = (key, otherwise) => JSON.parse(localStorage.getItem(key) ?? "null") ?? otherwise;
 const write = (key, value) => localStorage.setItem(key, JSON.stringify(value));
@@ -15,10 +15,10 @@ export const conversations = () => read(INDEX, []);
 
 export function conversation(id) {
   const found = read(ENTRY + id, null);
-  // A reply that was under way when the page was left: what came is kept. Where nothing came, `again` says that the question can go out
-  // by itself.
+  // A reply that was under way when the page was left keeps what had arrived. Where nothing had, `again` says that the page may ask
+  // the question again by itself.
   for (const turn of found?.turns ?? []) {
-    turn.again = UNHEARD.includes(turn.reply?.phase);
+    turn.again = UNANSWERED.includes(turn.reply?.phase);
     if (turn.reply) turn.reply = ended(turn.reply);
   }
   return found;

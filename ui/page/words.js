@@ -29,7 +29,8 @@ export async function speak(name, home) {
   await load(name, home);
 }
 
-// t("unit.tokens", {count: 3}): the text with {count} filled in; the text of "unit.tokens.one" where the count is 1 and there is one
+// t("unit.tokens", {count: 3}) returns the text with {count} filled in. Where the count is 1, it is the text of "unit.tokens.one",
+// if there is one.
 export function t(key, values = {}) {
   const text = (values.count === 1 && words[`${key}.one`]) || words[key];
   if (text === undefined) throw new Error(`no text for ${key} in ${language}`);

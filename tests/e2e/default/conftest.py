@@ -5,7 +5,9 @@ import subprocess
 from collections.abc import Iterator
 
 import pytest
-from conftest import ROOT, SERVE, Served
+
+from tests.support.application import SERVE, Served
+from tests.support.paths import ROOT
 
 
 @pytest.fixture(scope="package")

@@ -10,8 +10,9 @@ import httpx
 import openai
 import psutil
 import pytest
-from conftest import Served
 from transformers import AutoTokenizer
+
+from tests.support.application import Served
 
 ASK: list[Any] = [{"role": "user", "content": "What is 12 + 30?"}]
 
@@ -88,7 +89,8 @@ def test_completions_with_n_and_logprobs(client: openai.OpenAI) -> None:
         assert choice.logprobs
         assert choice.logprobs.token_logprobs
         assert all(value is not None and value <= 0 for value in choice.logprobs.token_logprobs)
-        assert all(len(top) >= 2 for top in choice.logprobs.top_logprobs or [])
+        assert choice.logprobs.top_logprobs
+        assert all(len(top) >= 2 for top in choice.logprobs.top_logprobs)
 
 
 def test_chat_logprobs(client: openai.OpenAI) -> None:

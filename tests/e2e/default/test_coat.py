@@ -9,8 +9,9 @@ import anthropic
 import httpx
 import openai
 import pytest
-from conftest import Served
 from langchain_openai import ChatOpenAI
+
+from tests.support.application import Served
 
 QUESTION = "What is 47 * 6 - 100?"
 ASK: list[Any] = [{"role": "user", "content": QUESTION}]
@@ -93,6 +94,7 @@ def test_raw_text_on_request(http: httpx.Client) -> None:
 @pytest.mark.parametrize("streamed", [False, True])
 def test_no_reflections(http: httpx.Client, streamed: bool) -> None:
     coat, _ = summary(http, streamed, max_reflections=0)
+    assert "continue" in actions(coat)
     assert "reflect" not in actions(coat)
     assert coat["answer"] is not None
 

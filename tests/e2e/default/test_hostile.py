@@ -11,10 +11,11 @@ from typing import Any
 import httpx
 import pytest
 import schemathesis
-from conftest import Served
 from hypothesis import HealthCheck, Phase, given, settings
 
-from cluster.chaos import words
+from cluster.bench.stack import command_line
+from tests.support.application import Served
+from tests.support.status import until_states
 
 CHAT: dict[str, Any] = {"model": "nano", "messages": [{"role": "user", "content": "What is 12 + 30?"}], "temperature": 0}
 PATHS = ("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages", "/tokenize", "/detokenize")
@@ -167,15 +168,15 @@ async def test_ten_thousand_random_requests_change_nothing(served: Served, http:
             assert reply.status_code < 500, (path, body, reply.text)
 
     def memory() -> dict[int, int]:
-        replicas = [process for process in served.processes() if "ServeReplica" in words(process)]
+        replicas = [process for process in served.processes() if "ServeReplica" in command_line(process)]
         return {process.pid: process.memory_info().rss // 2**20 for process in replicas}
 
     await asyncio.gather(*(send(f"first {number}", REQUESTS // 10 // AT_ONCE) for number in range(AT_ONCE)))  # caches fill
     processes, before = {process.pid for process in served.processes()}, memory()
     await asyncio.gather(*(send(str(number), REQUESTS // AT_ONCE) for number in range(AT_ONCE)))
     assert {200, 400} <= statuses.keys()
-    while (await http.get("/ready")).json()["ingress"]["states"]:
-        await asyncio.sleep(0.1)
+    await until_states(http, 0)
     assert {process.pid for process in served.processes()} == processes
     after = memory()
+    assert len(before) == len(after) == 3, "an ingress, an LLM replica and a UI"
     assert {pid: after[pid] - before[pid] for pid in before if after[pid] > before[pid] + MEMORY_MIB} == {}

@@ -1,7 +1,6 @@
 """A real Prometheus on the real stack under load: what it finds, and that no expression comes back empty."""
 
 import asyncio
-import json
 import math
 import re
 import subprocess
@@ -12,12 +11,17 @@ from typing import Any
 
 import httpx
 import pytest
-from conftest import ROOT, Served, free_ports
 
 from monitoring import report, rules
 from monitoring.board import Panel
-from monitoring.boards import ANNOTATIONS, BOARDS
+from monitoring.boards.catalogue import ANNOTATIONS, BOARDS
 from monitoring.serve import PROMETHEUS_PORT, Prometheus, get, taken
+from tests.support.application import Served
+from tests.support.paths import ROOT
+from tests.support.ports import free_ports
+from tests.support.processes import output_until
+from tests.support.programs import needs, require
+from tests.support.until import until, until_async
 
 WINDOW = "20s"
 PANELS = [pytest.param(panel, id=f"{board.uid}: {panel.title}") for board in BOARDS for panel in board.panels]
@@ -68,6 +72,7 @@ async def load(http: httpx.AsyncClient) -> None:
 @pytest.fixture(scope="module")
 def prometheus(served: Served, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
     """A Prometheus that has scraped all replicas before, under and after load, so that it has seen all counters rise."""
+    require("prometheus")
     server = Prometheus(served.url, tmp_path_factory.mktemp("prometheus"), free_ports(1)[0], "1s")
 
     async def fill() -> None:
@@ -95,12 +100,16 @@ async def scraped(server: Prometheus, times: int) -> None:
         return int(found["result"][0]["value"][1]) if found["result"] else 0
 
     wanted = await count() + times
-    while await count() < wanted:
-        await asyncio.sleep(0.1)
+    await until_async(count, f"{wanted} scrapes of each process", holds=lambda found: found >= wanted, every_s=0.1)
 
 
 def numbers(result: list[dict[str, Any]]) -> list[float]:
     return [float(value) for series in result for _, value in series.get("values", [series.get("value", (0, "nan"))])]
+
+
+def found(prometheus: Prometheus, expr: str) -> list[dict[str, Any]]:
+    """Return what an expression finds now. It is asked again: on a busy machine, a scrape now and then takes too long."""
+    return until(lambda: list(prometheus.get("query", query=expr)["result"]), expr, 10, every_s=0.5)
 
 
 def ask(prometheus: Prometheus, panel: Panel, expr: str) -> list[dict[str, Any]]:
@@ -131,7 +140,7 @@ def test_every_panel_has_data(prometheus: Prometheus, panel: Panel) -> None:
 def test_only_these_panels_need_more_than_the_application() -> None:
     found = {(board.title.removeprefix("Satori / "), panel.needs) for board in BOARDS for panel in board.panels if panel.needs}
     assert found == {
-        ("Autoscaling", "autoscaling (llm.autoscaling)"),
+        ("Autoscaling", "autoscaling (autoscaling.enabled)"),
         ("Nodes and GPUs", "dcgm-exporter on port 9400 of each GPU node"),
     }
 
@@ -140,22 +149,25 @@ def test_only_these_panels_need_more_than_the_application() -> None:
 def test_annotations_can_be_asked_for(prometheus: Prometheus, event: str) -> None:
     expr, _ = ANNOTATIONS[event]
     assert prometheus.get("query", query=expr)["resultType"] == "vector"
-    for selector in re.findall(r"[a-z_:]+(?:{[^}]*}|(?=\[))", expr):
-        assert prometheus.get("query", query=selector)["result"], selector
+    selectors = re.findall(r"[a-z_:]+(?:{[^}]*}|(?=\[))", expr)
+    assert selectors
+    for selector in selectors:
+        assert found(prometheus, selector)
 
 
 def test_rules_are_evaluated_and_alerts_have_what_they_look_at(prometheus: Prometheus) -> None:
     loaded = [rule for group in prometheus.get("rules")["groups"] for rule in group["rules"]]
     assert {rule["health"] for rule in loaded} == {"ok"}, [rule for rule in loaded if rule["health"] != "ok"]
-    for rule in rules.recording()["groups"][0]["rules"]:
-        result = prometheus.get("query", query=rule["record"])["result"]
-        assert any(map(math.isfinite, numbers(result))), rule["record"]
-    for rule in rules.alerts()["groups"][0]["rules"]:
+    [recording], [alerting] = rules.recording()["groups"], rules.alerts()["groups"]
+    assert len(loaded) == len(recording["rules"]) + len(alerting["rules"])
+    for rule in recording["rules"]:
+        assert any(map(math.isfinite, numbers(found(prometheus, rule["record"])))), rule
+    for rule in alerting["rules"]:
         expr = re.sub(r"{[^}]*}", "", rule["expr"])
         names = set(re.findall(r"\b(?:satori|vllm|up|process|DCGM)(?:[:_]\w+)*", expr)) - {DCGM}
         assert names
         for name in names:
-            assert prometheus.get("query", query=name)["result"], f"{rule['alert']}: {name}"
+            assert found(prometheus, name), rule["alert"]
     assert not [alert for alert in prometheus.get("alerts")["alerts"] if alert["state"] == "firing"]
 
 
@@ -164,7 +176,7 @@ def test_vllms_published_dashboards_have_data(prometheus: Prometheus, name: str)
     model = "" if name.endswith("_info") else ', model_name="nano"'
     selector = f'{name}{{job="satori", instance=~".+", engine="0"{model}}}'
     expr = selector if "_total" not in name and "_seconds" not in name else f"rate({selector}[{WINDOW}])"
-    assert prometheus.get("query", query=f"sum({expr})")["result"], expr
+    assert found(prometheus, f"sum({expr})")
     assert prometheus.get("query", query="count(vllm:num_requests_running)")["result"][0]["value"][1] == "1", "one engine"
 
 
@@ -179,8 +191,9 @@ def test_targets_are_found_with_what_tells_them_apart(prometheus: Prometheus) ->
 
 def test_no_series_is_there_twice(prometheus: Prometheus) -> None:
     """The same metric from two processes, with nothing but the process to tell them apart, would count twice in a sum."""
-    expr = 'count by (__name__) (count by (__name__, deployment) ({__name__=~"vllm:.+"})) > 1'
-    assert prometheus.get("query", query=expr)["result"] == []
+    expr = 'count by (__name__) (count by (__name__, deployment) ({__name__=~"vllm:.+"}))'
+    assert len(prometheus.get("query", query=expr)["result"]) > 20
+    assert prometheus.get("query", query=f"{expr} > 1")["result"] == []
     one = (
         'count by (__name__, model_name, engine, le, reason, source, finished_reason, sleep_state) ({__name__=~"vllm:[a-z_]+"}) > 1'
     )
@@ -205,32 +218,22 @@ def test_the_report_has_all_boards(prometheus: Prometheus, tmp_path: Path, capsy
         assert (tmp_path / f"{board.uid}.png").stat().st_size > 10_000
 
 
+@needs("prometheus")
 async def test_make_monitoring_is_connected(served: Served) -> None:
     if taken(PROMETHEUS_PORT):
         pytest.skip(f"somebody's Prometheus has port {PROMETHEUS_PORT}")
     command = [sys.executable, "-m", "monitoring.serve", "--url", served.url]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
-        assert process.stdout is not None
-        said = ""
-        while "Ctrl-C stops it." not in said:
-            line = process.stdout.readline()
-            assert line, said
-            said += line
-        address = re.search(r"prometheus +(http://\S+)", said)
-        assert address, said
-        while not (found := get(address[1], "query", query='up{job="satori"} == 1')["result"]):
-            await asyncio.sleep(0.1)
-        process.terminate()
+        try:
+            said = output_until(process, "Ctrl-C stops it.", 60)
+            address = re.search(r"prometheus +(http://\S+)", said)
+            assert address, said
+
+            def up() -> list[dict[str, Any]]:
+                return list(get(address[1], "query", query='up{job="satori"} == 1')["result"])
+
+            found = await until_async(up, "Prometheus has scraped the application", every_s=0.1)
+        finally:
+            process.terminate()
     assert found[0]["metric"]["model"] == "nano"
     assert process.returncode == 0
-
-
-def test_the_generated_dashboards_are_those_that_were_asked(request: pytest.FixtureRequest) -> None:
-    folder = Path(__file__).parents[3] / "monitoring" / "grafana"
-    committed = {
-        target["expr"]
-        for path in folder.glob("*.json")
-        for panel in json.loads(path.read_text())["panels"]
-        for target in panel.get("targets", [])
-    }
-    assert committed == {query.expr for board in BOARDS for panel in board.panels for query in panel.queries}

@@ -8,8 +8,10 @@ from typing import Any
 import httpx
 import pytest
 import torch
-from conftest import Served
 from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from tests.support.application import Served
+from tests.support.status import until_running
 
 TOKENS = 48
 
@@ -64,8 +66,7 @@ async def test_while_sixteen_others_run(served: Served, expected: dict[str, list
 
     async with client(served) as http:
         others = [asyncio.create_task(noise(http, seed)) for seed in range(16)]
-        while (await http.get("/ready")).json()["replica"]["running"] < 16:
-            await asyncio.sleep(0.01)
+        await until_running(http, 16)
         for prompt, ids in expected.items():
             assert await generated(http, prompt) == ids, prompt
         stop.set()

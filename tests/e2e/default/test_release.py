@@ -2,35 +2,17 @@
 
 import asyncio
 import random
-import re
 from contextlib import AsyncExitStack
 from typing import Any
 
 import httpx
 import pytest
-from conftest import Served
+
+from tests.support.application import Served
+from tests.support.status import ended, ready, until_idle, until_ready, until_running, until_states
+from tests.support.until import until_async
 
 LONG = {"model": "nano", "prompt": "count", "max_tokens": 4000, "ignore_eos": True, "stream": True}
-
-
-async def state(http: httpx.AsyncClient) -> dict[str, Any]:
-    ready: dict[str, Any] = (await http.get("/ready")).json()
-    return ready
-
-
-async def until_idle(http: httpx.AsyncClient) -> None:
-    """Wait until nothing is left of any request, in ingress, replica and engine. The test's own time limit bounds it."""
-    while True:
-        now = await state(http)
-        replica, ingress = now["replica"], now["ingress"]
-        if not (replica["open"] or replica["running"] or replica["waiting"] or ingress["open"] or ingress["states"]):
-            return
-        await asyncio.sleep(0.01)
-
-
-async def until_running(http: httpx.AsyncClient, count: int) -> None:
-    while (await state(http))["replica"]["running"] != count:
-        await asyncio.sleep(0.01)
 
 
 @pytest.fixture
@@ -53,16 +35,13 @@ async def test_a_client_that_leaves_frees_its_place(http: httpx.AsyncClient) -> 
 
 async def test_requests_are_carried_while_there_are_any(http: httpx.AsyncClient) -> None:
     """By one handle call, which ends when the last of them has been gone for a moment."""
-    while (await state(http))["ingress"]["carriers"] != 1:
+
+    async def carriers() -> int:
         assert (await http.post("/v1/completions", json={"model": "nano", "prompt": "1", "max_tokens": 1})).status_code == 200
-    while (await state(http))["ingress"]["carriers"]:
-        await asyncio.sleep(0.1)
+        return int((await ready(http))["ingress"]["carriers"])
 
-
-async def ended(http: httpx.AsyncClient) -> dict[str, float]:
-    """Return how many requests have ended so far, by reason, as vLLM counts them."""
-    found = re.findall(r'vllm:request_success_total\{.*finished_reason="(\w+)".*\} (\S+)', (await http.get("/metrics")).text)
-    return {reason: float(count) for reason, count in found}
+    await until_async(carriers, "a carrier", holds=lambda count: count == 1)
+    await until_ready(http, "no carrier is left", lambda now: not now["ingress"]["carriers"])
 
 
 @pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions"])
@@ -77,8 +56,7 @@ async def test_a_client_that_leaves_before_the_answer_frees_its_place(served: Se
     frozen.suspend()  # so that it cannot come to its end before the client leaves, however quick the machine
     try:
         call.cancel()
-        while (await state(http))["ingress"]["states"]:
-            await asyncio.sleep(0.01)
+        await until_states(http, 0)
     finally:
         frozen.resume()
     await until_idle(http)
@@ -106,7 +84,7 @@ async def test_one_of_several_samples_that_stops_frees_its_place(http: httpx.Asy
 
 async def test_nothing_remains_after_200_mixed_requests(http: httpx.AsyncClient) -> None:
     rng = random.Random(11)
-    served_before = (await state(http))["replica"]["served"]
+    served_before = (await ready(http))["replica"]["served"]
 
     async def stops(number: int) -> int:
         body = {"model": "nano", "prompt": f"p{number}", "max_tokens": 200, "ignore_eos": True, "stop": ["k", "7"]}
@@ -132,4 +110,4 @@ async def test_nothing_remains_after_200_mixed_requests(http: httpx.AsyncClient)
     assert set(codes[3::4]) == {400}
     assert {code for number, code in enumerate(codes) if number % 4 != 3} == {200}
     await until_idle(http)
-    assert (await state(http))["replica"]["served"] >= served_before + 150
+    assert (await ready(http))["replica"]["served"] >= served_before + 150

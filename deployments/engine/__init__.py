@@ -1,0 +1,1 @@
+"""The process of an engine core, and vLLM's configuration."""

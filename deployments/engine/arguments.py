@@ -1,0 +1,40 @@
+"""The arguments of vLLM's API server that our settings stand for."""
+
+import json
+from argparse import Namespace
+from typing import TYPE_CHECKING, Any
+
+from deployments.settings import Settings
+
+if TYPE_CHECKING:
+    pass
+
+
+def server_arguments(settings: Settings) -> Namespace:
+    """Return the arguments of vLLM's API server that `settings` stand for, as its own parser makes them."""
+    from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    arguments = make_arg_parser(FlexibleArgumentParser()).parse_args(server_words(settings))
+    validate_parsed_serve_args(arguments)
+    return arguments
+
+
+def server_words(settings: Settings) -> list[str]:
+    """Return the command-line words of vLLM's API server that `settings` stand for."""
+    words = ["--model", settings.model, "--served-model-name", settings.served_model_name]
+    for name, value in (settings.engine | settings.api).items():
+        words += _words("--" + name.replace("_", "-"), value)
+    return words
+
+
+def _words(flag: str, value: Any) -> list[str]:
+    if value is None:
+        return []
+    if isinstance(value, bool):
+        return [flag if value else flag.replace("--", "--no-", 1)]
+    if isinstance(value, dict):
+        return [flag, json.dumps(value)]
+    if isinstance(value, list):
+        return [flag, *(item if isinstance(item, str) else json.dumps(item) for item in value)]
+    return [flag, str(value)]

@@ -1,0 +1,94 @@
+"""vLLM's configuration from our settings, for both sides of the seam: the engine, and the frontend in front of it.
+
+vLLM is imported inside the functions, and only after `prepare` has set the environment it reads at import.
+"""
+
+import os
+from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from deployments.host.garbage import collect_less
+
+if TYPE_CHECKING:
+    from vllm.config import VllmConfig
+
+
+TASKS = ("generate",)
+
+
+def prepare(environment: dict[str, str]) -> None:
+    """Set the environment that vLLM reads when it is imported. Call it before anything imports vLLM.
+
+    Usage reports are off: a server in somebody's rack calls nobody.
+    """
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+    os.environ.update(environment)
+
+
+@contextmanager
+def sparing_logging() -> Iterator[None]:
+    """Keep vLLM's import from reconfiguring logging in a process of Serve's.
+
+    That would close all logging handlers of the process. With Serve's own handlers closed, a restarted controller considers the
+    replica broken and stops it (Ray 2.60.0).
+    """
+    name = "VLLM_CONFIGURE_LOGGING"
+    before = os.environ.get(name)
+    os.environ[name] = "0"
+    try:
+        yield
+    finally:
+        del os.environ[name]
+        if before is not None:
+            os.environ[name] = before
+
+
+def engine_config(arguments: Namespace) -> "VllmConfig":
+    """Return the configuration of an engine on this host's device."""
+    from vllm.engine.arg_utils import AsyncEngineArgs
+    from vllm.usage.usage_lib import UsageContext
+
+    arguments.logits_processors = [*(arguments.logits_processors or []), "deployments.engine.logits:CoatLimits"]
+    return AsyncEngineArgs.from_cli_args(arguments).create_engine_config(UsageContext.OPENAI_API_SERVER)
+
+
+def frontend_config(arguments: Namespace) -> "VllmConfig":
+    """Return the configuration of a frontend (tokenizer, templates, parsers) on a host that may have no GPU.
+
+    Only what a frontend reads is built, as in vLLM's own GPU-less render server (launchers/render/entry.py, 0.32.0): the CUDA
+    build cannot make a whole engine configuration without a device.
+    """
+    from vllm.config import SchedulerConfig, VllmConfig
+    from vllm.config.logging import LoggingConfig
+    from vllm.engine.arg_utils import AsyncEngineArgs
+
+    engine_arguments = AsyncEngineArgs.from_cli_args(arguments)
+    engine_arguments.quantization = None  # no kernels run here, so there is nothing to check against a device
+    model = engine_arguments.create_model_config()
+    model.quantization = None  # the model's own configuration may have set it again
+    scheduler = SchedulerConfig(
+        runner_type=model.runner_type,
+        max_model_len=model.max_model_len,
+        is_encoder_decoder=model.is_encoder_decoder,
+        stream_interval=engine_arguments.stream_interval,
+        max_num_queued_reqs=engine_arguments.max_num_queued_reqs,
+        max_num_queued_tokens=engine_arguments.max_num_queued_tokens,
+    )
+    return VllmConfig(
+        model_config=model,
+        scheduler_config=scheduler,
+        logging_config=LoggingConfig(configure_logging=False),  # see sparing_logging
+        observability_config=engine_arguments.create_observability_config(),
+        structured_outputs_config=engine_arguments.create_structured_outputs_config(),
+    )
+
+
+def tune_process() -> None:
+    """Spend less CPU in a process that serves with vLLM; its environment is also read only once. Call it when start-up is done."""
+    import vllm.envs
+
+    vllm.envs.enable_envs_cache()
+    collect_less()

@@ -1,0 +1,117 @@
+"""The process of an engine core: `python -m deployments.engine.process`, started by a replica (`deployments.replica.engine_core`).
+
+Everything of vLLM that an engine needs is imported and made here, and nothing of it in the replica. The process ends with the
+replica, which holds the other end of its standard input open.
+"""
+
+import contextlib
+import os
+import pickle
+import sys
+import threading
+from typing import Any
+
+import psutil
+from prometheus_client import generate_latest
+
+from deployments.host.cores import use_all_cores
+from deployments.host.garbage import no_collecting
+from deployments.patching import extend
+
+IMPORTED, CONFIGURED, FAILED = b"i", b"c", b"f"
+"""What the process writes to its pipe: it has imported vLLM; it has made vLLM's configuration; it has failed (an error follows)."""
+
+
+def main(pipe: int) -> None:
+    """Run an engine core until it is told to end. `pipe` is the file descriptor to which it reports its progress."""
+    os.set_inheritable(pipe, False)
+    use_all_cores()
+    try:
+        _run(pipe)
+    except Exception as error:
+        os.write(pipe, FAILED + f"{type(error).__name__}: {error}".encode())
+        raise
+
+
+def _run(pipe: int) -> None:
+    with no_collecting():
+        import vllm.v1.engine.core
+        import vllm.v1.executor  # noqa: F401
+        from vllm.utils.numa_utils import configure_subprocess
+        from vllm.utils.system_utils import get_mp_context
+
+    os.write(pipe, IMPORTED)
+    settings, handshake_address = pickle.load(sys.stdin.buffer)
+    threading.Thread(target=_end_with_the_replica, daemon=True).start()
+
+    from deployments.engine.arguments import server_arguments
+    from deployments.engine.config import engine_config
+
+    config = engine_config(server_arguments(settings))
+    os.write(pipe, CONFIGURED)
+    if not config.parallel_config.numa_bind:
+        _serve(config, handshake_address)
+        return
+    with configure_subprocess(config, local_rank=0, process_kind="EngineCore"):  # vLLM binds only a process that it starts
+        process = get_mp_context().Process(target=_serve, args=(config, handshake_address), name="EngineCore")
+        process.start()
+    process.join()
+    sys.exit(process.exitcode)
+
+
+def _serve(config: Any, handshake_address: str) -> None:
+    from vllm.v1.engine.core import EngineCoreProc
+    from vllm.v1.executor import Executor
+
+    extend(
+        EngineCoreProc,
+        "satori_gauges",
+        _gauges(config),
+        why="a utility call of an engine core (vLLM 0.32.0) is a method of its class",
+        until="calls can be registered",
+    )
+    EngineCoreProc.run_engine_core(
+        vllm_config=config,
+        local_client=True,
+        handshake_address=handshake_address,
+        executor_class=Executor.get_class(config),
+        log_stats=True,
+        tensor_queue=None,
+    )
+
+
+def _end_with_the_replica() -> None:
+    """Wait until the replica is gone, however it ended; then kill this process and all that it has started."""
+    sys.stdin.buffer.read()
+    kill(os.getpid())
+
+
+def kill(pid: int) -> None:
+    """Kill an engine's process, and all processes that it has started."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        engine = psutil.Process(pid)
+        for process in (*engine.children(recursive=True), engine):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+
+
+def _gauges(config: Any) -> Any:
+    """Return a utility call that returns an engine's gauges in Prometheus' text format, given its rank and latest statistics."""
+    import msgspec
+    from vllm.v1.metrics.stats import SchedulerStats
+
+    from deployments.observability.vllm_metrics import EngineGauges
+
+    rank, latest = 0, SchedulerStats()
+    registry: Any = EngineGauges(config, lambda: rank, lambda: latest)
+
+    def gauges(self: Any, engine: int, stats: dict[str, Any] | None) -> str:
+        nonlocal rank, latest
+        rank, latest = engine, msgspec.convert(stats or {}, SchedulerStats)
+        return generate_latest(registry).decode()
+
+    return gauges
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))

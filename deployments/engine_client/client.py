@@ -1,0 +1,254 @@
+"""vLLM's `EngineCoreClient` over Ray Serve: to vLLM's AsyncLLM, all LLM replicas together look like one engine that never dies.
+
+A request is on one replica at a time, until the replica has sent its last token. It is sent by a Serve handle call of its own, or
+by a call that carries many requests (`deployments.engine_client.carrier`); its tokens come over the token channel. An abort ends
+it on the replica. When a replica is lost, its requests continue on others (`deployments.engine_client.failover`).
+"""
+
+import asyncio
+import contextvars
+import time
+import types
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import zmq
+from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs, EngineCoreRequest, FinishReason
+from vllm.v1.engine.core_client import EngineCoreClient
+from vllm.v1.serial_utils import MsgpackDecoder, MsgpackEncoder
+
+from deployments.engine.config import TASKS
+from deployments.engine_client.carrier import Carriers
+from deployments.engine_client.failover import Failover
+from deployments.engine_client.replicas import LLMReplicas
+from deployments.engine_client.request import OpenRequest, OpenRequests
+from deployments.errors import EngineLostError, SatoriError
+from deployments.observability import logs, record
+from deployments.patching import patched
+from deployments.transport.channel import EPHEMERAL, MalformedError
+from deployments.transport.receiver import Receiver
+
+logger = logs.logger("ingress")
+
+PACE_WEIGHT = 0.1
+# What vLLM's decoder raises for frames that its encoder did not make.
+UNREADABLE = (
+    msgspec.DecodeError,
+    NotImplementedError,
+    TypeError,
+    ValueError,
+    LookupError,
+    AttributeError,
+    AssertionError,
+    RuntimeError,
+)
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """The engine client's calls to the server in front of it. The defaults do nothing.
+
+    `refuse` gets a request's id and the error, before the request ends with it. `prepared` is called when the current task's
+    request has reached the engine client. `client_name` returns the name of that request's client. `charge` counts tokens of a
+    client, those of prompts and generated ones.
+    """
+
+    refuse: Callable[[str, SatoriError], None] = lambda request_id, error: None
+    prepared: Callable[[], None] = lambda: None
+    client_name: Callable[[], str] = lambda: ""
+    charge: Callable[[str, int], None] = lambda client, tokens: None
+
+
+class ServeEngineClient(EngineCoreClient):
+    """The engine side of an AsyncLLM whose engine is a set of LLM replicas.
+
+    The replicas send tokens to one of the `ports` of `host`. For `wait_s` and `beat_s` see `deployments.engine_client.failover`.
+    """
+
+    engine_ranks_managed = (0,)
+
+    def __init__(
+        self,
+        replicas: LLMReplicas,
+        host: str,
+        *,
+        wait_s: float,
+        beat_s: float,
+        hooks: Hooks,
+        ports: range = EPHEMERAL,
+    ) -> None:
+        self.resources = types.SimpleNamespace(engine_dead=False)
+        self._replicas = replicas
+        self._hooks = hooks
+        self._requests = OpenRequests()
+        self._receiver = Receiver(host, self._on_step, ports, lambda *message: self._carriers.on_message(*message))
+        self._carriers = Carriers(replicas, self._receiver.address)
+        self._failover = Failover(
+            self._requests, replicas, self._carriers, wait_s=wait_s, beat_s=beat_s, encode=self._encode, fail=self._fail
+        )
+        self._encoder = MsgpackEncoder()
+        self._decoder = MsgpackDecoder(EngineCoreOutputs)
+        self._outputs: asyncio.Queue[EngineCoreOutputs] = asyncio.Queue()
+        self._pace_s = 0.0
+
+    @property
+    def pace_s(self) -> float:
+        """How long recent requests took, in seconds from arrival to end: a mean in which older requests fade."""
+        return self._pace_s
+
+    @property
+    def unassigned(self) -> int:
+        """The number of requests that wait for a replica. Other threads may read it."""
+        return sum(not self._replicas.assigned(wire_id) for wire_id in list(self._requests.by_wire_id))
+
+    @property
+    def open_requests(self) -> list[str]:
+        """The ids of the requests that are neither finished nor aborted."""
+        return list(self._requests.by_id)
+
+    @property
+    def carriers(self) -> int:
+        """The number of replicas to which requests go without a handle call for each."""
+        return self._carriers.usable
+
+    async def get_supported_tasks_async(self) -> tuple[Any, ...]:
+        """Return what the replicas can do: generate text."""
+        return TASKS
+
+    async def add_request_async(self, request: EngineCoreRequest) -> None:
+        """Start the request on a replica. Returns at once; its outputs come from `get_output_async`."""
+        self._hooks.prepared()
+        encoded = self._encode(request)
+        opened = OpenRequest.open(request, self._hooks.client_name(), time.monotonic(), record.current.get())
+        if opened.first_sample:  # the samples of a request share its prompt, which is charged once
+            self._hooks.charge(opened.client, opened.timeline.prompt_tokens)
+        self._requests.add(opened)
+        # In a context of its own: in the HTTP request's context Serve gives all handle calls the same id, and its router mixes up
+        # calls that share an id (the samples of one request then wait for ever; Ray 2.60.0).
+        opened.call = asyncio.create_task(self._run(opened, encoded), context=contextvars.Context())
+
+    async def get_output_async(self) -> EngineCoreOutputs:
+        """Return the outputs of the next engine step of any replica."""
+        return await self._outputs.get()
+
+    async def abort_requests_async(self, request_ids: list[str]) -> None:
+        """Cancel the calls of these requests; the replica then frees their places in the engine."""
+        for request_id in request_ids:
+            if (opened := self._requests.by_id.get(request_id)) is not None:
+                self._abort(opened)
+
+    def shutdown(self, timeout: float | None = None) -> None:
+        """Cancel all calls and close the token channel. The replicas keep running: they do not belong to this client."""
+        for opened in list(self._requests.by_id.values()):
+            self._abort(opened)
+        self._failover.close()
+        self._carriers.shutdown()
+        self._receiver.close()
+
+    def _encode(self, request: EngineCoreRequest) -> list[bytes]:
+        return [bytes(part) for part in self._encoder.encode(request)]
+
+    async def _run(self, opened: OpenRequest, encoded: list[bytes]) -> None:
+        """Keep a request on a replica until it ends, or end it with an error."""
+        try:
+            await self._failover.keep(opened, encoded)
+        except SatoriError as error:
+            self._fail(opened, error)
+        except Exception as error:
+            logger.exception("request %s failed", opened.attempt.wire_id)
+            self._fail(opened, EngineLostError(f"the request failed on its replica ({type(error).__name__})"))
+
+    def _abort(self, opened: OpenRequest) -> None:
+        self._close(opened, "aborted")
+        if opened.call is not None:
+            opened.call.cancel()
+
+    def _close(self, opened: OpenRequest, how: str) -> None:
+        """Remove a request, and log how it ended."""
+        taken_s = time.monotonic() - opened.timeline.began
+        logs.ended(opened.attempt.wire_id, how, tokens=len(opened.tokens), seconds=round(taken_s, 3))
+        self._requests.remove(opened)
+        if opened.waiting is not None:
+            opened.waiting.cancel()
+
+    def _fail(self, opened: OpenRequest, error: SatoriError) -> None:
+        """End a request with an error, and with it those of its siblings (n > 1) that have not ended yet."""
+        if opened not in self._requests:
+            return
+        for sibling in self._requests.siblings(opened):
+            logger.error("request %s is refused: %s", sibling.attempt.wire_id, error)
+            record.failed(error.code, sibling.record)
+            self._close(sibling, "failed")
+            if sibling is not opened and sibling.call is not None:
+                sibling.call.cancel()
+            request_id = sibling.request.request_id
+            self._hooks.refuse(request_id, error)
+            failed = EngineCoreOutput(request_id, [], finish_reason=FinishReason.ERROR)
+            self._outputs.put_nowait(EngineCoreOutputs(outputs=[failed]))
+
+    def _decode(self, frames: list[zmq.Frame]) -> EngineCoreOutputs:
+        try:
+            step: EngineCoreOutputs = self._decoder.decode(frames)
+        except UNREADABLE as error:
+            raise MalformedError from error
+        return step
+
+    def _on_step(self, frames: list[zmq.Frame]) -> None:
+        """Deliver the outputs of an engine step. This runs for every token."""
+        step = self._decode(frames)
+        now = time.monotonic()
+        by_wire_id, charge = self._requests.by_wire_id, self._hooks.charge
+        new = []
+        for output in step.outputs:
+            if (opened := by_wire_id.get(output.request_id)) is None:
+                continue  # the request was aborted, or the output is of a lost attempt
+            attempt = opened.attempt
+            attempt.silent = 0
+            if not output.new_token_ids and output.finish_reason is None:
+                continue  # only a sign of life: the replica still has the request
+            if attempt.settled is not None:
+                attempt.settled.set()
+                attempt.visit.engine = step.engine_index
+            if not opened.timeline.first_here and output.new_token_ids:
+                opened.started(output.events, step.timestamp, now)
+                attempt.visit.engine = step.engine_index
+            timestamp = opened.on_first_clock(step.timestamp, now)
+            try:
+                if opened.accept(output):
+                    if timestamp == step.timestamp:
+                        new.append(output)
+                    else:
+                        self._outputs.put_nowait(EngineCoreOutputs(step.engine_index, [output], timestamp=timestamp))
+                    charge(opened.client, len(output.new_token_ids))
+            except ValueError as error:
+                self._fail(opened, EngineLostError(f"the request could not be moved: {error}"))
+                if opened.call is not None:
+                    opened.call.cancel()
+                continue
+            if output.finish_reason is not None:
+                self._ended(opened, output.finish_reason, now)
+        if new or step.scheduler_stats is not None:
+            step.outputs = new
+            self._outputs.put_nowait(step)
+
+    def _ended(self, opened: OpenRequest, reason: FinishReason, now: float) -> None:
+        self._replicas.ended(opened.attempt.wire_id)
+        self._carriers.ended(opened.attempt.wire_id)
+        self._pace_s += PACE_WEIGHT * (now - opened.timeline.began - self._pace_s)
+        self._close(opened, f"ended ({reason})")
+
+
+@contextmanager
+def used_by_async_llm(client: EngineCoreClient) -> Iterator[None]:
+    """Within this context, a new AsyncLLM uses `client` as its engine core client."""
+    with patched(
+        EngineCoreClient,
+        "make_async_mp_client",
+        lambda *_, **__: client,
+        why="AsyncLLM's constructor (vLLM 0.32.0) makes an engine core client of its own",
+        until="it accepts one",
+    ):
+        yield

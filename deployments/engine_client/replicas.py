@@ -1,0 +1,58 @@
+"""The LLM replicas as the engine client uses them: called through their Serve handle, and counted where the router counts, too."""
+
+from ray.serve.handle import DeploymentHandle
+
+from deployments.routing.placement import PLACEMENT
+from deployments.transport.channel import Address
+
+
+class LLMReplicas:
+    """The LLM replicas of the application. Request ids are those of attempts (`Attempt.wire_id`).
+
+    `carries` says whether requests may be carried: to Serve, a carrier is one call, so a bound on calls would not hold for the
+    requests on it. Samples of one request share a `group`, and so the replica. `client` is the name of a request's client, or None
+    for a request that has started before and continues.
+    """
+
+    def __init__(self, llm: DeploymentHandle, carries: bool) -> None:
+        self._llm = llm
+        self._carries = carries
+        self._handles: dict[str, DeploymentHandle] = {}
+
+    async def generate(self, group: str, request_id: str, address: Address, encoded: list[bytes], client: str | None) -> None:
+        """Wait for a replica and run a request on it to its end, by a handle call of its own."""
+        await self._handle("generate").remote(group, request_id, address, encoded, client)
+
+    async def carry(self, replica: str, address: Address) -> None:
+        """Have a replica receive requests over its lane, until the ingress tells it that no more will come."""
+        await self._handle("carry").remote(replica, address)
+
+    def choose(self, group: str) -> str | None:
+        """Return the id of the replica that should get a request, or None if none is known or requests are not carried."""
+        chosen = PLACEMENT.choose(group, list(PLACEMENT.known.values())) if self._carries else None
+        return None if chosen is None else chosen.replica_id.unique_id
+
+    def assign(self, request_id: str, replica: str, group: str) -> None:
+        """Count a request on the replica with this id."""
+        PLACEMENT.assign(request_id, PLACEMENT.known[replica].replica_id, group)
+
+    def assigned(self, request_id: str) -> int:
+        """Return how often the request was given to a replica: 0 while it waits for one."""
+        return PLACEMENT.assigned(request_id)
+
+    def ended(self, request_id: str) -> None:
+        """Record that the request's last token has arrived."""
+        PLACEMENT.ended(request_id)
+
+    def lost(self, request_id: str) -> None:
+        """Record that the replica of this request is dead or hung; it should get no more requests."""
+        PLACEMENT.lost(request_id)
+
+    def left(self, request_id: str) -> None:
+        """Record that the request is on no replica any more, after `ended` or `lost`."""
+        PLACEMENT.left(request_id)
+
+    def _handle(self, method: str) -> DeploymentHandle:
+        if method not in self._handles:  # made at first use, because that starts the handle's router
+            self._handles[method] = self._llm.options(method_name=method, request_serialization="pickle")
+        return self._handles[method]

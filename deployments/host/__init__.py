@@ -1,0 +1,1 @@
+"""What one host gives a process: cores, GPUs, environment."""

@@ -1,0 +1,1 @@
+"""The ingress: vLLM's own API server in front of the LLM replicas."""

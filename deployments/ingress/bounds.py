@@ -1,0 +1,177 @@
+"""Bounds on what a request may ask for, checked before vLLM's server parses it. A refusal names the field.
+
+vLLM has bounds of its own and checks most fields against the model. What is refused here, vLLM (0.32.0) lets through, or refuses
+only after work that blocks all requests, or after a stream has begun.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any, NoReturn
+
+from deployments.errors import OutOfBoundsError
+from deployments.ingress.grammar_limits import check_choices, check_grammar, check_regex, check_schema
+
+PROMPTS = 1024
+"""Bound on prompts times choices of a completions request."""
+ITEMS = {
+    "messages": 2048,
+    "input": 2048,
+    "tools": 128,
+    "documents": 128,
+    "stop": 16,
+    "bad_words": 128,
+    "logit_bias": 1024,
+    "stop_token_ids": 1024,
+    "allowed_token_ids": 200_000,
+}
+CHARACTERS = {"stop": 1024, "bad_words": 256}
+"""Bounds on the characters of each item."""
+NAMES = ("model", "request_id", "session_id", "user", "cache_salt", "previous_response_id")
+NAME_CHARACTERS = 256
+DEPTH = 64
+CONTAINERS = 20_000
+PATTERN = 1024
+"""Bound on each number in `repetition_detection`, which looks back that far at every token."""
+NOT_FOR_CLIENTS = ("kv_transfer_params", "ec_transfer_params")
+RESERVED = frozenset({*NOT_FOR_CLIENTS, "kv_cache_report_mode", "coat", "satori_repeat"})
+"""Extra arguments of the engine that clients may not set."""
+
+_NAME = re.compile(r"[!-~]*")
+_LONG_NUMBER = re.compile(rb"\d{19}")
+_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+_INT64 = range(-(2**63), 2**63)
+
+
+def check(body: bytes, headers: Mapping[str, str], choices: int) -> None:
+    """Raise OutOfBoundsError for a request that asks for too much, such as more than `choices` replies.
+
+    A body that is not a JSON object passes: vLLM says what is wrong with it.
+    """
+    _check_headers(headers)
+    request = _parsed(body)
+    if not isinstance(request, dict):
+        return
+    for name in NOT_FOR_CLIENTS:
+        if request.get(name) is not None:
+            _refuse(name, "not supported here; leave it out")
+    for name in RESERVED & _mapping(request, "vllm_xargs").keys():
+        _refuse(f"vllm_xargs.{name}", "clients may not set it; leave it out")
+    for name in NAMES:
+        if isinstance(value := request.get(name), str):
+            _check_name(name, value)
+    _check_choices(request, choices)
+    _check_items(request)
+    for name, value in _mapping(request, "repetition_detection").items():
+        if isinstance(value, int) and value > PATTERN:
+            _refuse(f"repetition_detection.{name}", f"at most {PATTERN} is allowed")
+    _check_grammars(request)
+
+
+def _parsed(body: bytes) -> Any:
+    if (containers := _containers(body)) > CONTAINERS and _containers(_STRING.sub(b"", body)) > CONTAINERS:
+        _refuse(None, f"the body has more than {CONTAINERS} objects and arrays")
+    try:
+        parsed = json.loads(body, parse_constant=_not_finite, parse_int=_int64 if _LONG_NUMBER.search(body) else None)
+        if _SURROGATE.search(body):
+            json.dumps(parsed, ensure_ascii=False).encode()
+    except RecursionError:
+        _too_deep()
+    except UnicodeError:
+        _refuse(None, "the body is not valid Unicode text")
+    except json.JSONDecodeError:
+        return None
+    if containers > DEPTH and _is_deep(parsed):
+        _too_deep()
+    return parsed
+
+
+def _is_deep(parsed: Any) -> bool:
+    level = [parsed]
+    for _ in range(DEPTH):
+        level = [item for value in level for item in _items(value) if isinstance(item, dict | list)]
+    return bool(level)
+
+
+def _containers(text: bytes) -> int:
+    return text.count(b"[") + text.count(b"{")
+
+
+def _items(value: Any) -> Iterable[Any]:
+    return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+
+
+def _int64(digits: str) -> int:
+    if len(digits) > 20 or (number := int(digits)) not in _INT64:
+        _refuse(None, f"the body has a number that is out of range: {digits[:20]}...")
+    return number
+
+
+def _not_finite(name: str) -> NoReturn:
+    _refuse(None, f"the body has {name}, which is not JSON")
+
+
+def _check_headers(headers: Mapping[str, str]) -> None:
+    for name in ("x-request-id", "x-session-id"):
+        _check_name(name, headers.get(name, ""))
+    priority = headers.get("x-vllm-priority", "0")
+    if not re.fullmatch(r"\s*[+-]?\d{1,18}\s*", priority):
+        _refuse("x-vllm-priority", "allowed: a whole number")
+
+
+def _check_name(name: str, value: str) -> None:
+    if len(value) > NAME_CHARACTERS:
+        _refuse(name, f"{len(value)} characters; at most {NAME_CHARACTERS} are allowed")
+    if name.endswith("id") and not _NAME.fullmatch(value):
+        _refuse(name, "allowed: printable ASCII characters without spaces")
+
+
+def _check_choices(request: dict[str, Any], limit: int) -> None:
+    for name in ("n", "best_of"):
+        if isinstance(value := request.get(name), int) and value > limit:
+            _refuse(name, f"{value}; at most {limit} are allowed (http.max_choices)")
+    prompts, n = request.get("prompt"), request.get("n")
+    if isinstance(prompts, list) and prompts and not isinstance(prompts[0], int):
+        sequences = len(prompts) * (n if isinstance(n, int) else 1)
+        if sequences > PROMPTS:
+            _refuse("prompt", f"{sequences} prompts times choices (n); at most {PROMPTS} are allowed")
+
+
+def _check_items(request: dict[str, Any]) -> None:
+    for name, limit in ITEMS.items():
+        value = request.get(name)
+        if isinstance(value, list | dict) and len(value) > limit:
+            _refuse(name, f"{len(value)} items; at most {limit} are allowed")
+    for name, limit in CHARACTERS.items():
+        value = request.get(name)
+        for text in value if isinstance(value, list) else [value]:
+            if isinstance(text, str) and len(text) > limit:
+                _refuse(name, f"an item has {len(text)} characters; at most {limit} are allowed")
+
+
+def _check_grammars(request: dict[str, Any]) -> None:
+    outputs = _mapping(request, "structured_outputs")
+    check_schema(outputs.get("json"), "structured_outputs.json")
+    check_schema(outputs.get("structural_tag"), "structured_outputs.structural_tag")
+    check_regex(outputs.get("regex"), "structured_outputs.regex")
+    check_regex(outputs.get("whitespace_pattern"), "structured_outputs.whitespace_pattern")
+    check_choices(outputs.get("choice"), "structured_outputs.choice")
+    check_grammar(outputs.get("grammar"), "structured_outputs.grammar")
+    check_schema(request.get("response_format"), "response_format")
+    check_schema(_mapping(request, "text").get("format"), "text.format")
+    check_schema(_mapping(request, "output_config").get("format"), "output_config.format")
+    check_schema(request.get("tools"), "tools")
+
+
+def _mapping(request: dict[str, Any], name: str) -> dict[str, Any]:
+    value = request.get(name)
+    return value if isinstance(value, dict) else {}
+
+
+def _too_deep() -> NoReturn:
+    _refuse(None, f"the body is nested deeper than {DEPTH} levels")
+
+
+def _refuse(param: str | None, message: str) -> NoReturn:
+    raise OutOfBoundsError(param, message)

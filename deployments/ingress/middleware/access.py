@@ -1,0 +1,101 @@
+"""Access to the API: who sends a request, whether they may, and within which of their limits.
+
+Where keys are required (see `deployments.access.keys`), a request needs one, as `Authorization: Bearer KEY` or `x-api-key: KEY`.
+Some requests need none: OPTIONS, a few paths that tell nothing about anybody (`OPEN`), and the UI, whose own requests to the API
+carry the key that its user gave. The limits apply to all other POST requests. Each ingress process counts by itself: with two
+ingress replicas a key may get up to twice as much.
+"""
+
+import math
+from collections.abc import Iterator
+
+from starlette._utils import get_route_path  # the path that starlette's own router matches
+from starlette.datastructures import Headers
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from deployments.access.keys import Key, KeyStore
+from deployments.access.usage import Usage, client
+from deployments.errors import InvalidKeyError, LimitExceededError, SatoriError, error_body
+
+OPEN = frozenset(
+    "/ /health /ready /ping /version /metrics /metrics/targets /docs /docs/oauth2-redirect /redoc /openapi.json".split()
+)
+UI = "/ui"
+
+
+def is_open(scope: Scope) -> bool:
+    """Return whether a request needs no key. Its path is the one that the router matches: decoded, case kept, nothing resolved."""
+    path = get_route_path(scope)
+    return path in OPEN or path == UI or path.startswith(UI + "/") or scope.get("method") == "OPTIONS"
+
+
+class Guard:
+    """The keys, and what each has used. Without a store, everything is open."""
+
+    def __init__(self, store: KeyStore | None) -> None:
+        self.store = store
+        self.usage = Usage()
+
+    def key(self, scope: Scope) -> Key:
+        """Return the key that a request came with. Raises InvalidKeyError."""
+        presented = list(_presented(Headers(scope=scope)))
+        for secret in presented:
+            if self.store is not None and (key := self.store.find(secret)) is not None:
+                return key
+        wrong = "the API key is not known" if presented else "an API key is needed"
+        raise InvalidKeyError(f"{wrong}; send a valid one as 'Authorization: Bearer KEY' or 'x-api-key: KEY'")
+
+    def charge(self, name: str, tokens: int) -> None:
+        """Count a client's tokens, those of prompts and generated ones. This is cheap for clients without a token limit."""
+        if name and self.store is not None:
+            key = self.store.get(name)
+            if key is not None and key.tokens_per_minute is not None:
+                self.usage.charge(name, tokens)
+
+
+class Access:
+    """ASGI middleware that admits requests with a valid key and within its limits; it answers others before it reads anything."""
+
+    def __init__(self, app: ASGIApp, guard: Guard) -> None:
+        self._app = app
+        self._guard = guard
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if self._guard.store is None or scope["type"] not in ("http", "websocket") or is_open(scope):
+            await self._app(scope, receive, send)
+            return
+        limited = scope.get("method") == "POST"
+        try:
+            key = self._guard.key(scope)
+            if limited:
+                self._guard.usage.begin(key)
+        except SatoriError as error:
+            if scope["type"] == "http":
+                await _refusal(error)(scope, receive, send)
+            else:
+                await send({"type": "websocket.close", "code": 1008})
+            return
+        token = client.set(key.name)
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            if limited:
+                self._guard.usage.end(key)
+            client.reset(token)
+
+
+def _presented(headers: Headers) -> Iterator[str]:
+    scheme, _, secret = headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "bearer" and secret.strip():
+        yield secret.strip()
+    if secret := headers.get("x-api-key", "").strip():
+        yield secret
+
+
+def _refusal(error: SatoriError) -> JSONResponse:
+    kind, headers = "AuthenticationError", {"www-authenticate": "Bearer"}
+    if isinstance(error, LimitExceededError):
+        kind, headers = "RateLimitError", {"retry-after": str(max(1, math.ceil(error.retry_after_s)))}
+    return JSONResponse(error_body(str(error), kind, error.code), error.status, headers)

@@ -1,0 +1,95 @@
+"""Bounds on request bodies: on each one, on all that this process holds, and on their content (`deployments.ingress.bounds`)."""
+
+from starlette.datastructures import Headers
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from deployments.errors import OverloadedError, RequestTooLargeError, SatoriError
+from deployments.ingress import bounds
+from deployments.settings import HttpSettings
+
+
+class BodyLimit:
+    """ASGI middleware that reads a request's body before the application does, and refuses it as soon as it is too large.
+
+    Bytes count from when they arrive, so a client that only announces them holds none. They count until the response ends, because
+    the server keeps the body until then. The UI has a limit of its own (`deployments.ui.bridge`).
+    """
+
+    def __init__(self, app: ASGIApp, settings: HttpSettings) -> None:
+        self._app = app
+        self._choices = settings.max_choices
+        self._max_body_bytes = settings.max_body_bytes
+        self._max_held_bytes = settings.max_bodies_bytes
+        self._held = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http" or scope["path"].startswith("/ui"):
+            await self._app(scope, receive, send)
+            return
+        body = _Body(self)
+        try:
+            headers = Headers(scope=scope)
+            await body.read(receive, headers.get("content-length", ""))
+            if scope["method"] == "POST":
+                body.check(headers, self._choices)
+            await self._app(scope, body.replayed(receive), send)
+        except _Refused as refused:
+            retry = {"Retry-After": "1"} if refused.error.retryable else {}
+            anthropic = {"type": "error"} if scope["path"].startswith("/v1/messages") else {}
+            await JSONResponse(anthropic | refused.error.body(), refused.error.status, retry)(scope, receive, send)
+        finally:
+            self._held -= body.size
+
+    def hold(self, size: int, total: int) -> None:
+        """Count `size` more bytes of a body that then has `total`. Raises _Refused when they are too many."""
+        self._held += size
+        if total > self._max_body_bytes:
+            message = f"the request's body is larger than {self._max_body_bytes} bytes (http.max_body_bytes)"
+            raise _Refused(RequestTooLargeError(message))
+        if self._held > self._max_held_bytes:
+            raise _Refused(OverloadedError("the server cannot hold more bytes of requests now; try again in a moment"))
+
+
+class _Refused(Exception):  # noqa: N818
+    """A body is refused. Only this module raises it, so that no error of the application is mistaken for one."""
+
+    def __init__(self, error: SatoriError) -> None:
+        self.error = error
+
+
+class _Body:
+    """One request's body, as the messages in which it arrived."""
+
+    def __init__(self, limit: BodyLimit) -> None:
+        self._limit = limit
+        self._messages: list[Message] = []
+        self.size = 0
+
+    async def read(self, receive: Receive, announced: str) -> None:
+        if announced.isdecimal():
+            self._limit.hold(0, int(announced[:20]))
+        more = True
+        while more:
+            message = await receive()
+            self._messages.append(message)
+            size = len(message.get("body", b""))
+            self.size += size
+            self._limit.hold(size, self.size)
+            more = message.get("more_body", False)
+
+    def check(self, headers: Headers, choices: int) -> None:
+        try:
+            bounds.check(b"".join(message.get("body", b"") for message in self._messages), headers, choices)
+        except SatoriError as error:
+            raise _Refused(error) from None
+
+    def replayed(self, receive: Receive) -> Receive:
+        messages = iter(self._messages)
+        self._messages = []
+
+        async def replay() -> Message:
+            return next(messages, None) or await receive()
+
+        return replay

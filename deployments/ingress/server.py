@@ -1,0 +1,177 @@
+"""The API server of an ingress: vLLM's own app on our engine client, with our middleware, error handlers and chat endpoint.
+
+Its imports take seconds, so an ingress imports it in a thread.
+"""
+
+import asyncio
+import os
+import types
+from argparse import Namespace
+from typing import TYPE_CHECKING
+
+from fastapi import FastAPI
+from pydantic import BaseModel
+from vllm.config import VllmConfig
+from vllm.entrypoints.generate.base.protocol import DeltaMessage
+from vllm.entrypoints.launchers.api_server.app_state import init_app_state
+from vllm.entrypoints.launchers.app import build_app
+from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionResponseStreamChoice, ChatCompletionStreamResponse
+from vllm.entrypoints.openai.completion.protocol import CompletionResponseStreamChoice, CompletionStreamResponse
+from vllm.tokenizers import cached_tokenizer_from_config
+from vllm.v1.engine.core_client import EngineCoreClient
+from vllm.v1.executor import Executor
+
+from deployments.access.keys import KeyStore
+from deployments.access.usage import client_name
+from deployments.engine.arguments import server_arguments
+from deployments.engine.config import TASKS, frontend_config, tune_process
+from deployments.engine_client.client import Hooks, ServeEngineClient, used_by_async_llm
+from deployments.engine_client.replicas import LLMReplicas
+from deployments.errors import SatoriError
+from deployments.ingress import error_handlers, special_tokens
+from deployments.ingress.frontend import BoundedLLM, check_responses_early, refuse_outlines
+from deployments.ingress.middleware.access import Guard
+from deployments.ingress.middleware.draining import Ongoing
+from deployments.ingress.middleware.intake import prepared
+from deployments.ingress.middleware.stack import stack
+from deployments.observability.vllm_metrics import FrontendMetrics
+from deployments.observability.writer import Writer
+from deployments.patching import patch
+from deployments.reasoning import parser as parser  # registers the reasoning parser `coat`
+from deployments.reasoning import serving
+from deployments.reasoning.coat import ACTIONS
+from deployments.settings import Settings, port_range
+
+if TYPE_CHECKING:
+    from deployments.observability.tracing import Tracer
+
+ALLOWED = frozenset(
+    """
+    /v1/models /v1/chat/completions /v1/completions /v1/responses /v1/responses/{response_id} /v1/responses/{response_id}/cancel
+    /v1/messages /v1/messages/count_tokens /tokenize /detokenize
+    /health /load /version /metrics /docs /docs/oauth2-redirect /redoc /openapi.json
+    """.split()
+)
+"""The routes of vLLM's app that are served.
+
+vLLM 0.32.0 has routes that no client of a shared server may use: to abort the requests of others, to scale, to run a request that
+bypasses its own checks (`/inference/v1/generate`). With VLLM_SERVER_DEV_MODE or VLLM_ALLOW_RUNTIME_LORA_UPDATING it adds routes
+that put the engine to sleep, change its weights, load files or call any of its methods.
+"""
+CHECK = "__log_extra_fields__"
+CHUNKS: tuple[type[BaseModel], ...] = (
+    DeltaMessage,
+    ChatCompletionResponseStreamChoice,
+    ChatCompletionStreamResponse,
+    CompletionResponseStreamChoice,
+    CompletionStreamResponse,
+)
+"""The models that make up a stream's chunks, inner ones first: an outer model takes over how its inner ones are validated."""
+
+
+class Server:
+    """vLLM's OpenAI server (`app`) on an AsyncLLM (`engine`) whose engine is the LLM replicas (`client`).
+
+    `ongoing` counts its requests.
+    """
+
+    def __init__(self, app: FastAPI, engine: BoundedLLM, client: ServeEngineClient, ongoing: Ongoing) -> None:
+        self.app, self.engine, self.client, self.ongoing = app, engine, client, ongoing
+
+
+async def build(
+    settings: Settings, replicas: LLMReplicas, host: str, keys: KeyStore | None, tracer: "Tracer | None" = None
+) -> Server:
+    """Return the server for a model whose files are in the directory `settings.model`.
+
+    Replicas send their tokens to `host`. Without `keys` the API is open.
+    """
+    make_chunks_without_check()
+    special_tokens.install()
+    arguments = await asyncio.to_thread(server_arguments, settings)
+    config = await asyncio.to_thread(frontend_config, arguments)
+    coat = await asyncio.to_thread(writes_coat, arguments, config)
+    guard, ongoing = Guard(keys), Ongoing()
+
+    def refuse(request_id: str, error: SatoriError) -> None:
+        engine.refuse(request_id, error)
+
+    client = ServeEngineClient(
+        replicas,
+        host,
+        wait_s=settings.llm.wait_s,
+        beat_s=settings.llm.beat_s,
+        hooks=Hooks(refuse, prepared, client_name, guard.charge),
+        ports=port_range(settings.ports.tokens),
+    )
+    engine = frontend(arguments, config, client)
+    app = build_app(arguments, TASKS, config.model_config)
+    keep_allowed(app)
+    app.user_middleware = stack(
+        app.user_middleware,
+        http=settings.http,
+        guard=guard,
+        ongoing=ongoing,
+        pace_s=lambda: client.pace_s,
+        writer=Writer(settings.served_model_name, settings.slo) if settings.measuring.enabled else None,
+        tracer=tracer,
+    )
+    error_handlers.install(app)
+    await init_app_state(engine, app.state, arguments, TASKS)
+    check_responses_early(engine, app.state.openai_serving_responses)
+    refuse_outlines(engine)
+    serving.mount(app)
+    if coat:
+        serving.CoatServing.adopt(app.state.openai_serving_chat, settings.coat)
+    app.state.server = types.SimpleNamespace()  # vLLM's own launcher puts its uvicorn server here
+    app.middleware_stack = None  # vLLM has built it already; the first request builds it again, with what was added since
+    tune_process()
+    # What `make serve` starts is under SCHED_BATCH (see deployments.launch.serve_run). Clients wait for the ingress, so it may push
+    # other processes aside.
+    os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+    return Server(app, engine, client, ongoing)
+
+
+def frontend(arguments: Namespace, config: VllmConfig, client: EngineCoreClient) -> BoundedLLM:
+    """Return vLLM's frontend on an engine client."""
+    with used_by_async_llm(client):
+        return BoundedLLM(
+            config,
+            Executor,
+            log_stats=not arguments.disable_log_stats,
+            log_requests=arguments.enable_log_requests,
+            stat_loggers=None if arguments.disable_log_stats else [FrontendMetrics],
+        )
+
+
+def keep_allowed(app: FastAPI) -> None:
+    """Remove all routes from vLLM's app except the allowed ones. Routes that are added afterwards are served."""
+    app.router.routes[:] = [route for route in app.router.routes if getattr(route, "path", None) in ALLOWED]
+
+
+def make_chunks_without_check() -> None:
+    """Have chunks made without the check for unknown fields, in this process. Their content and encoding stay the same."""
+    for part in CHUNKS:
+        decorators = part.__pydantic_decorators__
+        if CHECK in decorators.model_validators:
+            patch(
+                decorators,
+                "model_validators",
+                {name: validator for name, validator in decorators.model_validators.items() if name != CHECK},
+                why="vLLM 0.32.0 checks its API's models for unknown fields, for a debug log of requests. A chunk is three models"
+                " that the server itself fills in for every token: the check is two fifths of the cost of making them",
+                until="the check is for requests only",
+            )
+            part.model_rebuild(force=True)
+
+
+def writes_coat(arguments: Namespace, frontend: VllmConfig) -> bool:
+    """Return whether the model writes a Chain of Action-Thought; if so, make `coat` the frontend's reasoning parser.
+
+    It does if its tokenizer has the actions, unless the settings ask for another reasoning parser.
+    """
+    parsers = arguments.structured_outputs_config
+    if parsers.reasoning_parser or not ACTIONS.keys() <= cached_tokenizer_from_config(frontend.model_config).get_vocab().keys():
+        return False
+    parsers.reasoning_parser = "coat"
+    return True

@@ -1,0 +1,110 @@
+"""Special tokens in messages are plain text: no message can end its turn, begin another one or take an action of the model.
+
+Chat templates paste messages into one text, and a tokenizer cannot tell the template's `<|im_end|>` from a user's. So before a
+template is rendered, every special token in its input is cut by a mark, and the rendered text is tokenized piece by piece: `<`
+and `|im_end|>` are ordinary text. Input without special tokens is tokenized as usual. In assistant messages the actions of a
+Chain of Action-Thought remain special tokens, because clients plant reasoning there. A raw prompt (`/v1/completions`) is not
+changed: it is entirely its user's own.
+"""
+
+import re
+import secrets
+from collections.abc import Iterable
+from itertools import chain
+from typing import Any
+
+from vllm.exceptions import VLLMValidationError
+from vllm.renderers.hf import HfRenderer
+from vllm.renderers.registry import RENDERER_REGISTRY
+
+from deployments.reasoning.coat import ACTIONS
+
+# Random characters from those that Unicode reserves for a program's own use: no client can write the mark, because none knows it.
+MARK = "".join(chr(0xFDD0 + secrets.randbelow(32)) for _ in range(6))
+
+
+class Cutter:
+    """Cuts special tokens in text."""
+
+    def __init__(self, tokens: Iterable[str]) -> None:
+        tokens = [token for token in tokens if len(token) > 1]
+        any_token = "|".join(map(re.escape, tokens))
+        self._any = re.compile(any_token or "(?!)")
+        self._first = re.compile(f"(?={any_token})(.)", re.DOTALL)
+        self._begun = {token[:end] for token in tokens for end in range(1, len(token))}
+        self._longest = max(map(len, tokens), default=0)
+
+    def cut(self, value: Any) -> Any:
+        """Return a string with each special token cut, or a structure of lists and dictionaries with such strings.
+
+        A string whose end could begin a special token is also cut at its end, so that the next string cannot complete the token.
+        """
+        if isinstance(value, str):
+            text = self._first.sub(rf"\1{MARK}", value) if self._any.search(value) else value
+            return text + MARK if any(value[-size:] in self._begun for size in range(1, self._longest)) else text
+        if isinstance(value, dict):
+            return {self.cut(key): self.cut(item) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [self.cut(item) for item in value]
+        return value
+
+
+def special_tokens(tokenizer: Any) -> set[str]:
+    """Return the texts that a tokenizer treats as special tokens, and the actions if it has them."""
+    special = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
+    return special | (ACTIONS.keys() & tokenizer.get_vocab().keys())
+
+
+def plain_text(tokenizer: Any) -> Any:
+    """Return a class for `tokenizer`, based on its own, that treats special tokens in messages as text."""
+    tokens = special_tokens(tokenizer)
+    usual, assistants = Cutter(tokens), Cutter(tokens - ACTIONS.keys())
+    base: Any = type(tokenizer)
+
+    class PlainText(base):
+        def apply_chat_template(self, conversation: list[dict[str, Any]], *args: Any, **options: Any) -> Any:
+            cut = [(assistants if message["role"] == "assistant" else usual).cut(message) for message in conversation]
+            template = {"chat_template": options.pop("chat_template", None)}
+            tokenize = options.pop("tokenize", True)
+            text = super().apply_chat_template(cut, *args, tokenize=False, **template, **usual.cut(options))
+            return pieces_encoded(self, text.split(MARK), {"add_special_tokens": False}) if tokenize else text
+
+    return PlainText
+
+
+class PlainTextRenderer(HfRenderer):
+    """vLLM's renderer for Hugging Face tokenizers, which treats special tokens in messages as text.
+
+    It also refuses a text that is too long, whereas vLLM (0.32.0) tokenizes all of it and then cuts it.
+    """
+
+    def __init__(self, config: Any, tokenizer: Any) -> None:
+        super().__init__(config, tokenizer)
+        self.tokenizer.__class__ = plain_text(self.tokenizer)  # the renderer has its own copy
+        self._most_characters = config.model_config.max_model_len * self.tokenizer.max_chars_per_token
+
+    def _tokenize_prompt(self, prompt: Any, params: Any) -> Any:
+        text = prompt["prompt"]
+        if len(text) > self._most_characters:
+            message = f"the prompt has {len(text)} characters; at most {self._most_characters} are allowed"
+            raise VLLMValidationError(message, parameter="prompt")
+        if MARK not in text:
+            return super()._tokenize_prompt(prompt, params)
+        pieces = text.split(MARK)
+        ids = pieces_encoded(self.tokenizer, pieces, params.get_encode_kwargs())
+        return self._build_tokens_prompt(ids, prompt | {"prompt": "".join(pieces)})
+
+
+def install() -> None:
+    """Have vLLM render for Hugging Face tokenizers with `PlainTextRenderer`, in this process."""
+    RENDERER_REGISTRY.renderers["hf"] = (__name__, PlainTextRenderer.__name__)  # `register` warns when it replaces one
+
+
+def pieces_encoded(tokenizer: Any, pieces: list[str], options: dict[str, Any]) -> list[int]:
+    """Return the token ids of consecutive texts, with what the tokenizer adds around a text."""
+    ids = list(chain.from_iterable(tokenizer(pieces, **options | {"add_special_tokens": False})["input_ids"]))
+    if not options.get("add_special_tokens"):
+        return ids
+    bare, whole = (tokenizer("x", add_special_tokens=added)["input_ids"] for added in (False, True))
+    start = next(at for at in range(len(whole)) if whole[at : at + len(bare)] == bare)
+    return [*whole[:start], *ids, *whole[start + len(bare) :]]

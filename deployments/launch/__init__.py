@@ -1,0 +1,1 @@
+"""`make serve`: starts the application, shows what happens, and leaves nothing behind."""

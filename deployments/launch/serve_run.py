@@ -1,0 +1,242 @@
+"""A running `serve run`, and all processes that descend from it."""
+
+import contextlib
+import json
+import os
+import queue
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+import uuid
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from deployments.access import keys
+from deployments.errors import SatoriError
+from deployments.host import cores
+from deployments.host.environment import SERVING
+from deployments.host.run import RUN, marker
+from deployments.launch.preflight import check_ports
+from deployments.launch.terminal import report, warn, write
+from deployments.observability.startup import MARK
+from deployments.settings import ROOT, Settings
+
+LOG = ROOT / ".run" / "serve.log"
+# The time for a clean stop. After it, the processes that are left are killed; the whole stop stays under 15 s.
+STOP_S = 9.0
+GONE_S = 5.0
+# The processes that get this time to end by themselves, by words in their names: Serve's actors, engines and proxies.
+ENDING = ("ray::Serve", "VLLM::", "haproxy")
+STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""The signals that stop the application; the last one comes from a terminal that closes."""
+
+
+def environment() -> dict[str, str]:
+    """Return the environment for Ray's processes: the caller's, plus defaults for what it lacks, plus the variables of this run."""
+    # A cluster of its own: Ray would wait for the address that a killed `ray start` has left behind, and the processes of a running
+    # cluster do not have this environment.
+    defaults = SERVING | {"RAY_ADDRESS": "local"}
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    return defaults | os.environ | {RUN: uuid.uuid4().hex, "PYTHONPATH": path}
+
+
+def add_key(variables: dict[str, str]) -> str:
+    """Return a key for the launcher's own request, and add it to the `variables` of the processes to start. Nobody else has it."""
+    secret, key = keys.make(f"make-serve-{variables[RUN][:8]}")
+    variables[keys.ENVIRONMENT] = ",".join(filter(None, [variables.get(keys.ENVIRONMENT), f"{key.name}:{key.sha256}"]))
+    return secret
+
+
+class Application:
+    """A running `serve run`, and all processes that descend from it. `guarded` says whether it requires API keys."""
+
+    def __init__(self, arguments: list[str], settings: Settings, guarded: bool) -> None:
+        self._url = f"http://{settings.http.host.replace('0.0.0.0', '127.0.0.1')}:{settings.http.port}"
+        self._settings = settings
+        self._variables = environment() | cores.variables(settings)
+        self._headers = {"content-type": "application/json"}
+        if guarded:
+            self._headers["authorization"] = f"Bearer {add_key(self._variables)}"
+        self._warning = keys.exposed(settings.http, guarded)
+        check_ports(settings, self._variables)
+        self._lines: queue.Queue[str] = queue.Queue()
+        self._known: set[psutil.Process] = set()
+        LOG.parent.mkdir(exist_ok=True)
+        # SCHED_BATCH makes for fewer preemptions: a process that a token has just woken does not push aside the one that sent it.
+        # All processes started below inherit it. It saves 6 % of the CPU time that a token costs under load.
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+        command = [str(Path(sys.executable).with_name("serve")), "run", "deployments.config", *arguments]
+        # A process group of its own, so that only the launcher gets Ctrl-C. Not a session of its own, because Linux divides the CPU
+        # by sessions (autogroup): on Linux 6.18, a busy application's session starved others, such as its clients', for seconds.
+        self._process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env=self._variables,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            process_group=0,
+            text=True,
+        )
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        with LOG.open("w") as log:
+            for line in self._process.stdout or ():
+                log.write(line)
+                log.flush()
+                if MARK in line:
+                    self._lines.put(line)
+
+    def wait_ready(self) -> None:
+        """Show the phases until the first answer has come. Raises SatoriError if the application ends first or does not answer."""
+        began = time.monotonic()
+        ui_reported = not self._settings.ui.enabled
+        while not self._get("/ready"):
+            self._show_phases()
+            if not ui_reported and self._get("/ui/"):
+                report("ui", f"{self._url}/ui is open; the API comes later", time.monotonic() - began)
+                ui_reported = True
+            if self._process.poll() is not None:
+                self._reader.join(5)
+                raise SatoriError("the application did not start; the end of its log:\n" + _tail(LOG, 40))
+            time.sleep(0.2)
+        self._show_phases()
+        first = time.monotonic()
+        body = {"model": self._settings.served_model_name, "prompt": "1", "max_tokens": 1}
+        if not self._get("/v1/completions", body):
+            raise SatoriError("the application is up but gave no answer; the end of its log:\n" + _tail(LOG, 40))
+        report("warm-up", "first answer through the whole path", time.monotonic() - first)
+        if both := self._variables.get(cores.VARIABLE):  # not earlier: a start uses both
+            cores.pin_to_last(self._descendants(), both)
+        report("ready", "", time.monotonic() - began)
+        ui = f"\n  UI    {self._url}/ui" if self._settings.ui.enabled else ""
+        warn(self._warning)
+        write(f"{ui}\n  API   {self._url}/v1   (docs: {self._url}/docs)\n  log   {LOG}\n  Ctrl-C stops it.\n")
+
+    def wait_gone(self) -> None:
+        """Return when the application has been shut down from elsewhere (`serve shutdown`), or its process has ended."""
+        gone_since: float | None = None
+        controller: psutil.Process | None = None
+        while self._process.poll() is None:
+            if controller is None or not _alive(controller):  # searching all processes every time took 3 % of a core
+                controller = next((process for process in self._descendants() if "ServeController" in _name(process)), None)
+            alive = controller is not None or self._get("/-/healthz")
+            gone_since = None if alive else gone_since or time.monotonic()
+            if gone_since and time.monotonic() - gone_since > GONE_S:
+                return
+            time.sleep(2)
+
+    def drain(self) -> None:
+        """Wait until the ongoing requests have ended, at most `llm.graceful_shutdown_timeout_s`; new ones are refused meanwhile."""
+        mark = marker(self._variables[RUN])
+        mark.touch()
+        began, left, reported = time.monotonic(), {}, -1
+        try:
+            while time.monotonic() - began < self._settings.llm.graceful_shutdown_timeout_s:
+                if (ingress := self._ingress()) is None:
+                    return
+                left[ingress["id"]] = ingress["requests"]
+                if len(left) == self._settings.ingress.num_replicas and not any(left.values()):
+                    return
+                if (count := sum(left.values())) and count != reported:
+                    report("draining", f"{count} to answer; a second Ctrl-C stops now", time.monotonic() - began)
+                    reported = count
+                time.sleep(0.2)
+        finally:
+            mark.unlink(missing_ok=True)
+
+    def _ingress(self) -> dict[str, Any] | None:
+        """Return what one of the ingresses reports of itself; None if none answers."""
+        try:
+            with urllib.request.urlopen(self._url + "/ready", timeout=10) as response:
+                body = response.read()
+        except urllib.error.HTTPError as error:
+            body = error.read()
+        except OSError:
+            return None
+        try:
+            found: dict[str, Any] = json.loads(body)["ingress"]
+        except (ValueError, KeyError):
+            return None
+        return found
+
+    def stop(self, now: bool = False) -> None:
+        """End all processes of the application: ask them first, then kill them. Returns when none is left."""
+        began = time.monotonic()
+        with contextlib.suppress(KeyboardInterrupt):
+            report("stopping", "")
+            self._descendants()  # find them before they lose their parents
+            if self._process.poll() is None:
+                self._process.send_signal(signal.SIGINT)
+            while not now and not self._ended() and time.monotonic() - began < STOP_S:
+                time.sleep(0.1)
+        for number in STOPS:  # further signals are ignored: the processes that are left are killed now
+            signal.signal(number, signal.SIG_IGN)
+        left = self._descendants()
+        killed = ", ".join(sorted({_name(process).split(" ")[0].rpartition("/")[2] for process in left}))
+        for process in left:
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+        psutil.wait_procs(left, timeout=5)
+        report("stopped", f"killed: {killed}"[:52] if left else "", time.monotonic() - began)
+
+    def _ended(self) -> bool:
+        """Return whether no process is left that must end by itself. Ray's own processes take long, and may be killed then."""
+        left = [_name(process) for process in self._descendants()]
+        return not any(word in name for name in left for word in ENDING)
+
+    def _descendants(self) -> list[psutil.Process]:
+        """Return the live processes that carry this run's name or descend from one seen before, including `serve run` itself.
+
+        Both are checked, because a process that renames itself, as vLLM's do, can overwrite the environment that others read.
+        """
+        pids = {process.pid for process in self._known}
+        for process in psutil.process_iter():  # parents come before their children, nearly always
+            with contextlib.suppress(psutil.Error):
+                if process.pid not in pids and (process.ppid() in pids or process.environ().get(RUN) == self._variables[RUN]):
+                    pids.add(process.pid)
+                    self._known.add(process)
+        self._known = {process for process in self._known if _alive(process)}
+        return list(self._known)
+
+    def _show_phases(self) -> None:
+        with contextlib.suppress(queue.Empty):
+            while True:
+                if found := re.search(rf"{MARK} (\w+): (.+) ([\d.]+) s$", self._lines.get_nowait().rstrip()):
+                    report(found[1], found[2], float(found[3]))
+
+    def _get(self, path: str, body: Any = None) -> bool:
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(self._url + path, data, self._headers)
+        try:
+            with urllib.request.urlopen(request, timeout=30):
+                return True
+        except (urllib.error.URLError, OSError):
+            return False
+
+
+def _alive(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
+
+
+def _name(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
+
+
+def _tail(path: Path, lines: int) -> str:
+    return "".join(path.read_text().splitlines(keepends=True)[-lines:])

@@ -1,0 +1,87 @@
+"""The chat endpoint's request: vLLM's own with the extension `coat`.
+
+With it, a request sets limits on its chain, asks for a vote over several chains, or turns the parsing of actions off. For what
+replies carry, see `deployments.reasoning.serving`.
+"""
+
+from typing import Annotated, Any, ClassVar, Self
+
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
+from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+from vllm.sampling_params import RequestOutputKind, SamplingParams
+
+from deployments.reasoning.limits import ARGUMENT
+
+
+class Vote(BaseModel):
+    """Self-consistency: sample several chains and return the answer that most agree on."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    samples: Annotated[int, Field(ge=2, le=64, description="How many chains to sample.")] = 8
+    temperature: Annotated[float, Field(gt=0, le=2, description="Sampling temperature of the chains.")] = 0.7
+    stop_when_decided: Annotated[bool, Field(description="Stop the other chains as soon as they cannot change the outcome.")] = True
+
+
+class CoatOptions(BaseModel):
+    """What a request may set for its Chain of Action-Thought. The engine enforces the limits token by token."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    parse: Annotated[
+        bool, Field(description="Separate reasoning from the answer; false returns the raw text, actions included.")
+    ] = True
+    max_reasoning_tokens: Annotated[int | None, Field(ge=0, description="The model must answer after this many tokens.")] = None
+    max_reflections: Annotated[int | None, Field(ge=0, description="At most this many <|reflect|> segments; 0 bans them.")] = None
+    max_explorations: Annotated[int | None, Field(ge=0, description="At most this many <|explore|> segments; 0 bans them.")] = None
+    min_reflections: Annotated[int, Field(ge=0, le=32, description="An answer before this many becomes a <|reflect|>.")] = 0
+    vote: Vote | None = None
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        if self.max_reflections is not None and self.min_reflections > self.max_reflections:
+            raise ValueError(f"min_reflections ({self.min_reflections}) is more than max_reflections ({self.max_reflections})")
+        return self
+
+    @property
+    def limits(self) -> dict[str, int]:
+        """The limits that are set, by their names in `deployments.reasoning.limits.Limits`."""
+        most = {name: getattr(self, name) for name in ("max_reasoning_tokens", "max_reflections", "max_explorations")}
+        least = {"min_reflections": self.min_reflections} if self.min_reflections else {}
+        return {name: value for name, value in most.items() if value is not None} | least
+
+
+class CoatChatRequest(ChatCompletionRequest):
+    """vLLM's chat request with the extension `coat`."""
+
+    coat: CoatOptions | None = None
+    # vLLM fills this per class to find the fields that it does not know; a subclass must not share it.
+    field_names: ClassVar[set[str] | None] = None
+    _tokens: dict[str, Any] = PrivateAttr(default_factory=dict)  # token ids for the limits, set by `deployments.reasoning.serving`
+
+    @model_validator(mode="after")
+    def _one_choice_in_a_vote(self) -> Self:
+        if self.vote and (self.n or 1) > 1:
+            raise ValueError(f"n is {self.n}, but a vote (coat.vote) has one answer; leave n out")
+        return self
+
+    @property
+    def vote(self) -> Vote | None:
+        """The vote that is asked for; None without one."""
+        return self.coat.vote if self.coat else None
+
+    @property
+    def parsed(self) -> bool:
+        """Whether actions are parsed."""
+        return self.coat is None or self.coat.parse
+
+    def to_sampling_params(self, max_tokens: int, default_sampling_params: dict[str, Any]) -> SamplingParams:
+        """Return vLLM's sampling parameters; limits go to the engine's logits processor."""
+        params = super().to_sampling_params(max_tokens, default_sampling_params)
+        if self.coat and (limits := self.coat.limits):
+            params.extra_args = (params.extra_args or {}) | {ARGUMENT: self._tokens | limits}
+        if self.vote:
+            params.n = self.vote.samples
+            params.temperature = self.vote.temperature
+            params.output_kind = RequestOutputKind.DELTA
+        return params

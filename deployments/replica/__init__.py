@@ -1,0 +1,1 @@
+"""The LLM replica: one engine core, and nothing else."""

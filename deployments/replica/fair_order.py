@@ -1,0 +1,28 @@
+"""The order in which an engine starts its queued requests: fair between clients, and first come, first served for each client.
+
+It is start-time fair queueing (Goyal, Vin and Cheng, 1996), where every request has the same cost. vLLM's scheduler gets the
+order as its priorities. When one client has a hundred queued requests, another client's single request therefore waits for one of
+them, not for a hundred.
+"""
+
+FIRST = 0
+KEPT = 1024
+
+
+class FairOrder:
+    """Start tags of one engine's requests; the lowest starts first."""
+
+    def __init__(self) -> None:
+        self._now = FIRST  # the highest tag that has started
+        self._last: dict[str, int] = {}
+
+    def tag(self, client: str) -> int:
+        """Return the tag of a client's next request: after the client's last one, and after all that have started."""
+        if len(self._last) >= KEPT:  # a client without queued requests needs no entry
+            self._last = {name: last for name, last in self._last.items() if last > self._now}
+        tag = self._last[client] = max(self._now, self._last.get(client, FIRST)) + 1
+        return tag
+
+    def started(self, tag: int) -> None:
+        """Record that a request with this tag has started."""
+        self._now = max(self._now, tag)

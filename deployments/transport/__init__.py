@@ -1,0 +1,1 @@
+"""The token channel between ingresses and LLM replicas."""

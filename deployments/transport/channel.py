@@ -1,0 +1,66 @@
+"""The token channel: engine outputs from LLM replicas to the ingress that asked, one ZMQ message per step, and requests back.
+
+A replica's message is a header frame (version, the receiver's secret, the kind of message) and the frames of its content. The
+content of a step is one msgpack-encoded `EngineCoreOutputs`, in frames as vLLM's own encoder makes them. Connections are encrypted
+and authenticated with ZMQ's CURVE (https://rfc.zeromq.org/spec/26). A receiver's public key and secret travel only in handle calls:
+nobody else can connect, read messages, or replay messages that they have seen. What is dropped is counted
+(`satori_channel_dropped_total`).
+
+A lane is one TCP connection, so what arrives over it has no gaps. When the connection ends, or the other end is silent for
+`DEAD_MS`, the lane is broken, and later messages go over a new lane. Replicas open lanes to an ingress that has called them. Over a
+lane the ingress can send, too (see `deployments.engine_client.carrier`).
+"""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import zmq
+
+VERSION = b"\x03"
+SECRET_BYTES = 16
+STEP, HELLO, REFUSED = b"s", b"h", b"r"
+"""What a replica sends: an engine step; its own id, once an ingress may send it requests; the id of a request it could not read."""
+REQUEST, CANCEL, LAST = b"q", b"c", b"l"
+"""What an ingress sends, named by the first frame: a request (its id and client, then the encoded request); the id of a request
+that it no longer wants; notice that no more requests will come."""
+Send = Callable[[list[bytes]], None]
+"""Sends a message over a lane."""
+EPHEMERAL = range(49152, 65536)
+
+
+class MalformedError(ValueError):
+    """The frames of a message cannot be decoded."""
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where an ingress receives tokens: its ZMQ endpoint, the header that messages to it must start with, and its public key."""
+
+    endpoint: str
+    header: bytes
+    key: bytes
+
+
+def read_all(loop: asyncio.AbstractEventLoop, socket: zmq.Socket[Any], receive: Callable[[], None]) -> None:
+    """Receive all pending messages: ZMQ's file descriptor is edge-triggered, so it signals only new ones.
+
+    Call it also once before waiting for the descriptor (see `on_readable`), and after each send, which may have consumed the
+    descriptor's signal.
+    """
+    try:
+        while not socket.closed and int(socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
+            receive()
+    except Exception:  # the event loop logs it, but the other messages must still be read
+        loop.call_soon(read_all, loop, socket, receive)
+        raise
+
+
+def on_readable(loop: asyncio.AbstractEventLoop, socket: zmq.Socket[Any], receive: Callable[[], None]) -> None:
+    """Have the event loop call `receive` for each message that arrives.
+
+    It does not use `zmq.asyncio`, which makes a future and several callbacks per message.
+    """
+    loop.add_reader(socket.fileno(), read_all, loop, socket, receive)
+    loop.call_soon(read_all, loop, socket, receive)

@@ -1,0 +1,1 @@
+"""The web UI as a deployment of its own."""

@@ -1,0 +1,56 @@
+"""The whole application without an engine: its LLM deployment has scripted tokens. Everything else is real.
+
+    serve run tests.support.scripted:application
+
+With vLLM's CUDA build on a host without a GPU, this shows that the ingress needs no GPU.
+"""
+
+import asyncio
+from typing import Any
+
+from ray.serve import Application
+
+from deployments.application import build
+from deployments.replica.deployment import LLM
+from deployments.settings import Settings, load
+from deployments.transport import wire
+from tests.support.paths import NANO
+
+ANSWER = "scripted answer"
+
+
+class ScriptedCore:
+    """An engine core that answers every request with `ANSWER`, a token a step."""
+
+    def __init__(self) -> None:
+        self._steps: asyncio.Queue[wire.Step] = asyncio.Queue()
+
+    def attach(self) -> None: ...
+
+    async def step(self) -> tuple[wire.Step, list[bytes]]:
+        return await self._steps.get(), []
+
+    def add(self, request: wire.Request, rest: list[bytes]) -> None:
+        from tokenizers import Tokenizer
+
+        tokenizer = Tokenizer.from_file(str(NANO / "tokenizer.json"))
+        ids = tokenizer.encode(ANSWER + "<|im_end|>").ids  # the token that stops is not part of the text
+        for position, token in enumerate(ids):
+            finish = wire.STOP if position == len(ids) - 1 else None
+            self._steps.put_nowait(wire.Step(outputs=[wire.Output(request.request_id, [token], finish_reason=finish)]))
+
+    def abort(self, request_ids: list[str]) -> None: ...
+
+    async def call(self, method: str, *arguments: Any) -> str:
+        return ""
+
+    def close(self) -> None: ...
+
+
+class ScriptedLLM(LLM):
+    def _start(self, settings: Settings) -> ScriptedCore:
+        return ScriptedCore()
+
+
+def application(arguments: dict[str, Any]) -> Application:
+    return build(load(arguments), ScriptedLLM)

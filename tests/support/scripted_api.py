@@ -1,0 +1,226 @@
+"""The public API with scripted replies, in the format of the real one.
+
+    python -m tests.support.scripted_api [--port 7990] [--pace 0.05]
+
+A reply's text depends on the question alone (`SCRIPTS`), its course on the switches of `ScriptedApi`: not ready, errors, a
+connection that breaks, and a gate that lets tokens through one by one.
+"""
+
+import argparse
+import asyncio
+import itertools
+import json
+import re
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from tests.support.until import until, until_async
+
+HELD_S, STOPPED_S = 120, 10
+Segments = list[tuple[str, str]]
+
+DEFAULT: tuple[Segments, str, str] = (
+    [
+        ("continue", "First the product: \\(47 \\times 6 = 282\\).\nThen the difference: $282 - 100 = 182$."),
+        ("reflect", "Let me check that. Going back, \\(182 + 100 = 282\\), and \\[\\frac{282}{6} = 47.\\]\nThat is right."),
+        ("explore", "Another way: $47 \\cdot 6 = 50 \\cdot 6 - 3 \\cdot 6 = 300 - 18 = 282$, less 100 is 182."),
+        ("continue", "Both ways agree."),
+    ],
+    "The final answer is \\boxed{182}.",
+    "182",
+)
+SCRIPTS: dict[str, tuple[Segments, str, str]] = {
+    "half": ([("continue", "Half of one.")], "The final answer is \\boxed{\\frac{1}{2}}.", "\\frac{1}{2}"),
+    "evil": (
+        [("continue", '<img src=x onerror="window.evil=1"> <script>window.evil=1</script> [a](javascript:window.evil=1)')],
+        "The final answer is \\boxed{<img src=x onerror=window.evil=1>}.",
+        "<img src=x onerror=window.evil=1>",
+    ),
+    "9.11": (
+        [
+            ("continue", "比较 9.11 和 9.9，先看整数部分：都是 9。"),
+            ("continue", "再看小数部分：$0.11$ 和 $0.9 = 0.90$。"),
+            ("reflect", "检查一下：$0.90 > 0.11$，所以 $9.9 > 9.11$。"),
+        ],
+        "最终答案是 \\boxed{9.9}。",
+        "9.9",
+    ),
+}
+ERRORS: dict[str, tuple[int, dict[str, str], str]] = {
+    "queue_full": (429, {"Retry-After": "7"}, "too many requests"),
+    "too_long": (400, {}, "This model's maximum context length is 4096 tokens. However, you requested 9000 tokens."),
+    "key": (401, {}, "Unauthorized"),
+    "failed": (500, {}, "the engine fell over"),
+}
+
+
+class Gate:
+    """How many pieces of its reply each stream may send: all of them, or as many as `open` has allowed. Set from another thread."""
+
+    def __init__(self) -> None:
+        self.allowed: float = float("inf")
+
+    def close(self) -> None:
+        """Let nothing through from now on."""
+        self.allowed = 0
+
+    def open(self, pieces: float = float("inf")) -> None:
+        """Let each stream send so many more pieces."""
+        self.allowed += pieces
+
+    async def pass_piece(self, number: int) -> None:
+        """Wait for leave to send the piece of this number, from 0."""
+        await until_async(lambda: number < self.allowed, f"the gate opens for piece {number}", HELD_S, every_s=0.005)
+
+
+class ScriptedApi:
+    """The server's switches, and what it was asked. A question that holds `trouble: NAME` has trouble of its own."""
+
+    def __init__(self, pace_s: float = 0.0) -> None:
+        self.pace_s = pace_s
+        self.ready = True
+        self.trouble: str | None = None
+        self.models = ["nano"]
+        self.gate = Gate()
+        self.asked: list[dict[str, Any]] = []
+        self.open_streams = 0
+        self.keys: list[str | None] = []
+        self.app = Starlette(
+            routes=[
+                Route("/ready", self._ready),
+                Route("/v1/models", self._models),
+                Route("/v1/chat/completions", self._chat, methods=["POST"]),
+            ]
+        )
+
+    async def _ready(self, request: Request) -> Response:
+        if self.ready:
+            return JSONResponse({"ready": True})
+        return JSONResponse({"ready": False, "reason": "no LLM replica is up"}, 503)
+
+    async def _models(self, request: Request) -> Response:
+        models = [{"id": name, "object": "model", "max_model_len": 4096} for name in self.models]
+        return JSONResponse({"object": "list", "data": models})
+
+    async def _chat(self, request: Request) -> Response:
+        body = await request.json()
+        self.asked.append(body)
+        self.keys.append(request.headers.get("authorization"))
+        question = body["messages"][-1]["content"]
+        named = re.search(r"trouble: (\w+)", question)
+        trouble = named[1] if named else self.trouble
+        if trouble in ERRORS:
+            status, headers, message = ERRORS[trouble]
+            return JSONResponse({"error": {"message": message, "type": "error", "code": status}}, status, headers)
+        if not self.ready:
+            return JSONResponse({"error": {"message": "no LLM replica is up", "code": 503}}, 503)
+        return StreamingResponse(self._stream(body, question, trouble), media_type="text/event-stream")
+
+    async def _stream(self, body: dict[str, Any], question: str, trouble: str | None) -> AsyncIterator[str]:
+        self.open_streams += 1
+        try:
+            async for event in self._events(body, question, trouble):
+                yield event
+        finally:
+            self.open_streams -= 1
+
+    async def _events(self, body: dict[str, Any], question: str, trouble: str | None) -> AsyncIterator[str]:
+        segments, statement, answer = next((script for mark, script in SCRIPTS.items() if mark in question), DEFAULT)
+        coat = body.get("coat") or {}
+        vote: dict[str, Any] | None = None
+        numbers = itertools.count()
+        for vote in votes(coat["vote"]["samples"], answer) if "vote" in coat else []:
+            await self._turn(next(numbers))
+            yield sse({"choices": [], "coat": {"vote": vote}})
+        tokens, reasoning = 0, 0
+        yield sse(chunk({"role": "assistant", "content": ""}, usage=usage(0, 0)))
+        summary = []
+        for index, (action, text) in enumerate(segments):
+            tokens += 1  # the action's own
+            pieces = re.findall(r"[\u3000-\u9fff]|[^\s\u3000-\u9fff]+\s*|\s+", text)
+            for piece in pieces:
+                await self._turn(next(numbers))
+                tokens += 1
+                delta = {"reasoning": piece, "reasoning_content": piece, "coat": {"action": action, "index": index}}
+                yield sse(chunk(delta, usage=usage(tokens, 0)))
+                if trouble == "broken" and index == 1:
+                    raise ConnectionError("scripted")
+                if trouble == "event" and index == 1:
+                    yield sse({"error": {"message": "the engine died", "type": "InternalServerError", "code": 500}})
+                    return
+            reasoning += len(pieces) + 1
+            summary.append({"action": action, "text": text, "tokens": len(pieces) + 1})
+        await self._turn(next(numbers))
+        tokens += 6
+        last = {"segments": summary, "answer": answer} | ({"vote": vote} if vote else {})
+        yield sse(chunk({"content": statement, "coat": last}, "stop"))
+        yield sse({"choices": [], "usage": usage(tokens, reasoning)})
+        yield "data: [DONE]\n\n"
+
+    async def _turn(self, number: int) -> None:
+        await self.gate.pass_piece(number)
+        if self.pace_s:
+            await asyncio.sleep(self.pace_s)
+
+
+def votes(samples: int, answer: str) -> Iterator[dict[str, Any]]:
+    """Yield the progress of a vote in which every fourth attempt is wrong."""
+    counts = {answer: 0, "181": 0}
+    for counted in range(1, samples + 1):
+        counts["181" if counted % 4 == 3 else answer] += 1
+        tally = [{"answer": key, "votes": count} for key, count in sorted(counts.items(), key=lambda item: -item[1]) if count]
+        yield {"samples": samples, "counted": counted, "votes": tally, "decided": counts[answer] * 2 > samples}
+
+
+def chunk(delta: dict[str, Any], finish: str | None = None, usage: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Return a chunk with one choice."""
+    made: dict[str, Any] = {"choices": [{"index": 0, "delta": delta, "finish_reason": finish}]}
+    return made | ({"usage": usage} if usage else {})
+
+
+def usage(tokens: int, reasoning: int) -> dict[str, Any]:
+    """Return a usage of 30 prompt tokens."""
+    details = {"completion_tokens_details": {"reasoning_tokens": reasoning}} if reasoning else {}
+    return {"prompt_tokens": 30, "completion_tokens": tokens, "total_tokens": 30 + tokens} | details
+
+
+def sse(data: dict[str, Any]) -> str:
+    """Return a chunk as a server-sent event."""
+    head = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": int(time.time()), "model": "nano"}
+    return f"data: {json.dumps((head | data) if 'error' not in data else data, ensure_ascii=False)}\n\n"
+
+
+class Background:
+    """An ASGI app served on a free (or the given) port by a thread."""
+
+    def __init__(self, app: Any, port: int = 0) -> None:
+        config = uvicorn.Config(app, host="127.0.0.1", port=port, log_level="critical", timeout_graceful_shutdown=1)
+        self._server = uvicorn.Server(config)
+        self._thread = threading.Thread(target=self._server.run, daemon=True)
+        self._thread.start()
+        until(lambda: self._server.started or not self._thread.is_alive(), "the server starts")
+        assert self._server.started, "the server did not start"
+        self.port = int(self._server.servers[0].sockets[0].getsockname()[1])
+        self.url = f"http://127.0.0.1:{self.port}"
+
+    def stop(self) -> None:
+        """Stop, and wait for the end."""
+        self._server.should_exit = True
+        self._thread.join(STOPPED_S)
+        assert not self._thread.is_alive(), f"the server goes on after {STOPPED_S} s"
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--port", type=int, default=7990)
+    parser.add_argument("--pace", type=float, default=0.05)
+    options = parser.parse_args()
+    uvicorn.run(ScriptedApi(options.pace).app, host="127.0.0.1", port=options.port, log_level="warning")

@@ -1,0 +1,74 @@
+"""The LLM replicas behind their Serve handle: how they are called, and what the router's placement is told."""
+
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from deployments.engine_client.replicas import LLMReplicas
+from deployments.routing import placement
+from deployments.transport.channel import Address
+
+ADDRESS = Address("tcp://127.0.0.1:1", b"header", b"key")
+
+
+class Handle:
+    """A deployment's handle: `calls` are those that were made, `made` the options of handles made of it."""
+
+    def __init__(self) -> None:
+        self.made: list[dict[str, Any]] = []
+        self.calls: list[tuple[Any, ...]] = []
+
+    def options(self, **options: Any) -> Any:
+        self.made.append(options)
+
+        async def remote(*arguments: Any) -> None:
+            self.calls.append((options["method_name"], *arguments))
+
+        return SimpleNamespace(remote=remote)
+
+
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[Any, ...]]]:
+    """What the placement is told; it knows one replica, `r1`."""
+    calls: list[tuple[Any, ...]] = []
+    replica = SimpleNamespace(replica_id=SimpleNamespace(unique_id="r1"))
+    for name in ("assign", "ended", "lost", "left"):
+        monkeypatch.setattr(placement.PLACEMENT, name, lambda *told, name=name: calls.append((name, *told)))
+    monkeypatch.setattr(placement.PLACEMENT, "known", {"r1": replica})
+    monkeypatch.setattr(placement.PLACEMENT, "choose", lambda group, known: known[0])
+    monkeypatch.setattr(placement.PLACEMENT, "assigned", lambda request_id: 3)
+    return calls
+
+
+async def test_a_request_is_a_call_and_its_handle_is_made_once_and_late() -> None:
+    handle = Handle()
+    replicas = LLMReplicas(handle, carries=True)  # type: ignore[arg-type]
+    assert handle.made == [], "a handle starts a router"
+    await replicas.generate("group", "a", ADDRESS, [b"encoded"], "alice")
+    await replicas.generate("group", "b", ADDRESS, [b"encoded"], None)
+    await replicas.carry("r1", ADDRESS)
+    assert handle.calls == [
+        ("generate", "group", "a", ADDRESS, [b"encoded"], "alice"),
+        ("generate", "group", "b", ADDRESS, [b"encoded"], None),
+        ("carry", "r1", ADDRESS),
+    ]
+    assert [made["method_name"] for made in handle.made] == ["generate", "carry"]
+    assert {made["request_serialization"] for made in handle.made} == {"pickle"}
+
+
+def test_a_replica_is_chosen_only_where_requests_are_carried(told: list[tuple[Any, ...]]) -> None:
+    assert LLMReplicas(Handle(), carries=True).choose("group") == "r1"  # type: ignore[arg-type]
+    assert LLMReplicas(Handle(), carries=False).choose("group") is None  # type: ignore[arg-type]
+
+
+def test_the_placement_is_told_of_each_request(told: list[tuple[Any, ...]]) -> None:
+    replicas = LLMReplicas(Handle(), carries=True)  # type: ignore[arg-type]
+    replicas.assign("a", "r1", "group")
+    assert replicas.assigned("a") == 3
+    replicas.ended("a")
+    replicas.lost("b")
+    replicas.left("a")
+    known = placement.PLACEMENT.known["r1"].replica_id
+    assert told == [("assign", "a", known, "group"), ("ended", "a"), ("lost", "b"), ("left", "a")]

@@ -1,0 +1,77 @@
+"""The environment of Ray's processes: HAProxy as it is to be run tells the application that a client has left."""
+
+import asyncio
+import contextlib
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from deployments.host.environment import SERVING
+from tests.support.ports import free_ports, listening
+from tests.support.until import until_async
+
+# As Ray Serve's (2.60.0, haproxy_templates.py), in what matters here.
+CONFIG = """
+global
+    maxconn 100
+    nbthread 1
+defaults
+    mode http
+    timeout connect 5s
+    timeout client 60s
+    timeout server 60s
+    option abortonclose
+    option splice-request
+    option splice-response
+listen all
+    bind 127.0.0.1:{port}
+    http-reuse always
+    server only 127.0.0.1:{server}
+"""
+HEAD, BODY = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n", b"x" * 100
+CLIENTS = 14
+
+
+@asynccontextmanager
+async def haproxy(folder: Path, server: int) -> AsyncIterator[int]:
+    """Run HAProxy as Serve does, before a server; yield its port."""
+    (port,) = free_ports(1)
+    config = folder / "haproxy.cfg"
+    config.write_text(CONFIG.format(port=port, server=server))
+    command = [SERVING["RAY_SERVE_HAPROXY_BINARY_PATH"], "-db", "-f", str(config)]
+    process = await asyncio.create_subprocess_exec(*command, env=os.environ | SERVING, stderr=asyncio.subprocess.DEVNULL)
+    try:
+        await until_async(lambda: process.returncode is not None or port in {there for _, there in listening()}, "HAProxy listens")
+        assert process.returncode is None
+        yield port
+    finally:
+        process.kill()
+        await process.wait()
+
+
+async def test_clients_that_leave_before_an_answer_are_noticed(tmp_path: Path) -> None:
+    came, left = asyncio.Semaphore(0), asyncio.Semaphore(0)
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        came.release()
+        await reader.readexactly(len(BODY))
+        came.release()
+        with contextlib.suppress(ConnectionResetError):
+            while await reader.read(1000):
+                pass
+        left.release()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server, haproxy(tmp_path, server.sockets[0].getsockname()[1]) as port, asyncio.timeout(30):
+        clients = [(await asyncio.open_connection("127.0.0.1", port))[1] for _ in range(CLIENTS)]
+        for part in (HEAD, BODY):  # the body by itself, as clients send it: that is what splice() takes over
+            for client in clients:
+                client.write(part)
+            for _ in clients:
+                await came.acquire()
+        for client in clients:
+            client.close()
+        for _ in clients:
+            await left.acquire()

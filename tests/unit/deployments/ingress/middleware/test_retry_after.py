@@ -1,0 +1,34 @@
+"""When to try again, in refusals for the moment."""
+
+import httpx
+import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
+
+from deployments.ingress.middleware.retry_after import LONGEST_S, RetryAfter
+
+
+@pytest.mark.parametrize(
+    ("status", "given", "pace_s", "told"),
+    [
+        (429, None, 0, "1"),
+        (503, None, 9, "5"),
+        (429, None, 1000, "60"),
+        (429, "7", 1000, "7"),
+        (200, None, 9, None),
+        (500, None, 9, None),
+    ],
+)
+async def test_refusals_tell_when_to_try_again(status: int, given: str | None, pace_s: float, told: str | None) -> None:
+    async def answer(request: Request) -> PlainTextResponse:
+        return PlainTextResponse("", status, {"retry-after": given} if given else None)
+
+    app = RetryAfter(Starlette(routes=[Route("/", answer)]), pace_s=lambda: pace_s)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as http:
+        assert (await http.get("/")).headers.get("retry-after") == told
+
+
+def test_nobody_is_told_to_wait_for_more_than_a_minute() -> None:
+    assert LONGEST_S == 60

@@ -1,0 +1,108 @@
+"""`make serve`'s own process: however often it is told to end, and when, it ends the application."""
+
+import signal
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+import pytest
+
+from deployments.errors import SatoriError
+from deployments.launch import __main__, serve_run
+
+
+class Application:
+    """One that was started; it is interrupted where `interrupted` says."""
+
+    interrupted: ClassVar[tuple[str, ...]] = ()
+    fails: ClassVar[tuple[str, ...]] = ()
+    stopped: ClassVar[list[bool]] = []
+
+    def __init__(self, *_: object) -> None:
+        self._come("start")
+
+    def wait_ready(self) -> None:
+        self._come("wait_ready")
+
+    def wait_gone(self) -> None:
+        self._come("wait_gone")
+
+    def drain(self) -> None:
+        self._come("drain")
+
+    def stop(self, now: bool) -> None:
+        self.stopped.append(now)
+
+    def _come(self, where: str) -> None:
+        if where in self.interrupted:
+            raise KeyboardInterrupt
+        if where in self.fails:
+            raise SatoriError(f"failed at {where}")
+
+
+@pytest.fixture
+def handlers() -> Iterator[None]:
+    """Put back afterwards what handles the signals that stop an application."""
+    before = {number: signal.getsignal(number) for number in serve_run.STOPS}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture
+def application(monkeypatch: pytest.MonkeyPatch, handlers: None) -> type[Application]:
+    """What `main` starts in place of an application, on a machine with all GPUs."""
+    monkeypatch.setattr(__main__, "Application", Application)
+    monkeypatch.setattr(__main__, "check_gpus", lambda *_, **__: None)
+    monkeypatch.setattr(Application, "stopped", [])
+    return Application
+
+
+@pytest.mark.parametrize(
+    ("interrupted", "now"),
+    [
+        ((), False),
+        (("wait_gone",), False),
+        (("wait_ready",), False),
+        (("wait_gone", "drain"), True),
+        (("wait_gone", "print"), True),  # both signals at once
+    ],
+)
+def test_it_ends_the_application(
+    interrupted: tuple[str, ...], now: bool, application: type[Application], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def printed(*words: object, **_: object) -> None:
+        if not words and "print" in interrupted:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(__main__, "write", printed)
+    monkeypatch.setattr(application, "interrupted", interrupted)
+    assert __main__.main(["preset=nano-cpu"]) == 0
+    assert application.stopped == [now]
+
+
+@pytest.mark.parametrize(("fails", "stopped"), [("start", []), ("wait_ready", [False])])
+def test_an_application_that_does_not_start_is_told_and_ended(
+    fails: str,
+    stopped: list[bool],
+    application: type[Application],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(application, "fails", (fails,))
+    assert __main__.main(["preset=nano-cpu"]) == 1
+    assert capsys.readouterr().err == f"error: failed at {fails}\n"
+    assert application.stopped == stopped
+
+
+@pytest.mark.parametrize("number", serve_run.STOPS)
+def test_each_signal_that_stops_it_interrupts(number: signal.Signals, handlers: None) -> None:
+    signal.signal(number, signal.SIG_DFL)
+    assert __main__.main(["preset=none"]) == 1, "ended by its arguments"
+    assert signal.getsignal(number) == signal.default_int_handler
+
+
+@pytest.mark.parametrize(("before", "after"), [(signal.SIG_DFL, signal.default_int_handler), (signal.SIG_IGN, signal.SIG_IGN)])
+def test_a_terminal_that_closes_ends_it_but_for_nohup(before: Any, after: Any, handlers: None) -> None:
+    signal.signal(signal.SIGHUP, before)
+    assert __main__.main(["preset=none"]) == 1, "ended by its arguments"
+    assert signal.getsignal(signal.SIGHUP) == after

@@ -1,0 +1,184 @@
+"""A vote over the samples of one request, with scripted results in the place of the engine's."""
+
+import json
+from collections.abc import AsyncGenerator
+from typing import Any
+
+import pytest
+from vllm.outputs import CompletionOutput, RequestOutput
+
+from deployments.observability import metrics
+from deployments.reasoning.ballot import Ballot, progress_chunk
+from deployments.reasoning.request import Vote
+
+MODEL = "of-this-test"
+Step = tuple[int, str, int, str | None]
+"""A sample's number, its new text, how many tokens that has, and how the sample ends, if it does."""
+
+
+def ends(sample: int, answer: str | None, tokens: int = 10) -> Step:
+    """A whole chain in one step, with this answer."""
+    return sample, f"<|continue|>1+1: 2\nThe final answer is \\boxed{{{answer}}}." if answer else "Hm.", tokens, "stop"
+
+
+def result(*steps: Step) -> RequestOutput:
+    outputs = [CompletionOutput(number, text, [7] * tokens, None, None, finish_reason=end) for number, text, tokens, end in steps]
+    return RequestOutput("r", None, [1, 2, 3], None, outputs, finished=False)
+
+
+class Results:
+    """An engine's results, one a step. `taken` of them were read; `closed` tells that the rest was aborted."""
+
+    def __init__(self, *steps: RequestOutput | Exception) -> None:
+        self.taken, self.closed = 0, False
+        self.stream = self._stream(steps)
+
+    async def _stream(self, steps: tuple[RequestOutput | Exception, ...]) -> AsyncGenerator[RequestOutput, None]:
+        try:
+            for step in steps:
+                self.taken += 1
+                if isinstance(step, Exception):
+                    raise step
+                yield step
+        finally:
+            self.closed = True
+
+
+def ballot(samples: int, stop: bool = True) -> Ballot:
+    return Ballot(Vote(samples=samples, stop_when_decided=stop), MODEL)
+
+
+async def counted(vote: Ballot, results: Results) -> list[dict[str, Any]]:
+    return [progress async for progress in vote.count(results.stream)]
+
+
+async def winner(vote: Ballot) -> CompletionOutput:
+    [reply] = [reply async for reply in vote.winner()]
+    assert reply.finished
+    [output] = reply.outputs
+    assert output.index == 0
+    return output
+
+
+def metric(which: metrics.Metric, *labels: str) -> float:
+    return float(which.labels(MODEL, *labels)._value.get())
+
+
+async def test_votes_are_counted_as_samples_end() -> None:
+    complete = metric(metrics.VOTES, "complete")
+    vote = ballot(3, stop=False)
+    results = Results(
+        result((0, "<|continue|>", 1, None), (1, "<|continue|>", 1, None)),
+        result((1, "x\nThe answer is \\boxed{0.5}.", 5, "stop"), (2, "<|continue|>", 1, None)),
+        result((0, "y\nThe answer is \\boxed{3}.", 4, "stop")),
+        result((2, "z\nThe answer is \\boxed{1/2}.", 6, "stop")),
+    )
+    progress = await counted(vote, results)
+    assert [now["counted"] for now in progress] == [1, 2, 3]
+    assert progress[1]["votes"] == [{"answer": "0.5", "votes": 1}, {"answer": "3", "votes": 1}]
+    assert vote.result() == {
+        "samples": 3,
+        "counted": 3,
+        "votes": [{"answer": "0.5", "votes": 2}, {"answer": "3", "votes": 1}],
+        "decided": True,
+        "tokens": 18,
+        "tokens_saved": 0,
+    }
+    won = await winner(vote)
+    assert (won.text, len(won.token_ids)) == ("<|continue|>x\nThe answer is \\boxed{0.5}.", 6), "the first with that answer, whole"
+    assert metric(metrics.VOTES, "complete") == complete + 1
+
+
+async def test_a_decided_vote_aborts_the_samples_that_still_run() -> None:
+    early, saved = metric(metrics.VOTES, "early"), metric(metrics.VOTE_TOKENS_SAVED)
+    vote = ballot(5)
+    results = Results(
+        result(ends(0, "4", 20), (3, "<|continue|>", 8, None)),
+        result(ends(1, "4", 30)),
+        result((4, "<|continue|>", 26, None)),
+        result(ends(2, "4", 25)),
+        result(ends(3, "5", 90)),
+    )
+    progress = await counted(vote, results)
+    assert [now["decided"] for now in progress] == [False, False, True]
+    assert (results.taken, results.closed) == (4, True)
+    assert vote.tokens == 20 + 8 + 30 + 26 + 25
+    assert vote.result()["tokens_saved"] == 25 - 8, "to the mean of those that ended; one was longer already"
+    assert metric(metrics.VOTES, "early") == early + 1
+    assert metric(metrics.VOTE_TOKENS_SAVED) == saved + 17
+    assert (await winner(vote)).text == ends(0, "4")[1]
+
+
+async def test_a_vote_that_may_not_stop_counts_all() -> None:
+    vote = ballot(3, stop=False)
+    results = Results(*(result(ends(sample, "4")) for sample in range(3)))
+    assert [now["decided"] for now in await counted(vote, results)] == [False, True, True]
+    assert results.taken == 3
+    assert vote.result()["tokens_saved"] == 0
+
+
+async def test_all_that_end_in_one_step_are_counted() -> None:
+    vote = ballot(3)
+    assert len(await counted(vote, Results(result(*(ends(sample, "4") for sample in range(3)))))) == 3
+
+
+async def test_without_an_answer_the_first_sample_is_the_reply() -> None:
+    vote = ballot(2)
+    await counted(vote, Results(result(ends(1, None)), result((0, "So.", 2, "length"))))
+    assert vote.result()["votes"] == []
+    won = await winner(vote)
+    assert (won.text, won.finish_reason) == ("So.", "length")
+
+
+async def test_without_a_result_there_is_no_reply() -> None:
+    assert [reply async for reply in ballot(2).winner()] == []
+
+
+async def test_a_client_that_leaves_aborts_the_samples() -> None:
+    results = Results(result(ends(0, "4")), result(ends(1, "4")))
+    counting = ballot(2, stop=False).count(results.stream)
+    await anext(counting)
+    assert not results.closed
+    await counting.aclose()
+    assert (results.taken, results.closed) == (1, True)
+
+
+async def test_an_error_of_the_engine_goes_to_the_caller() -> None:
+    results = Results(result(ends(0, "4")), ValueError("the engine is dead"))
+    with pytest.raises(ValueError, match="the engine is dead"):
+        await counted(ballot(3), results)
+    assert results.closed
+
+
+async def test_log_probabilities_are_the_winners() -> None:
+    vote = ballot(2, stop=False)
+    first, second = result((0, "a", 1, None)), result((0, " \\boxed{1}", 1, "stop"), ends(1, "2"))
+    first.outputs[0].logprobs, second.outputs[0].logprobs = [{7: "one"}], [{7: "two"}]  # type: ignore[dict-item]
+    await counted(vote, Results(first, second))
+    assert (await winner(vote)).logprobs == [{7: "one"}, {7: "two"}]
+
+
+def chunk(**fields: Any) -> str:
+    return f"data: {json.dumps(fields, separators=(',', ':'))}\n\n"
+
+
+async def test_the_last_chunk_carries_the_outcome_and_the_usage_is_of_all_samples() -> None:
+    vote = ballot(2, stop=False)
+    await counted(vote, Results(result(ends(0, "4", 10)), result(ends(1, "4", 20))))
+    for same in (chunk(choices=[{"index": 0, "delta": {"content": "4"}, "finish_reason": None}]), "data: [DONE]\n\n"):
+        assert vote.with_usage(same) == same
+    last = vote.with_usage(chunk(choices=[{"index": 0, "delta": {"coat": {"answer": "4"}}, "finish_reason": "stop"}]))
+    [choice] = json.loads(last.removeprefix("data: "))["choices"]
+    assert choice["delta"]["coat"] == {"answer": "4", "vote": vote.result()}
+    usage = vote.with_usage(chunk(choices=[], usage={"prompt_tokens": 3, "completion_tokens": 10, "total_tokens": 13}))
+    assert usage.endswith("\n\n")
+    assert json.loads(usage.removeprefix("data: "))["usage"] == {"prompt_tokens": 3, "completion_tokens": 30, "total_tokens": 33}
+
+
+def test_progress_is_a_chunk_without_choices() -> None:
+    text = progress_chunk("chatcmpl-1", "nano", {"counted": 1, "votes": [{"answer": "½", "votes": 1}]})
+    assert text.startswith("data: {")
+    assert text.endswith("}\n\n")
+    made = json.loads(text.removeprefix("data: "))
+    assert (made["id"], made["model"], made["object"], made["choices"]) == ("chatcmpl-1", "nano", "chat.completion.chunk", [])
+    assert made["coat"] == {"vote": {"counted": 1, "votes": [{"answer": "½", "votes": 1}]}}

@@ -1,0 +1,16 @@
+"""The catalogue of vLLM's arguments."""
+
+import importlib.util
+import json
+
+from deployments import engine_arguments
+from tests.support.paths import ROOT
+
+
+def test_the_list_of_arguments_is_that_of_the_installed_vllm() -> None:
+    spec = importlib.util.spec_from_file_location("engine_arguments", ROOT / "dev" / "engine_arguments.py")
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert json.loads(engine_arguments.ARGUMENTS.read_text()) == module.catalogue()

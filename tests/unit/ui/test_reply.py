@@ -1,0 +1,153 @@
+"""The outline of a reply, from the chunks of its stream."""
+
+from typing import Any
+
+import pytest
+
+from tests.support.clock import Clock
+from ui.errors import ApiError, LoadingError, LostError, QueueFullError
+from ui.reply import Reply
+
+
+def thought(text: str, action: str, index: int, tokens: int) -> dict[str, Any]:
+    delta = {"reasoning": text, "reasoning_content": text, "coat": {"action": action, "index": index}}
+    return {"choices": [{"delta": delta, "finish_reason": None}], "usage": {"completion_tokens": tokens, "prompt_tokens": 5}}
+
+
+LAST = {
+    "choices": [
+        {
+            "delta": {
+                "content": "The final answer is \\boxed{4}.",
+                "coat": {
+                    "segments": [
+                        {"action": "continue", "text": "2 + 2", "tokens": 4},
+                        {"action": "reflect", "text": "Check.", "tokens": 3},
+                    ],
+                    "answer": "4",
+                },
+            },
+            "finish_reason": "stop",
+        }
+    ]
+}
+USAGE = {
+    "choices": [],
+    "usage": {"completion_tokens": 21, "prompt_tokens": 5, "completion_tokens_details": {"reasoning_tokens": 7}},
+}
+
+
+def test_steps_grow_with_their_time_and_tokens() -> None:
+    clock = Clock(100.0)
+    reply = Reply("q", clock)
+    assert reply.state()["phase"] == "sent"
+    assert not reply.begun
+    reply.add({"choices": [{"delta": {"role": "assistant", "content": ""}}]})
+    assert reply.state()["phase"] == "sent"
+    clock.now_s += 0.5
+    reply.add(thought("2 +", "continue", 0, 2))
+    clock.now_s += 1
+    reply.add(thought(" 2", "continue", 0, 4))
+    clock.now_s += 1
+    reply.add(thought("Check.", "reflect", 1, 7))
+    assert reply.begun
+    state = reply.state()
+    assert state["phase"] == "thinking"
+    assert state["stats"] is None
+    assert state["steps"] == [
+        {"action": "continue", "text": "2 + 2", "seconds": 2.0, "tokens": 4},
+        {"action": "reflect", "text": "Check.", "seconds": 0.0, "tokens": 3},
+    ]
+
+
+def test_the_end_has_the_answer_and_what_the_server_counted() -> None:
+    clock = Clock(100.0)
+    reply = Reply("q", clock)
+    clock.now_s += 0.25
+    reply.add(thought("2 + 2", "continue", 0, 9))
+    clock.now_s += 1
+    reply.add(thought("Check.", "reflect", 1, 11))
+    clock.now_s += 1
+    reply.add(LAST)
+    assert reply.state()["phase"] == "answering"
+    reply.add(USAGE)
+    clock.now_s += 5
+    reply.end()
+    state = reply.state()
+    assert state["phase"] == "done"
+    assert state["answer"] == "4"
+    assert [step["tokens"] for step in state["steps"]] == [4, 3]  # the summary's, not those of the chunks
+    assert state["stats"] == {
+        "ttft_s": 0.25,
+        "seconds": 2.25,
+        "tokens_per_s": 10.0,
+        "tokens": 21,
+        "prompt_tokens": 5,
+        "reasoning_tokens": 7,
+        "reflections": 1,
+        "explorations": 0,
+    }
+
+
+def test_nothing_is_guessed() -> None:
+    reply = Reply("q")
+    reply.add({"choices": [{"delta": {"content": "Hello"}, "finish_reason": "stop"}]})
+    reply.end()
+    stats = reply.state()["stats"]
+    assert [stats[name] for name in ("tokens_per_s", "tokens", "reasoning_tokens", "reflections", "explorations")] == [None] * 5
+
+
+def test_a_thought_without_actions_is_one_step() -> None:
+    reply = Reply("q")
+    for text in ("Let me", " see"):
+        reply.add({"choices": [{"delta": {"reasoning_content": text}}]})
+    assert [(step["action"], step["text"]) for step in reply.state()["steps"]] == [(None, "Let me see")]
+
+
+def test_votes_come_before_the_reply() -> None:
+    clock = Clock(100.0)
+    reply = Reply("q", clock)
+    vote = {"samples": 8, "counted": 3, "votes": [{"answer": "4", "votes": 3}], "decided": False}
+    reply.add({"choices": [], "coat": {"vote": vote}})
+    assert reply.state()["phase"] == "voting"
+    assert reply.state()["vote"] == vote
+    reply.add(thought("2 + 2", "continue", 0, 9))
+    clock.now_s += 2
+    reply.add(LAST)
+    reply.add(USAGE)
+    reply.end()
+    stats = reply.state()["stats"]
+    assert [step["seconds"] for step in reply.state()["steps"]] == [None]
+    assert stats["ttft_s"] is None  # chains in a vote are not streamed
+    assert stats["tokens_per_s"] == 10.5
+
+
+def test_waiting_does_not_count_as_time_to_first_token() -> None:
+    clock = Clock(100.0)
+    reply = Reply("q", clock)
+    reply.wait(LoadingError("no LLM replica is up"))
+    clock.now_s += 30
+    waiting = reply.state()
+    assert (waiting["phase"], waiting["elapsed_s"], waiting["waiting"]["kind"]) == ("waiting", 30.0, "loading")
+    reply.send()
+    clock.now_s += 0.5
+    reply.add(LAST)
+    reply.end()
+    assert reply.state()["stats"]["ttft_s"] == 0.5
+
+
+def test_a_short_stream_is_a_lost_one_and_keeps_what_came() -> None:
+    reply = Reply("q")
+    reply.add(thought("2 +", "continue", 0, 2))
+    with pytest.raises(LostError):
+        reply.end()
+    reply.fail(QueueFullError("busy", 7))
+    state = reply.state()
+    assert state["phase"] == "error"
+    assert state["error"] == {"kind": "queue_full", "message": "busy", "retry_after_s": 7}
+    assert state["steps"][0]["text"] == "2 +"
+
+
+def test_a_choice_that_ends_in_an_error() -> None:
+    with pytest.raises(ApiError, match="error"):
+        Reply("q").add({"choices": [{"delta": {}, "finish_reason": "error"}]})

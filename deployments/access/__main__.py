@@ -12,8 +12,9 @@ def main(arguments: list[str]) -> int:
     """Make a key and print it; return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m deployments.access", description="Makes an API key.")
     parser.add_argument("name", metavar="NAME", help=f"whose it is: {NAMES}")
-    name = parser.parse_args(arguments).name
-    if not is_name(name):
+    known, others = parser.parse_known_args(arguments)
+    name = known.name
+    if others or not is_name(name):  # not shown: a key may have been typed here
         parser.error(f"NAME: allowed: {NAMES}")
     secret, key = make(name)
     entry = yaml.safe_dump([{"name": key.name, "sha256": key.sha256}], sort_keys=False).rstrip()

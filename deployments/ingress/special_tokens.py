@@ -14,9 +14,11 @@ from itertools import chain
 from typing import Any
 
 from vllm.exceptions import VLLMValidationError
+from vllm.renderers.base import BaseRenderer
 from vllm.renderers.hf import HfRenderer
 from vllm.renderers.registry import RENDERER_REGISTRY
 
+from deployments.patching import patch
 from deployments.reasoning.coat import ACTIONS
 
 # Random characters from those that Unicode reserves for a program's own use: no client can write the mark, because none knows it.
@@ -73,31 +75,46 @@ def plain_text(tokenizer: Any) -> Any:
 
 
 class PlainTextRenderer(HfRenderer):
-    """vLLM's renderer for Hugging Face tokenizers, which treats special tokens in messages as text.
-
-    It also refuses a text that is too long, whereas vLLM (0.32.0) tokenizes all of it and then cuts it.
-    """
+    """vLLM's renderer for Hugging Face tokenizers, which treats special tokens in messages as text."""
 
     def __init__(self, config: Any, tokenizer: Any) -> None:
         super().__init__(config, tokenizer)
         self.tokenizer.__class__ = plain_text(self.tokenizer)  # the renderer has its own copy
-        self._most_characters = config.model_config.max_model_len * self.tokenizer.max_chars_per_token
 
     def _tokenize_prompt(self, prompt: Any, params: Any) -> Any:
-        text = prompt["prompt"]
-        if len(text) > self._most_characters:
-            message = f"the prompt has {len(text)} characters; at most {self._most_characters} are allowed"
-            raise VLLMValidationError(message, parameter="prompt")
-        if MARK not in text:
+        if MARK not in prompt["prompt"]:
             return super()._tokenize_prompt(prompt, params)
-        pieces = text.split(MARK)
+        check_length(self, prompt["prompt"])
+        pieces = prompt["prompt"].split(MARK)
         ids = pieces_encoded(self.tokenizer, pieces, params.get_encode_kwargs())
         return self._build_tokens_prompt(ids, prompt | {"prompt": "".join(pieces)})
 
 
+def check_length(renderer: Any, text: str) -> None:
+    """Raise VLLMValidationError when a text is certain to have more tokens than the model's context."""
+    longest = renderer.model_config.max_model_len * renderer.tokenizer.max_chars_per_token
+    if len(text) > longest:
+        message = f"the prompt has {len(text)} characters; at most {longest} are allowed"
+        raise VLLMValidationError(message, parameter="prompt")
+
+
 def install() -> None:
-    """Have vLLM render for Hugging Face tokenizers with `PlainTextRenderer`, in this process."""
-    RENDERER_REGISTRY.renderers["hf"] = (__name__, PlainTextRenderer.__name__)  # `register` warns when it replaces one
+    """Have vLLM render for Hugging Face tokenizers with `PlainTextRenderer`, and refuse long texts, in this process."""
+    for mode, (_, name) in list(RENDERER_REGISTRY.renderers.items()):
+        if name == HfRenderer.__name__:  # `register` warns when it replaces one
+            RENDERER_REGISTRY.renderers[mode] = (__name__, PlainTextRenderer.__name__)
+
+    def tokenize_within_bounds(self: Any, prompt: Any, params: Any) -> Any:
+        check_length(self, prompt["prompt"])
+        return original(self, prompt, params)
+
+    original = patch(
+        BaseRenderer,
+        "_tokenize_prompt",
+        tokenize_within_bounds,
+        why="vLLM 0.32.0 tokenizes all of a text that is too long, and then cuts or refuses it",
+        until="it looks at the length of a text first",
+    )
 
 
 def pieces_encoded(tokenizer: Any, pieces: list[str], options: dict[str, Any]) -> list[int]:

@@ -8,6 +8,7 @@ from typing import Any
 from unittest import mock
 
 import httpx
+from vllm.renderers.base import BaseRenderer
 from vllm.renderers.registry import RENDERER_REGISTRY
 from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs, EngineCoreRequest, FinishReason
 from vllm.v1.engine.core_client import EngineCoreClient
@@ -95,6 +96,7 @@ def vllm_restored() -> Iterator[None]:
     outlines = "validate_structured_output_request_outlines"
     with (
         mock.patch.dict(RENDERER_REGISTRY.renderers),
+        mock.patch.object(BaseRenderer, "_tokenize_prompt", BaseRenderer._tokenize_prompt),
         mock.patch.object(backend_outlines, outlines, getattr(backend_outlines, outlines)),
     ):
         yield

@@ -23,6 +23,7 @@ PATCHES = {
     ("engine_client/client.py", "patched", "EngineCoreClient", "make_async_mp_client"),
     ("ingress/frontend.py", "patch", "backend_outlines", "validate_structured_output_request_outlines"),
     ("ingress/frontend.py", "patch", "responses", "_generate_with_builtin_tools"),
+    ("ingress/special_tokens.py", "patch", "BaseRenderer", "_tokenize_prompt"),
     ("ingress/server.py", "patch", "decorators", "model_validators"),
     ("observability/vllm_metrics.py", "patched", "loggers", "unregister_vllm_metrics"),
     ("reasoning/serving.py", "patch", "serving", "__class__"),
@@ -31,7 +32,7 @@ PATCHES = {
 OTHER_CHANGES = {
     ("engine/grammar_budget.py", "grammar.satori_spent"),
     ("engine/grammar_budget.py", "grammar.satori_tokens"),
-    ("ingress/special_tokens.py", "RENDERER_REGISTRY.renderers['hf']"),
+    ("ingress/special_tokens.py", "RENDERER_REGISTRY.renderers[mode]"),
     ("ingress/special_tokens.py", "self.tokenizer.__class__"),
 }
 """What is set on objects of libraries without `patch`: names of our own, and what the library keeps for others to set."""

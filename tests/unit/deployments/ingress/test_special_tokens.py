@@ -1,5 +1,6 @@
 """Special tokens in messages are text, by token ids: with nano's tokenizer and template, in vLLM's own renderer."""
 
+from types import SimpleNamespace
 from typing import Any
 from unicodedata import normalize
 
@@ -8,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from vllm.exceptions import VLLMValidationError
 from vllm.renderers import renderer_from_config
+from vllm.renderers.base import BaseRenderer
 from vllm.renderers.hf import HfRenderer
 from vllm.renderers.params import ChatParams
 from vllm.tokenizers import cached_tokenizer_from_config
@@ -121,23 +123,22 @@ def test_vllm_makes_this_renderer_once_it_is_installed() -> None:
     assert "PlainText" not in type(tokenizer).__name__, "the tokenizer that others share is as it was"
 
 
-def test_a_text_that_is_too_long_is_not_tokenized() -> None:
-    longest = config.model_config.max_model_len * tokenizer.max_chars_per_token
-    for renderer, raises in ((plain, True), (theirs, False)):
-        tokenized: list[str] = []
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(HfRenderer, "_tokenize_prompt", lambda self, prompt, params, to=tokenized: to.append(prompt["prompt"]))
-            renderer._tokenize_prompt({"prompt": "x" * longest}, None)
-            assert len(tokenized) == 1
-            if raises:
-                with pytest.raises(
-                    VLLMValidationError, match=f"has {longest + 1} characters; at most {longest} are allowed"
-                ) as error:
-                    renderer._tokenize_prompt({"prompt": "x" * (longest + 1)}, None)
-                assert error.value.parameter == "prompt"
-            else:
-                renderer._tokenize_prompt({"prompt": "x" * (longest + 1)}, None)
-            assert len(tokenized) == (1 if raises else 2)
+@pytest.mark.parametrize("renderer", [plain, theirs], ids=["plain", "theirs"])
+@pytest.mark.parametrize("special", ["", special_tokens.MARK])
+def test_a_text_that_is_too_long_is_not_tokenized_by_any_renderer(renderer: Any, special: str) -> None:
+    longest = config.model_config.max_model_len * tokenizer.max_chars_per_token - len(special)
+    tokenized: list[str] = []
+    with vllm_restored(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(BaseRenderer, "_tokenize_prompt", lambda self, prompt, params: tokenized.append(prompt["prompt"]))
+        patch.setattr(special_tokens, "pieces_encoded", lambda tokenizer, pieces, options: tokenized.append("".join(pieces)) or [])
+        special_tokens.install()
+        params = SimpleNamespace(get_encode_kwargs=dict)
+        renderer._tokenize_prompt({"prompt": "x" * longest + special}, params)
+        assert len(tokenized) == 1
+        with pytest.raises(VLLMValidationError, match="characters; at most") as error:
+            renderer._tokenize_prompt({"prompt": "x" * (longest + 1) + special}, params)
+    assert error.value.parameter == "prompt"
+    assert len(tokenized) == 1
 
 
 @pytest.mark.parametrize(

@@ -50,8 +50,8 @@ parts: .venv/ready-test ## tests of real parts of the application, each by itsel
 	$(RUN) -m pytest tests/parts --timeout=240 $(ARGS)
 
 # The time limit of a test includes the start of its application, which takes longer on a busy machine.
-e2e: .venv/ready-test ## tests of the whole application
-	$(RUN) -m pytest tests/e2e --timeout=240 $(ARGS)
+e2e: .venv/ready-test ## tests of the whole application: ARGS=tests/e2e/... or options of pytest
+	$(RUN) -m pytest $(if $(filter tests/%,$(ARGS)),,tests/e2e) --timeout=240 $(ARGS)
 
 programs: ## install the Debian packages that some tests need (as root)
 	apt-get update -qq

@@ -1,1 +1,1 @@
-"""Tools around a running application: the load bench."""
+"""Tools around the application: capacity plan, load bench, simulator, accuracy, and the files for clusters."""

@@ -16,6 +16,7 @@ import sys
 import sysconfig
 import threading
 import time
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -105,6 +106,7 @@ def main(*names: str) -> None:
     print("  install   checking", flush=True)
     install(*others)
     install("--no-build-isolation", "--editable", str(LOCKS.parent.parent))
+    warnings.simplefilter("ignore", SyntaxWarning)  # of packages, at every invalid escape sequence
     compileall.compile_dir(sysconfig.get_path("purelib"), rx=SELDOM_IMPORTED, quiet=2, workers=0)
     print(f"  install   done in {time.monotonic() - began:.0f} s", flush=True)
 

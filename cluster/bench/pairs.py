@@ -52,26 +52,25 @@ COLUMNS: dict[str, Callable[[load.Sample, Usage], float]] = {
     "client CPU s/1k tok": lambda s, cpu: cpu.client / s.tokens * 1e3,
     "others' CPU cores": lambda s, cpu: cpu.others / s.seconds,
 }
-
 RATIOS = ("tokens/s", "TTFT p50 ms", "TTFT p95 ms", "ITL p50 ms", "CPU s/1k tok")
 """The columns whose ratios are shown."""
 
 
 @dataclass(frozen=True)
 class Level:
-    """A number of clients that each ask for one answer after the other, of so many tokens."""
+    """A number of clients, each of which requests one answer of `tokens` tokens after another."""
 
     clients: int
     tokens: int
 
     def requests(self, tokens_s: float, seconds: float) -> int:
-        """Return how many answers take about so many seconds at that speed: the same number for each client, at least one."""
+        """Return the number of answers that take about `seconds` at that speed: the same for each client, and at least one."""
         return self.clients * max(1, round(tokens_s * seconds / self.tokens / self.clients))
 
 
 @dataclass(frozen=True)
 class Turn:
-    """What a server did in its turn. Turns with the same pairing, round and level are compared with each other."""
+    """The figures of a server's turn. Turns with the same pairing, round and level are compared with each other."""
 
     pairing: str
     round: int

@@ -29,9 +29,9 @@ from deployments.launch import preflight
 from deployments.settings import ROOT, Settings
 
 READY_S, STOP_S = 300.0, 60.0
-FALLBACK_PORT = 8500
+PROXY_PORTS = preflight.HAPROXY_PORTS | {"RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": 8500}
 INGRESS_PORTS = range(30000, 31000)
-"""Ray Serve's default ports of its Python proxy and of ingress replicas. An application here gets a fifth of the latter."""
+"""Ray Serve's default ports of its proxies and of ingress replicas. An application here gets a fifth of the latter."""
 LASTING = ("ServeController", "ServeReplica:", "haproxy -", "gcs_server", "raylet/raylet")
 """Parts of the command lines of processes, beside engines, that run as long as an application does."""
 
@@ -86,14 +86,19 @@ def kill(processes: Iterable[psutil.Process]) -> None:
 
 @dataclass
 class Stack:
-    """A running server: where it answers, and the process that started all others of it."""
+    """A running server: where it answers, the process that started all others of it, and those that were started beside it."""
 
     url: str
     root: psutil.Process
+    beside: tuple[psutil.Process, ...] = ()
 
     def processes(self) -> list[psutil.Process]:
-        """Return the root, its descendants, and the processes of the same run with theirs."""
-        found = {self.root.pid: self.root} | {child.pid: child for child in self.root.children(recursive=True)}
+        """Return all that were started, their descendants, and the processes of the same run with theirs.
+
+        Both ways are needed. A process that sets its title, as vLLM's do, can overwrite the environment that names its run; and a
+        process whose parent has ended is a descendant no more.
+        """
+        found = {one.pid: one for root in (self.root, *self.beside) for one in (root, *root.children(recursive=True))}
         runs = {run_of(process) for process in found.values()} - {None}
         for process in psutil.process_iter():  # parents come before their children, nearly always
             with contextlib.suppress(psutil.Error):
@@ -183,12 +188,15 @@ def at_port(settings: Settings, number: int) -> Settings:
 
 
 def apart(number: int) -> dict[str, str]:
-    """Return the environment in which the application with this number, from 0 to 4, has ports of its own for HAProxy and Serve."""
+    """Return the variables that give the application with this number, from 0 to 4, ports of its own for HAProxy and Serve.
+
+    Those of number 0 are this process's own, or Ray Serve's defaults. Without them two applications would begin with the same
+    ingress port: until the second one finds it taken, its proxy sends requests to the first one's ingress (Ray 2.60.0).
+    """
     share = len(INGRESS_PORTS) // 5
     first = INGRESS_PORTS.start + number * share
-    ports = {name: port + number for name, port in preflight.HAPROXY_PORTS.items()}
+    ports = {name: int(os.environ.get(name, port)) + number for name, port in PROXY_PORTS.items()}
     ports |= {
-        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": FALLBACK_PORT + number,
         "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": first,
         "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": first + share - 1,
     }
@@ -240,6 +248,7 @@ def running(server: Server) -> Iterator[Stack]:
     log = ROOT / ".run" / f"bench-{server.name}.log"
     log.parent.mkdir(exist_ok=True)
     started: list[subprocess.Popen[bytes]] = []
+    known: set[psutil.Process] = set()
     try:
         with log.open("w") as out:
             for command in server.commands:
@@ -251,22 +260,27 @@ def running(server: Server) -> Iterator[Stack]:
             if any(process.poll() is not None for process in started) or time.monotonic() > deadline:
                 sys.exit(f"{server.name} did not start; see {log}")
             time.sleep(0.5)
-        yield Stack(server.url, psutil.Process(started[-1].pid))
+        *beside, root = (psutil.Process(process.pid) for process in started)
+        stack = Stack(server.url, root, tuple(beside))
+        known |= set(stack.processes())
+        yield stack
     finally:
-        _stop(server, started)
+        _stop(server, started, known)
 
 
-def _stop(server: Server, started: list[subprocess.Popen[bytes]]) -> None:
-    """Tell all processes to end, and kill those that do not: after `STOP_S`, or at once if this is interrupted."""
-    known: set[psutil.Process] = set()
+def _stop(server: Server, started: list[subprocess.Popen[bytes]], known: set[psutil.Process]) -> None:
+    """Tell a server to end, and kill what is left of it: after `STOP_S`, or at once if this is interrupted.
+
+    `known` are processes that it had. Those it has now are added; a launcher that was killed would have left them without a parent.
+    """
     for process in started:
         with contextlib.suppress(psutil.Error):
-            known |= set(Stack(server.url, psutil.Process(process.pid)).processes())
-    runs = {run_of(process) for process in known} - {None}
+            stack = Stack(server.url, psutil.Process(process.pid))
+            known |= set(stack.processes())
+            stack.resume()
+    runs = ({run_of(process) for process in known} | {server.environment.get(RUN)}) - {None}
     try:
         for process in reversed(started):
-            with contextlib.suppress(psutil.Error):
-                Stack(server.url, psutil.Process(process.pid)).resume()
             process.send_signal(server.stop)
         for process in started:
             with contextlib.suppress(subprocess.TimeoutExpired):  # ray.serve.llm does not always end

@@ -50,6 +50,8 @@ SERVING = {
     # By default, Ray starts workers at nice 15, behind all else that the host runs: 10 % fewer tokens beside two busy loops on 2
     # cores.
     "RAY_worker_niceness": "0",
+    # A host that joins needs the cluster's Ray and minor version of Python; Ray's default asks for the same patch version, too.
+    "RAY_DEFAULT_PYTHON_VERSION_MATCH_LEVEL": "minor",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_process_group_cleanup_enabled": "1",
     "PYTHONUNBUFFERED": "1",

@@ -18,7 +18,7 @@ from tests.support.processes import output_until
 
 SERVE = str(Path(sys.executable).with_name("serve"))
 PORTS = (8000, 9101, 8404)
-STARTED_S, STOPPED_S = 180, 15
+STARTED_S, STOPPED_S = 180, 60
 READY = "Ctrl-C stops it."
 
 

@@ -140,6 +140,7 @@ def test_a_server_runs_as_long_as_the_block(server: Any, tmp_path: Path) -> None
         assert running.root.cmdline()[2] == HTTP, "the last one listens"
         started = psutil.Process().children()
         assert len(started) == 2
+        assert set(running.processes()) == set(started)
         running.pause()
     assert not [process for process in started if process.is_running()]
     assert "GET / HTTP" in (tmp_path / ".run" / "bench-small.log").read_text()
@@ -153,6 +154,15 @@ def test_a_server_that_does_not_end_is_killed_with_all_that_it_started(server: A
         assert len(started) == 2
         raise KeyboardInterrupt
     assert not [process for process in started if process.is_running()]
+
+
+def test_what_a_killed_process_leaves_behind_is_killed(server: Any) -> None:
+    code = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {SLEEP!r}]); " + HTTP
+    with stack.running(server(code)) as running:
+        _, child = started = running.processes()
+        running.root.kill()
+        until(lambda: child.ppid() != running.root.pid)
+    assert not [process for process in started if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
 
 
 def test_a_server_that_ends_at_its_start_ends_the_program(server: Any) -> None:
@@ -182,6 +192,12 @@ def test_servers_have_ports_apart() -> None:
     low, high = "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT", "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT"
     ranges = [range(int(stack.apart(number)[low]), int(stack.apart(number)[high]) + 1) for number in range(5)]
     assert len({port for ports in ranges for port in ports}) == sum(map(len, ranges)) == len(stack.INGRESS_PORTS)
+
+
+def test_ports_that_the_caller_chose_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_SERVE_HAPROXY_STATS_PORT", "9404")
+    ports = [stack.environment(number)["RAY_SERVE_HAPROXY_STATS_PORT"] for number in (0, 1)]
+    assert ports == ["9404", "9405"]
 
 
 def test_the_variables_are_rays_own() -> None:

@@ -3,9 +3,16 @@
 import asyncio
 import contextlib
 import os
+import platform
+import re
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+
+import pytest
+import ray
+from ray._private.utils import check_version_info
 
 from deployments.host.environment import SERVING
 from tests.support.ports import free_ports, listening
@@ -75,3 +82,17 @@ async def test_clients_that_leave_before_an_answer_are_noticed(tmp_path: Path) -
             client.close()
         for _ in clients:
             await left.acquire()
+
+
+@pytest.mark.parametrize(("version", "joins"), [("{0}.{1}.99", True), ("{0}.99.{2}", False)])
+def test_hosts_of_a_cluster_have_one_minor_version_of_python(version: str, joins: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray checks it when a host joins, and names both."""
+    name = "RAY_DEFAULT_PYTHON_VERSION_MATCH_LEVEL"
+    monkeypatch.setenv(name, SERVING[name])
+    theirs = version.format(*sys.version_info[:3])
+    cluster = {"ray_version": ray.__version__, "python_version": theirs}
+    if joins:
+        check_version_info(cluster, "a host that joins")
+    else:
+        with pytest.raises(RuntimeError, match=f"(?s){re.escape(theirs)}.*{platform.python_version()}"):
+            check_version_info(cluster, "a host that joins")

@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import urllib.error
@@ -47,6 +48,22 @@ def environment() -> dict[str, str]:
     return defaults | os.environ | {RUN: uuid.uuid4().hex, "PYTHONPATH": path}
 
 
+def haproxy_files(folder: str) -> dict[str, str]:
+    """Return the variables by which Serve keeps HAProxy's files in this folder.
+
+    Its default is one folder in /tmp, in which nobody but the first user of a host can write. Serve adds 57 characters for the
+    node; the path of a socket has at most 107.
+    """
+    names = {
+        "CONFIG_FILE_LOC": "haproxy.cfg",
+        "SOCKET_PATH": "admin.sock",
+        "METRICS_SOCKET_PATH": "metrics.sock",
+        "SERVER_STATE_BASE": "",
+        "SERVER_STATE_FILE": "server-state",
+    }
+    return {f"RAY_SERVE_HAPROXY_{name}": str(Path(folder, file)) for name, file in names.items()}
+
+
 def add_key(variables: dict[str, str]) -> str:
     """Return a key for the launcher's own request, and add it to the `variables` of the processes to start. Nobody else has it."""
     secret, key = keys.make(f"make-serve-{variables[RUN][:8]}")
@@ -60,7 +77,8 @@ class Application:
     def __init__(self, arguments: list[str], settings: Settings, guarded: bool) -> None:
         self._url = f"http://{settings.http.host.replace('0.0.0.0', '127.0.0.1')}:{settings.http.port}"
         self._settings = settings
-        self._variables = environment() | cores.variables(settings)
+        self._folder = tempfile.TemporaryDirectory(prefix="satori-", dir="/tmp", ignore_cleanup_errors=True)
+        self._variables = haproxy_files(self._folder.name) | environment() | cores.variables(settings)
         self._headers = {"content-type": "application/json"}
         if guarded:
             self._headers["authorization"] = f"Bearer {add_key(self._variables)}"
@@ -188,6 +206,7 @@ class Application:
                 process.kill()
         psutil.wait_procs(left, timeout=5)
         report("stopped", f"killed: {killed}"[:52] if left else "", time.monotonic() - began)
+        self._folder.cleanup()
 
     def _ended(self) -> bool:
         """Return whether no process is left that must end by itself. Ray's own processes take long, and may be killed then."""

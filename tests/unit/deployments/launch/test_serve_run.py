@@ -1,10 +1,12 @@
 """A running application as the launcher sees it: its environment, its key, and how it is drained."""
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+from ray.serve._private import constants
 
 from deployments.access import keys
 from deployments.access.keys import KeyStore, digest
@@ -112,3 +114,15 @@ def test_an_interrupted_drain_leaves_no_mark(run: str) -> None:
     with pytest.raises(KeyboardInterrupt):
         application.drain()
     assert not marker(run).exists()
+
+
+def test_haproxys_files_are_in_one_folder_with_room_for_the_node_in_a_sockets_path() -> None:
+    """Each variable is one that Serve reads; its default is a folder that two users of a host cannot share."""
+    folder = "/tmp/satori-12345678"
+    files = serve_run.haproxy_files(folder)
+    assert all(Path(file) == Path(folder) or Path(file).parent == Path(folder) for file in files.values())
+    source = Path(constants.__file__).read_text()
+    assert {name for name in files if f'"{name}"' not in source} == set()
+    defaults = set(re.findall(r'"(RAY_SERVE_HAPROXY_\w+)", "/tmp/haproxy-serve', source))
+    assert defaults == files.keys()
+    assert len(files["RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH"]) + 57 <= 107

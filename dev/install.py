@@ -10,13 +10,13 @@ written at the end, on all cores, except for modules that nothing here imports: 
 """
 
 import compileall
+import os
 import re
 import subprocess
 import sys
 import sysconfig
 import threading
 import time
-import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -106,7 +106,7 @@ def main(*names: str) -> None:
     print("  install   checking", flush=True)
     install(*others)
     install("--no-build-isolation", "--editable", str(LOCKS.parent.parent))
-    warnings.simplefilter("ignore", SyntaxWarning)  # of packages, at every invalid escape sequence
+    os.environ["PYTHONWARNINGS"] = "ignore::SyntaxWarning"  # of packages, at every invalid escape sequence
     compileall.compile_dir(sysconfig.get_path("purelib"), rx=SELDOM_IMPORTED, quiet=2, workers=0)
     print(f"  install   done in {time.monotonic() - began:.0f} s", flush=True)
 

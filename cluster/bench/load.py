@@ -123,11 +123,18 @@ async def run(host: str, port: int, model: str, clients: int, requests: int, tok
 
     async def client() -> None:
         transport, stream = await loop.create_connection(lambda: Stream(sample), host, port)
-        while messages:
-            await stream.request(messages.pop())
-        transport.close()
+        try:
+            while messages:
+                await stream.request(messages.pop())
+        finally:
+            transport.close()
 
     began = time.perf_counter()
-    await asyncio.gather(*(client() for _ in range(clients)))
+    running = [asyncio.create_task(client()) for _ in range(clients)]
+    try:
+        await asyncio.gather(*running)
+    finally:  # where one has failed, the others end too
+        for task in running:
+            task.cancel()
     sample.seconds = time.perf_counter() - began
     return sample

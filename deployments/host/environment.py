@@ -7,10 +7,14 @@ prints it for a shell to read before `ray start`, with more variables if given. 
 
 import argparse
 import importlib.util
+import math
+import os
 import shlex
 import shutil
 import sys
 from pathlib import Path
+
+from deployments.settings import IngressSettings
 
 
 def haproxy() -> str:
@@ -21,7 +25,37 @@ def haproxy() -> str:
     return shutil.which("haproxy") or "haproxy"
 
 
-SERVING = {
+HARD_STOP = "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S"
+HARD_STOP_DEFAULT_S = 120
+"""Serve's default (Ray 2.60.0)."""
+MARGIN_S = 30
+
+
+def hard_stop(longest_reply_s: float) -> dict[str, str]:
+    """Return the variable by which a replaced HAProxy ends only after the longest reply that it may carry.
+
+    Serve starts a new HAProxy whenever the ingresses change. The old one accepts no more connections, but goes on with its replies,
+    also with those of healthy ingresses; after this time it ends with all that are left. Serve leaves the ports of ingresses that
+    have gone unused for half a minute longer.
+    """
+    return {HARD_STOP: str(math.ceil(longest_reply_s) + MARGIN_S)}
+
+
+def cut_replies(longest_reply_s: float) -> str | None:
+    """Return a warning where this host's HAProxy would cut replies that the settings allow; None where it would not.
+
+    Ray's processes have the environment with which Ray was started on their host.
+    """
+    allowed_s = int(os.environ.get(HARD_STOP, HARD_STOP_DEFAULT_S))
+    if allowed_s >= longest_reply_s:
+        return None
+    return (
+        f"ingress.graceful_shutdown_timeout_s={longest_reply_s:g}, but HAProxy cuts replies {allowed_s} s after an ingress came or"
+        f" went; start Ray with {HARD_STOP}={hard_stop(longest_reply_s)[HARD_STOP]} (deployments.host.environment)"
+    )
+
+
+SERVING = hard_stop(IngressSettings().graceful_shutdown_timeout_s) | {
     "RAY_SERVE_ENABLE_HA_PROXY": "1",
     "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
     "RAY_SERVE_HAPROXY_NBTHREAD": "1",

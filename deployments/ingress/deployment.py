@@ -13,6 +13,7 @@ from ray.exceptions import RayActorError
 from ray.serve.handle import DeploymentHandle
 
 from deployments.access.keys import open_store
+from deployments.host.environment import cut_replies
 from deployments.host.garbage import no_collecting
 from deployments.host.gpus import lacking
 from deployments.host.run import RUN, draining
@@ -50,6 +51,8 @@ class Ingress:
         if self._settings.measuring.enabled:
             logs.write_requests("Ingress")
         exposition.show(metrics.INGRESS, self._settings)
+        if warning := cut_replies(self._settings.ingress.graceful_shutdown_timeout_s):
+            logger.warning("%s", warning)
         if missing := await asyncio.to_thread(self._missing_gpus):
             logger.warning("%s", missing)
         prepare({"VLLM_TARGET_DEVICE": "cpu"})  # nothing here runs on a device, whatever vLLM's build and this host have

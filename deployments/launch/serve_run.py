@@ -14,6 +14,7 @@ import time
 import urllib.error
 import urllib.request
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ import psutil
 from deployments.access import keys
 from deployments.errors import SatoriError
 from deployments.host import cores
-from deployments.host.environment import SERVING
+from deployments.host.environment import SERVING, hard_stop
 from deployments.host.run import RUN, marker
 from deployments.launch.preflight import check_ports
 from deployments.launch.terminal import report, warn, write
@@ -39,11 +40,11 @@ STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """The signals that stop the application; the last one comes from a terminal that closes."""
 
 
-def environment() -> dict[str, str]:
-    """Return the environment for Ray's processes: the caller's, plus defaults for what it lacks, plus the variables of this run."""
+def environment(more: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return the environment for Ray's processes: the caller's, over defaults and `more`, and the variables of this run."""
     # A cluster of its own: Ray would wait for the address that a killed `ray start` has left behind, and the processes of a running
     # cluster do not have this environment.
-    defaults = SERVING | {"RAY_ADDRESS": "local"}
+    defaults = SERVING | {"RAY_ADDRESS": "local"} | dict(more or {})
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     return defaults | os.environ | {RUN: uuid.uuid4().hex, "PYTHONPATH": path}
 
@@ -78,7 +79,8 @@ class Application:
         self._url = f"http://{settings.http.host.replace('0.0.0.0', '127.0.0.1')}:{settings.http.port}"
         self._settings = settings
         self._folder = tempfile.TemporaryDirectory(prefix="satori-", dir="/tmp", ignore_cleanup_errors=True)
-        self._variables = haproxy_files(self._folder.name) | environment() | cores.variables(settings)
+        limits = hard_stop(settings.ingress.graceful_shutdown_timeout_s)
+        self._variables = environment(haproxy_files(self._folder.name) | limits) | cores.variables(settings)
         self._headers = {"content-type": "application/json"}
         if guarded:
             self._headers["authorization"] = f"Bearer {add_key(self._variables)}"

@@ -3,11 +3,14 @@
 import asyncio
 import os
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from deployments.host.environment import SERVING
+import pytest
+
+from deployments.host import environment
+from deployments.host.environment import HARD_STOP, SERVING, hard_stop
 from tests.support.ports import free_ports
 from tests.support.until import until_async
 
@@ -40,6 +43,11 @@ REQUEST = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n" + b"x" * 
 REPLY = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 
 
+STREAM = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
+CHUNK = b"1\r\nx\r\n"
+LONGEST_S = 6
+
+
 async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     """Answer the requests of a connection, and HAProxy's checks."""
     try:
@@ -53,11 +61,13 @@ async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 
 @asynccontextmanager
-async def haproxy(folder: Path, port: int, server: int) -> AsyncIterator[Callable[[], Awaitable[None]]]:
-    """Run HAProxy on `port` before `server`, by Serve's manager; yield what replaces it."""
+async def haproxy(
+    folder: Path, port: int, server: int, variables: Mapping[str, str] = SERVING
+) -> AsyncIterator[Callable[[], Awaitable[None]]]:
+    """Run HAProxy on `port` before `server`, by Serve's manager in this environment; yield what replaces it."""
     command = [sys.executable, "-c", MANAGER, str(folder), *map(str, (port, *free_ports(2), server))]
     pipes = {"stdin": asyncio.subprocess.PIPE, "stdout": asyncio.subprocess.PIPE}
-    process = await asyncio.create_subprocess_exec(*command, env=os.environ | SERVING, **pipes)
+    process = await asyncio.create_subprocess_exec(*command, env=os.environ | dict(variables), **pipes)
     orders, done = process.stdin, process.stdout
     assert orders is not None
     assert done is not None
@@ -109,3 +119,42 @@ async def test_no_request_is_lost_when_haproxy_is_replaced(tmp_path: Path) -> No
             wanted = before + CLIENTS
             await until_async(lambda: answered, f"{wanted} answers", holds=lambda count, most=wanted: count >= most, every_s=0.001)
         over = True
+
+
+async def stream(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Answer each request with a stream of `LONGEST_S`; HAProxy's checks at once."""
+    try:
+        while head := await reader.readuntil(b"\r\n\r\n"):
+            if not head.startswith(b"POST"):
+                writer.write(REPLY)
+                continue
+            await reader.readexactly(100)
+            writer.write(STREAM)
+            for _ in range(LONGEST_S * 10):
+                writer.write(CHUNK)
+                await asyncio.sleep(0.1)
+            writer.write(b"0\r\n\r\n")
+    except (asyncio.IncompleteReadError, ConnectionError):
+        writer.close()
+
+
+@pytest.mark.parametrize("whole", [True, False])
+async def test_a_stream_outlasts_a_replaced_haproxy_as_long_as_the_settings_allow(
+    whole: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That of a healthy ingress, too. With a limit of which nobody has thought, shorter than the stream, it is cut."""
+    monkeypatch.setattr(environment, "MARGIN_S", 1)
+    limit = hard_stop(LONGEST_S) if whole else {HARD_STOP: "2"}
+    (port,) = free_ports(1)
+    server = await asyncio.start_server(stream, "127.0.0.1", 0)
+    async with server, haproxy(tmp_path, port, server.sockets[0].getsockname()[1], SERVING | limit) as replace:
+        assert f"hard-stop-after {limit[HARD_STOP]}s" in (tmp_path / "haproxy.cfg").read_text()
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(REQUEST)
+        received = await reader.readuntil(CHUNK)
+        for _ in range(2):
+            await replace()
+        received += await asyncio.wait_for(reader.read() if not whole else reader.readuntil(b"0\r\n\r\n"), 30)
+        writer.close()
+        assert received.endswith(b"0\r\n\r\n") == whole
+        assert (received.count(CHUNK) == LONGEST_S * 10) == whole

@@ -13,8 +13,10 @@ from pathlib import Path
 import pytest
 import ray
 from ray._private.utils import check_version_info
+from ray.serve._private import constants
 
-from deployments.host.environment import SERVING
+from deployments.host.environment import HARD_STOP, HARD_STOP_DEFAULT_S, SERVING, cut_replies, hard_stop
+from deployments.settings import IngressSettings
 from tests.support.ports import free_ports, listening
 from tests.support.until import until_async
 
@@ -96,3 +98,29 @@ def test_hosts_of_a_cluster_have_one_minor_version_of_python(version: str, joins
     else:
         with pytest.raises(RuntimeError, match=f"(?s){re.escape(theirs)}.*{platform.python_version()}"):
             check_version_info(cluster, "a host that joins")
+
+
+@pytest.mark.parametrize(
+    ("limit", "longest_s", "fits"),
+    [("630", 600, True), ("600", 600, True), ("599", 600, False), (None, 120, True), (None, 121, False)],
+)
+def test_an_ingress_warns_where_its_host_would_cut_replies(
+    limit: str | None, longest_s: float, fits: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(HARD_STOP, raising=False)
+    if limit is not None:
+        monkeypatch.setenv(HARD_STOP, limit)
+    warning = cut_replies(longest_s)
+    if fits:
+        assert warning is None
+    else:
+        assert warning is not None
+        assert f"ingress.graceful_shutdown_timeout_s={longest_s}" in warning
+        assert f"{HARD_STOP}={longest_s + 30}" in warning
+
+
+def test_the_limit_is_one_that_serve_reads_and_its_default_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    source = Path(constants.__file__).read_text()
+    assert f'os.environ.get("{HARD_STOP}", "{HARD_STOP_DEFAULT_S}")' in source
+    assert int(SERVING[HARD_STOP]) > IngressSettings().graceful_shutdown_timeout_s
+    assert hard_stop(0.5) == {HARD_STOP: "31"}

@@ -16,6 +16,7 @@ import pytest
 from tests.support.paths import ROOT
 from tests.support.ports import free_ports
 from tests.support.processes import output_until
+from tests.support.until import until
 
 PROMETHEUS = f"""#!{sys.executable}
 import http.server, signal, sys
@@ -107,9 +108,16 @@ def test_a_terminal_that_closes_ends_it_and_its_servers(start: Start) -> None:
 
     process = start(stdin=its, stdout=its, stderr=its, start_new_session=True, preexec_fn=take_terminal)
     os.close(its)
+    os.set_blocking(ours, False)
     printed = b""
-    while b"Ctrl-C stops it" not in printed:
-        printed += os.read(ours, 1000)
+
+    def read() -> bytes:
+        nonlocal printed
+        with contextlib.suppress(BlockingIOError):
+            printed += os.read(ours, 1000)
+        return printed
+
+    until(read, "it says that it runs", holds=lambda text: b"Ctrl-C stops it" in text)
     [server] = psutil.Process(process.pid).children()
     os.close(ours)
     assert process.wait(20) == 0

@@ -12,6 +12,7 @@ import pytest
 
 from cluster.bench import scraper
 from deployments.settings import load
+from tests.support.until import until
 
 
 class Application(http.server.BaseHTTPRequestHandler):
@@ -45,8 +46,7 @@ def test_an_application_is_scraped_until_the_block_ends(url: str, monkeypatch: p
     monkeypatch.setattr(scraper, "scrape", lambda of: times.append(time.monotonic()) if of == url else None)
     begin = time.monotonic()
     with scraper.scraped(url):
-        while len(times) < 3:
-            time.sleep(0.01)
+        until(lambda: len(times), "three scrapes", holds=lambda count: count >= 3)
     assert all(late - early >= 0.05 for early, late in itertools.pairwise([begin, *times]))
     count = len(times)
     time.sleep(0.2)

@@ -12,6 +12,7 @@ from vllm.v1.serial_utils import MsgpackDecoder, MsgpackEncoder
 from cluster.bench.scripted import ScriptedLLM
 from deployments.settings import load
 from deployments.transport.receiver import Receiver
+from tests.support.until import until_async
 
 
 async def test_requests_get_their_tokens_in_common_steps_and_end(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -30,8 +31,7 @@ async def test_requests_get_their_tokens_in_common_steps_and_end(monkeypatch: py
         return [bytes(part) for part in MsgpackEncoder().encode(made)]
 
     await asyncio.gather(*(llm.generate("g", name, receiver.address, request(name, n), None) for name, n in (("a", 2), ("b", 3))))
-    while sum(len(step.outputs) for step in steps) < 5:
-        await asyncio.sleep(0.001)
+    await until_async(lambda: sum(len(step.outputs) for step in steps), "five outputs", holds=lambda count: count >= 5)
     assert [[output.request_id for output in step.outputs] for step in steps] == [["a", "b"], ["a", "b"], ["b"]]
     assert [output.finish_reason for output in steps[1].outputs] == [FinishReason.LENGTH, None]
     assert all(step.timestamp > 0 for step in steps)

@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from deployments.launch.preflight import HAPROXY_PORTS
 from deployments.replica.engine_core import EngineProxy
 from deployments.settings import load
 from tests.support.ports import free_ports
+from tests.support.until import until
 
 SLEEP = "import time; print(flush=True); time.sleep(60)"
 PARENT = f"""
@@ -54,13 +54,6 @@ def start(processes: list[psutil.Popen], code: str, *words: str, **variables: st
     processes.append(process)
     process.stdout.readline()
     return psutil.Process(process.pid)
-
-
-def until(condition: Any) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def test_the_process_that_a_replica_starts_is_an_engine_to_all_who_look_for_one(
@@ -103,10 +96,12 @@ def test_a_pause_stops_all_processes_of_a_server_and_of_no_other(processes: list
     root, other = start(processes, PARENT), start(processes, PARENT)
     all_, others = [root, *root.children()], [other, *other.children()]
     Stack("", root).pause()
-    until(lambda: all(process.status() == psutil.STATUS_STOPPED for process in all_))
+    until(lambda: {process.status() for process in all_}, "all are stopped", holds=lambda states: states == {psutil.STATUS_STOPPED})
     assert psutil.STATUS_STOPPED not in {process.status() for process in others}
     Stack("", root).resume()
-    until(lambda: psutil.STATUS_STOPPED not in {process.status() for process in all_})
+    until(
+        lambda: {process.status() for process in all_}, "none is stopped", holds=lambda states: psutil.STATUS_STOPPED not in states
+    )
 
 
 def test_what_lasts_is_missed_once_it_is_gone(processes: list[psutil.Popen]) -> None:
@@ -114,7 +109,7 @@ def test_what_lasts_is_missed_once_it_is_gone(processes: list[psutil.Popen]) -> 
     [child] = root.children()
     assert Stack("", root).lasting() == {root, child}, "both have the words"
     child.kill()
-    until(lambda: child.status() == psutil.STATUS_ZOMBIE)
+    until(child.status, "the child has ended", holds=lambda status: status == psutil.STATUS_ZOMBIE)
     assert Stack("", root).lasting() == {root}
     assert Stack("", start(processes, PARENT, "ray::IDLE")).lasting() == set()
 
@@ -161,7 +156,7 @@ def test_what_a_killed_process_leaves_behind_is_killed(server: Any) -> None:
     with stack.running(server(code)) as running:
         _, child = started = running.processes()
         running.root.kill()
-        until(lambda: child.ppid() != running.root.pid)
+        until(child.ppid, "the child has another parent", holds=lambda pid: pid != running.root.pid)
     assert not [process for process in started if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
 
 

@@ -47,11 +47,6 @@ receive();
 """
 
 
-def build(api_url: str) -> gr.Blocks:
-    """Return the app, a client of the API at `api_url` (without `/v1`). The page's files are served by `asgi`."""
-    return _build(Client(api_url))
-
-
 def asgi(api_url: str, path: str = "/ui") -> FastAPI:
     """Return an ASGI app with the page under `path`. Its lifespan must be run; it uses HTTP and server-sent events only."""
     client = Client(api_url)

@@ -30,6 +30,7 @@ from cluster.bench import pairs, peers, scraper, stack
 from cluster.bench.pairs import Beside, Level, Meter, Turn
 from cluster.bench.stack import Server
 from deployments import settings as settings_module
+from deployments.host.signals import interrupt_by_signals
 from deployments.settings import ROOT, Settings
 
 Servers = Mapping[str, Callable[[int], Server]]
@@ -127,7 +128,7 @@ def commit(folder: Path) -> str:
 def main(words: Sequence[str] | None = None) -> None:
     """Run the rounds and print the tables."""
     options = options_of(words)
-    stack.interrupt_by_signals()
+    interrupt_by_signals()
     settings = settings_module.load(dict(word.split("=", 1) for word in options.arguments))
     meter = Meter(settings.served_model_name, options.turn)
     levels = [Level(clients, tokens) for tokens in options.tokens for clients in options.clients]

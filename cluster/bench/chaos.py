@@ -22,8 +22,9 @@ from typing import Any
 import httpx
 import psutil
 
-from cluster.bench.stack import Stack, engines, interrupt_by_signals, ours, running
+from cluster.bench.stack import Stack, engines, ours, running
 from deployments import settings as settings_module
+from deployments.host.signals import interrupt_by_signals
 
 ARGUMENTS = ("llm.num_replicas=2", "llm.num_cpus=0.4", "ingress.num_cpus=0.4", "ui.enabled=false", "llm.hung_after_s=20")
 STREAMS = 50

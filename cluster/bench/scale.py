@@ -28,6 +28,7 @@ from cluster.bench.stack import Server, Stack, cpu_seconds
 from deployments import settings as settings_module
 from deployments.host.environment import SERVING
 from deployments.host.run import RUN
+from deployments.host.signals import interrupt_by_signals
 from deployments.settings import ROOT
 
 KINDS = {
@@ -129,7 +130,7 @@ def main() -> None:
     )
     parser.add_argument("--connections", type=int, default=500)
     options = parser.parse_args()
-    stack.interrupt_by_signals()
+    interrupt_by_signals()
     print(stack.machine())
     quiet: list[list[object]] = []
     busy: list[list[object]] = []

@@ -291,13 +291,6 @@ def _stop(server: Server, started: list[subprocess.Popen[bytes]], known: set[psu
             process.wait()
 
 
-def interrupt_by_signals() -> None:
-    """Let SIGTERM and a terminal that closes raise KeyboardInterrupt, as Ctrl-C does, so that no server is left behind."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # SIGINT too: a shell's background job ignores it
-        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # `nohup` outlives its terminal
-            signal.signal(number, signal.default_int_handler)
-
-
 def machine() -> str:
     """Return the hardware and the versions that a figure belongs to."""
     names = (line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line)

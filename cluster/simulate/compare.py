@@ -29,6 +29,7 @@ from cluster.simulate.policies import Ours
 from cluster.simulate.replica_model import Floats, ReplicaModel
 from cluster.simulate.simulation import BUCKETS, Outcome, simulate
 from deployments import settings as settings_module
+from deployments.host.signals import interrupt_by_signals
 from deployments.settings import Settings
 
 ARGUMENTS = (
@@ -222,7 +223,7 @@ def main(arguments: list[str] | None = None) -> None:
     settings = settings_module.load(dict(word.split("=", 1) for word in ARGUMENTS))
     if given.command == "play":
         record = Record(list(ARGUMENTS), sum(seconds for seconds, _ in PHASES))
-        stack.interrupt_by_signals()
+        interrupt_by_signals()
         with stack.running(stack.ours("compare", settings, ARGUMENTS)) as application:
             application.settle()
             asyncio.run(play(record, arrivals(given.seed), settings))

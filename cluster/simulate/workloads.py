@@ -16,7 +16,6 @@ import numpy as np
 
 from cluster.simulate.replica_model import Floats
 
-Lengths = Callable[[np.random.Generator, int], Floats]
 CHUNK_S = 600
 LONGEST_REPLY = 4000.0  # of the 4,096 tokens of Satori's context
 

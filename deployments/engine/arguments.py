@@ -2,12 +2,9 @@
 
 import json
 from argparse import Namespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from deployments.settings import Settings
-
-if TYPE_CHECKING:
-    pass
 
 
 def server_arguments(settings: Settings) -> Namespace:

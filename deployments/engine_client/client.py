@@ -163,8 +163,7 @@ class ServeEngineClient(EngineCoreClient):
 
     def _abort(self, opened: OpenRequest) -> None:
         self._close(opened, "aborted")
-        if opened.call is not None:
-            opened.call.cancel()
+        opened.cancel()
 
     def _close(self, opened: OpenRequest, how: str) -> None:
         """Remove a request, and log how it ended."""
@@ -182,8 +181,8 @@ class ServeEngineClient(EngineCoreClient):
             logger.error("request %s is refused: %s", sibling.attempt.wire_id, error)
             record.failed(error.code, sibling.record)
             self._close(sibling, "failed")
-            if sibling is not opened and sibling.call is not None:
-                sibling.call.cancel()
+            if sibling is not opened:
+                sibling.cancel()
             request_id = sibling.request.request_id
             self._hooks.refuse(request_id, error)
             failed = EngineCoreOutput(request_id, [], finish_reason=FinishReason.ERROR)
@@ -225,8 +224,7 @@ class ServeEngineClient(EngineCoreClient):
                     charge(opened.client, len(output.new_token_ids))
             except ValueError as error:
                 self._fail(opened, EngineLostError(f"the request could not be moved: {error}"))
-                if opened.call is not None:
-                    opened.call.cancel()
+                opened.cancel()
                 continue
             if output.finish_reason is not None:
                 self._ended(opened, output.finish_reason, now)

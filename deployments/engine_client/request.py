@@ -69,6 +69,11 @@ class OpenRequest:
             record.engine.append(timeline)
         return cls(request, client, record, timeline, Attempt(request.request_id), tokens)
 
+    def cancel(self) -> None:
+        """Cancel the task that keeps the request on a replica."""
+        if self.call is not None:
+            self.call.cancel()
+
     @property
     def group(self) -> str:
         """The id that the samples of one request (n > 1) share: vLLM (0.32.0) puts the sample's number in front of it.

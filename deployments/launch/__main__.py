@@ -14,15 +14,15 @@ behind, as `haproxy` and `VLLM::*` processes can with Ray 2.60. All output of Ra
 
 import argparse
 import os
-import signal
 import sys
 from pathlib import Path
 
 from deployments import settings as settings_module
 from deployments.access import keys
 from deployments.errors import SatoriError
+from deployments.host.signals import interrupt_by_signals
 from deployments.launch.preflight import check_gpus, fetch_model
-from deployments.launch.serve_run import STOPS, Application, environment
+from deployments.launch.serve_run import Application, environment
 from deployments.launch.terminal import warn, write
 
 
@@ -31,9 +31,7 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m deployments.launch", description="Starts the application.")
     parser.add_argument("settings", nargs="*", metavar="key=value", help="settings, by their dotted names (docs/settings.md)")
     arguments = parser.parse_args(arguments).settings
-    for number in STOPS:  # also where SIGINT was ignored, as in a shell's background job
-        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # under `nohup`, it outlives its terminal
-            signal.signal(number, signal.default_int_handler)
+    interrupt_by_signals()
     try:
         words = {key: value for key, _, value in (word.partition("=") for word in arguments)}
         settings = settings_module.load(words)

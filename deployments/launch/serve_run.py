@@ -25,6 +25,7 @@ from deployments.errors import SatoriError
 from deployments.host import cores
 from deployments.host.environment import SERVING, hard_stop
 from deployments.host.run import RUN, marker
+from deployments.host.signals import STOPS
 from deployments.launch.preflight import check_ports
 from deployments.launch.terminal import report, warn, write
 from deployments.observability.startup import MARK
@@ -36,8 +37,6 @@ STOP_S = 9.0
 GONE_S = 5.0
 # The processes that get this time to end by themselves, by words in their names: Serve's actors, engines and proxies.
 ENDING = ("ray::Serve", "VLLM::", "haproxy")
-STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-"""The signals that stop the application; the last one comes from a terminal that closes."""
 
 
 def environment(more: Mapping[str, str] | None = None) -> dict[str, str]:

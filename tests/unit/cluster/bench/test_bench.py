@@ -170,7 +170,7 @@ def test_servers_that_do_not_fit_together_start_in_turning_order(started: list[s
 def test_it_prints_hardware_ratios_and_medians(
     started: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(stack, "interrupt_by_signals", lambda: None)
+    monkeypatch.setattr(__main__, "interrupt_by_signals", lambda: None)
     monkeypatch.setattr(__main__, "servers_of", lambda *_: three("bare", "ours"))
     monkeypatch.setattr(__main__, "ROOT", tmp_path)
     (tmp_path / ".run").mkdir()
@@ -195,7 +195,7 @@ def test_a_busy_machine_is_told(
 ) -> None:
     turns = [Turn("ours", 0, name, LEVELS[0], dict.fromkeys(COLUMNS, figure)) for name in ("bare", "ours")]
     monkeypatch.setattr(pairs, "take_turns", lambda *_: turns)
-    monkeypatch.setattr(stack, "interrupt_by_signals", lambda: None)
+    monkeypatch.setattr(__main__, "interrupt_by_signals", lambda: None)
     monkeypatch.setattr(__main__, "servers_of", lambda *_: three("bare", "ours"))
     monkeypatch.setattr(__main__, "ROOT", tmp_path)
     (tmp_path / ".run").mkdir()

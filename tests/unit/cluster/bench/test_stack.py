@@ -17,6 +17,7 @@ from cluster.bench.stack import Server, Stack
 from deployments.errors import PortInUseError
 from deployments.host import cores
 from deployments.host.run import RUN
+from deployments.host.signals import interrupt_by_signals
 from deployments.launch.preflight import HAPROXY_PORTS
 from deployments.replica.engine_core import EngineProxy
 from deployments.settings import load
@@ -232,7 +233,7 @@ def handlers() -> Iterator[None]:
 def test_signals_end_the_program_as_ctrl_c_does(handlers: None) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
-    stack.interrupt_by_signals()
+    interrupt_by_signals()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(number)
@@ -240,7 +241,7 @@ def test_signals_end_the_program_as_ctrl_c_does(handlers: None) -> None:
 
 def test_nohup_outlives_its_terminal(handlers: None) -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    stack.interrupt_by_signals()
+    interrupt_by_signals()
     signal.raise_signal(signal.SIGHUP)
     assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
 

@@ -7,7 +7,8 @@ from typing import Any, ClassVar
 import pytest
 
 from deployments.errors import SatoriError
-from deployments.launch import __main__, serve_run
+from deployments.host.signals import STOPS
+from deployments.launch import __main__
 
 
 class Application:
@@ -42,7 +43,7 @@ class Application:
 @pytest.fixture
 def handlers() -> Iterator[None]:
     """Put back afterwards what handles the signals that stop an application."""
-    before = {number: signal.getsignal(number) for number in serve_run.STOPS}
+    before = {number: signal.getsignal(number) for number in STOPS}
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
@@ -94,7 +95,7 @@ def test_an_application_that_does_not_start_is_told_and_ended(
     assert application.stopped == stopped
 
 
-@pytest.mark.parametrize("number", serve_run.STOPS)
+@pytest.mark.parametrize("number", STOPS)
 def test_each_signal_that_stops_it_interrupts(number: signal.Signals, handlers: None) -> None:
     signal.signal(number, signal.SIG_DFL)
     assert __main__.main(["preset=none"]) == 1, "ended by its arguments"

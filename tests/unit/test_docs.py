@@ -1,10 +1,9 @@
 """The documents are true: their links lead somewhere, their commands run, and what they name exists."""
 
+import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,6 @@ from deployments.settings import Settings
 from tests.support.documents import Document, documents, walk
 from tests.support.paths import ROOT
 
-Done = subprocess.CompletedProcess[str]
 README_BYTES = 12_000
 HISTORY = {"CHANGELOG.md", "dev/LOG.md"}
 """They tell of what was: names in them may be old ones. Their links hold."""
@@ -121,15 +119,34 @@ def commands() -> dict[str, set[str]]:
 COMMANDS = commands()
 
 
+# Runs each module as `python -m MODULE --help` does, in one process: by themselves, they would import torch and vLLM a dozen times.
+ASK_ALL = """
+import contextlib, io, json, runpy, sys, traceback
+
+said = {}
+for module in sys.argv[1:]:
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    sys.argv[:] = [module, "--help"]
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            runpy.run_module(module, run_name="__main__", alter_sys=True)
+        except SystemExit as exit:
+            code = exit.code or 0
+        except BaseException:
+            traceback.print_exc()
+            code = 1
+    said[module] = [code, out.getvalue(), err.getvalue()]
+print(json.dumps(said))
+"""
+
+
 @pytest.fixture(scope="module")
-def helped() -> Iterator[dict[str, Future[Done]]]:
-    """What each command says when it is asked for help; all are asked at once."""
-
-    def ask(module: str) -> Done:
-        return subprocess.run([sys.executable, "-m", module, "--help"], cwd=ROOT, capture_output=True, text=True)
-
-    with ThreadPoolExecutor(len(COMMANDS)) as pool:
-        yield {module: pool.submit(ask, module) for module in COMMANDS if runs(module)}
+def helped() -> dict[str, tuple[int, str, str]]:
+    """The status, output and errors of each command that is asked for help."""
+    done = subprocess.run(
+        [sys.executable, "-c", ASK_ALL, *filter(runs, COMMANDS)], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    return {module: (code, out, err) for module, (code, out, err) in json.loads(done.stdout.splitlines()[-1]).items()}
 
 
 def test_documents_say_how_to_run_things() -> None:
@@ -138,11 +155,11 @@ def test_documents_say_how_to_run_things() -> None:
 
 
 @pytest.mark.parametrize("module", COMMANDS)
-def test_commands_run_and_have_the_options_they_are_given(module: str, helped: dict[str, Future[Done]]) -> None:
+def test_commands_run_and_have_the_options_they_are_given(module: str, helped: dict[str, tuple[int, str, str]]) -> None:
     assert runs(module)
-    done = helped[module].result()
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("usage: ")
+    code, out, err = helped[module]
+    assert code == 0, err
+    assert out.startswith("usage: ")
     assert {option for option in COMMANDS[module] - {"--help"} if f'"{option}"' not in source(module).read_text()} == set()
 
 

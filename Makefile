@@ -7,7 +7,7 @@ BROWSER = $(wildcard tests/browser/test_*.py)
 # Debian's packages that some tests need: without them, these tests are skipped. The font has Chinese characters.
 PROGRAMS = chromium fontconfig fonts-wqy-microhei iproute2 prometheus redis-server
 
-.PHONY: help serve stop monitoring report test beside lint unit browser $(BROWSER) parts e2e programs bench chaos nano lock clean
+.PHONY: help serve stop monitoring report test beside lint unit browser $(BROWSER) parts e2e fuzz programs bench chaos nano lock clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
@@ -52,6 +52,9 @@ parts: .venv/ready-test ## tests of real parts of the application, each by itsel
 # The time limit of a test includes the start of its application, which takes longer on a busy machine.
 e2e: .venv/ready-test ## tests of the whole application: ARGS=tests/e2e/... or options of pytest
 	$(RUN) -m pytest $(if $(filter tests/%,$(ARGS)),,tests/e2e) --timeout=240 $(ARGS)
+
+fuzz: .venv/ready-test ## ten thousand random requests to the application; FUZZ_SEED=... repeats a run
+	FUZZ_REQUESTS=10000 $(RUN) -m pytest tests/e2e/default/test_hostile.py -k random_requests --timeout=900 $(ARGS)
 
 programs: ## install the Debian packages that some tests need (as root)
 	apt-get update -qq

@@ -8,7 +8,6 @@ import re
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 import urllib.error
@@ -24,6 +23,7 @@ from deployments.access import keys
 from deployments.errors import SatoriError
 from deployments.host import cores
 from deployments.host.environment import SERVING, hard_stop
+from deployments.host.folders import TemporaryFolder
 from deployments.host.run import RUN, marker
 from deployments.host.signals import STOPS
 from deployments.launch.preflight import check_ports
@@ -77,7 +77,7 @@ class Application:
     def __init__(self, arguments: list[str], settings: Settings, guarded: bool) -> None:
         self._url = f"http://{settings.http.host.replace('0.0.0.0', '127.0.0.1')}:{settings.http.port}"
         self._settings = settings
-        self._folder = tempfile.TemporaryDirectory(prefix="satori-", dir="/tmp", ignore_cleanup_errors=True)
+        self._folder = TemporaryFolder("satori-run-", "/tmp")
         limits = hard_stop(settings.ingress.graceful_shutdown_timeout_s)
         self._variables = environment(haproxy_files(self._folder.name) | limits) | cores.variables(settings)
         self._headers = {"content-type": "application/json"}
@@ -102,6 +102,7 @@ class Application:
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
             process_group=0,
+            pass_fds=(self._folder.fileno(),),
             text=True,
         )
         self._reader = threading.Thread(target=self._read, daemon=True)

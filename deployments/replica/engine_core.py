@@ -11,7 +11,6 @@ import os
 import pickle
 import subprocess
 import sys
-import tempfile
 import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -26,6 +25,7 @@ from prometheus_client.registry import Collector
 from deployments.engine.process import CONFIGURED, IMPORTED, kill
 from deployments.errors import EngineLostError
 from deployments.host.cores import ENGINE_MODULE
+from deployments.host.folders import TemporaryFolder
 from deployments.settings import Settings
 from deployments.transport import wire
 from deployments.transport.channel import on_readable
@@ -41,7 +41,7 @@ class EngineProxy:
 
     def __init__(self, cpu: bool) -> None:
         """Start the process with this process's environment. It then waits for its settings."""
-        self._directory = tempfile.TemporaryDirectory(prefix="satori-engine-")
+        self._folder = TemporaryFolder("satori-engine-")
         self._context = zmq.Context()
         self._handshake, handshake = self._bind(zmq.ROUTER, "handshake")
         self._input, inputs = self._bind(zmq.ROUTER, "input")
@@ -68,7 +68,7 @@ class EngineProxy:
         socket = self._context.socket(kind)
         socket.setsockopt(zmq.SNDHWM, 0)
         socket.setsockopt(zmq.RCVHWM, 0)
-        address = f"ipc://{self._directory.name}/{name}"
+        address = f"ipc://{self._folder.name}/{name}"
         socket.bind(address)
         return socket, address
 
@@ -193,7 +193,7 @@ class EngineProxy:
             self._loop.remove_reader(self._output.fileno())
         self._context.destroy(linger=0)
         os.close(self._pipe)
-        self._directory.cleanup()
+        self._folder.cleanup()
 
 
 def _preloaded() -> dict[str, str]:

@@ -118,7 +118,7 @@ def test_an_interrupted_drain_leaves_no_mark(run: str) -> None:
 
 def test_haproxys_files_are_in_one_folder_with_room_for_the_node_in_a_sockets_path() -> None:
     """Each variable is one that Serve reads; its default is a folder that two users of a host cannot share."""
-    folder = "/tmp/satori-12345678"
+    folder = "/tmp/satori-run-12345678"
     files = serve_run.haproxy_files(folder)
     assert all(Path(file) == Path(folder) or Path(file).parent == Path(folder) for file in files.values())
     source = Path(constants.__file__).read_text()

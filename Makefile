@@ -7,7 +7,7 @@ BROWSER = $(wildcard tests/browser/test_*.py)
 # Debian's packages that some tests need: without them, these tests are skipped. The font has Chinese characters.
 PROGRAMS = chromium fontconfig fonts-wqy-microhei iproute2 prometheus redis-server
 
-.PHONY: help serve stop monitoring report test beside lint unit browser $(BROWSER) parts e2e fuzz programs bench chaos nano lock clean
+.PHONY: help serve stop monitoring report test beside lint unit browser $(BROWSER) parts e2e fuzz programs bench chaos soak nano lock clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
@@ -70,6 +70,9 @@ bench: $(READY) $(if $(findstring --peers,$(ARGS)),.run/peers/ready) ## throughp
 
 chaos: $(READY) ## kill and freeze parts of the application under load, and count what clients notice
 	$(RUN) -m cluster.bench.chaos $(ARGS)
+
+soak: $(READY) ## an hour of mixed requests with replicas killed, and what grows meanwhile: ARGS="--minutes 10"
+	$(RUN) -m cluster.bench.soak $(ARGS)
 
 lock: $(READY) ## resolve the locks anew, after a change of the versions in pyproject.toml
 	$(RUN) dev/lock.py

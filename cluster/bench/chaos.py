@@ -1,7 +1,8 @@
 """Faults in the running application under load: `make chaos` kills and freezes processes, and counts what clients notice.
 
 Each fault strikes at a random moment while 50 different chats stream. The same chats have run undisturbed before, so a token that
-is lost, doubled or wrong is seen. The exit status is 1 if a stream was affected by a fault that streams must survive.
+is lost, doubled or wrong is seen. The exit status is 1 if a stream was affected by a fault that streams must survive, or a process
+was replaced after a pause of all of them.
 
     python -m cluster.bench.chaos [--rounds 1] [--seed 1] [--faults engine actor ...] [key=value ...]
 """
@@ -22,7 +23,7 @@ from typing import Any
 import httpx
 import psutil
 
-from cluster.bench.stack import Stack, engines, ours, running
+from cluster.bench.stack import Stack, command_line, engines, ours, running
 from deployments import settings as settings_module
 from deployments.host.signals import interrupt_by_signals
 
@@ -33,11 +34,29 @@ TOKENS = 160
 
 @dataclass(frozen=True)
 class Fault:
-    """A signal to some processes of the application. Where it is to be `survived`, no stream may show it."""
+    """A signal to some processes of the application. Where it is to be `survived`, no stream may show it.
+
+    With `pause_s` all processes are stopped and go on after that time, as on a machine that is suspended: none may be replaced.
+    """
 
     signal: int
     targets: Callable[[Stack, random.Random], list[psutil.Process]]
     survived: bool = True
+    pause_s: float = 0.0
+
+    def strike(self, stack: Stack, rng: random.Random) -> None:
+        """Send the signals."""
+        if self.pause_s:
+            stack.pause()
+            time.sleep(self.pause_s)
+            stack.resume()
+        for process in self.targets(stack, rng):
+            os.kill(process.pid, self.signal)
+
+
+def pause(seconds: float) -> Fault:
+    """Return a pause of all processes."""
+    return Fault(signal.SIGCONT, lambda stack, rng: stack.processes(), pause_s=seconds)
 
 
 FAULTS = {
@@ -49,8 +68,13 @@ FAULTS = {
     "all engines": Fault(signal.SIGKILL, lambda stack, rng: [engine for r in stack.llm_replicas() for engine in engines(r)]),
     "proxy": Fault(signal.SIGKILL, lambda stack, rng: stack.named("haproxy -"), survived=False),
     "ingress": Fault(signal.SIGKILL, lambda stack, rng: stack.named("ServeReplica:default:Ingress"), survived=False),
+    "pause of 20 s": pause(20),
+    "pause of 100 s": pause(100),
+    "pause of 600 s": pause(600),
 }
 """`frozen` is an engine that hangs, `engine ended` one that gets SIGTERM, as when a host shuts down."""
+AFTERMATH_S = 60.0
+"""So long after a pause, whoever would take a process for dead has replaced it."""
 
 
 def question(number: int) -> dict[str, Any]:
@@ -124,7 +148,10 @@ class Reply:
 
 @dataclass
 class Outcome:
-    """The effect of a fault. `lost` streams broke or ended with an error; `wrong` ones differ from the undisturbed ones."""
+    """The effect of a fault. `lost` streams broke or ended with an error; `wrong` ones differ from the undisturbed ones.
+
+    `replaced` are the processes, of those that should last, that were there before and are not any more.
+    """
 
     fault: str
     streams: int
@@ -134,15 +161,16 @@ class Outcome:
     again: int
     ended_s: float
     whole_s: float
+    replaced: list[str]
 
     def row(self) -> str:
         """Return a row of the table."""
         counts = (self.fault, self.streams, len(self.lost), self.wrong, self.moved, self.again)
-        return "| " + " | ".join(map(str, counts)) + f" | {self.ended_s:.1f} | {self.whole_s:.1f} |"
+        return "| " + " | ".join(map(str, counts)) + f" | {self.ended_s:.1f} | {self.whole_s:.1f} | {len(self.replaced)} |"
 
 
-HEADER = """| fault | streams | lost | wrong | moved | tokens computed again | s until all ended | s until whole |
-|---|---|---|---|---|---|---|---|"""
+HEADER = """| fault | streams | lost | wrong | moved | tokens computed again | s until all ended | s until whole | replaced |
+|---|---|---|---|---|---|---|---|---|"""
 
 
 async def counted(http: httpx.AsyncClient) -> tuple[int, int]:
@@ -180,21 +208,23 @@ async def strike(stack: Stack, http: httpx.AsyncClient, name: str, wanted: Seque
     """Run all streams, cause the fault after a random number of chunks, and compare the replies with the undisturbed ones."""
     fault = FAULTS[name]
     await stack.whole(http)
-    before = await counted(http)
+    before, lasting = await counted(http), {process: command_line(process) for process in stack.lasting()}
     began = 0.0
 
     def at_once() -> None:
         nonlocal began
         began = time.monotonic()
-        for process in fault.targets(stack, rng):
-            os.kill(process.pid, fault.signal)
+        fault.strike(stack, rng)
+        began += fault.pause_s
 
     # Early, since an engine is several times as far as the chunks that have arrived here. Later it may have finished.
     replies = await struck(http, rng.randrange(STREAMS, sum(reply.chunks for reply in wanted) // 12), at_once)
     ended_s = time.monotonic() - began
     await stack.whole(http)
     whole_s = time.monotonic() - began
-    after = await counted(http)
+    if fault.pause_s:
+        await asyncio.sleep(AFTERMATH_S)
+    after, here = await counted(http), stack.lasting()
     return Outcome(
         name,
         len(replies),
@@ -204,12 +234,13 @@ async def strike(stack: Stack, http: httpx.AsyncClient, name: str, wanted: Seque
         max(0, after[1] - before[1]),
         ended_s,
         whole_s,
+        [words for process, words in lasting.items() if process not in here],
     )
 
 
 def client(url: str) -> httpx.AsyncClient:
     """Return an HTTP client with a connection for each stream."""
-    return httpx.AsyncClient(base_url=url, timeout=120, limits=httpx.Limits(max_connections=STREAMS + 4), trust_env=False)
+    return httpx.AsyncClient(base_url=url, timeout=900, limits=httpx.Limits(max_connections=STREAMS + 4), trust_env=False)
 
 
 async def run(stack: Stack, faults: Sequence[str], rounds: int, seed: int) -> list[Outcome]:
@@ -239,9 +270,9 @@ def main() -> None:
     with running(ours("chaos", settings, arguments)) as stack:
         stack.settle()
         outcomes = asyncio.run(run(stack, options.faults, options.rounds, options.seed))
-    broken = [o for o in outcomes if FAULTS[o.fault].survived and (o.lost or o.wrong)]
+    broken = [o for o in outcomes if FAULTS[o.fault].survived and (o.lost or o.wrong or (FAULTS[o.fault].pause_s and o.replaced))]
     for outcome in broken:
-        print(f"{outcome.fault}: {outcome.wrong} wrong, lost: {outcome.lost[:5]}", file=sys.stderr)
+        print(f"{outcome.fault}: {outcome.wrong} wrong, lost: {outcome.lost[:5]}, replaced: {outcome.replaced}", file=sys.stderr)
     sys.exit(1 if broken else 0)
 
 

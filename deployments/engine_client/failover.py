@@ -40,6 +40,8 @@ COINCIDENCE_S = 1.0
 """Two replicas that die within this time of each other may have one cause (a host, a deploy): they count as one death, once."""
 AGAIN_S = 0.1
 """The pause before repeating a call that never reached a replica: it may fail at once again."""
+ROUNDS = 10
+"""In how many parts a wait is measured. A pause of this process is one of them at most."""
 STATELESS = frozenset(
     """
     n temperature top_p top_k min_p logit_bias allowed_token_ids repetition_penalty max_tokens min_tokens logprobs prompt_logprobs
@@ -99,13 +101,16 @@ class Failover:
             metrics.FAILOVER_TOKENS.labels().inc(len(opened.tokens))
             logger.warning("request %s moves on after %d tokens", opened.attempt.wire_id, len(opened.tokens))
 
-    def _bound_wait(self, opened: OpenRequest) -> None:
-        """Bound the time that a request waits for a replica."""
+    def _bound_wait(self, opened: OpenRequest, rounds: int = ROUNDS) -> None:
+        """Bound the time that a request waits for a replica, in rounds: a pause of this process is one of them at most."""
         if opened.waiting is not None:
             opened.waiting.cancel()
-        opened.waiting = asyncio.get_running_loop().call_later(self._wait_s, self._on_wait_over, opened)
+        opened.waiting = asyncio.get_running_loop().call_later(self._wait_s / ROUNDS, self._on_round_over, opened, rounds - 1)
 
-    def _on_wait_over(self, opened: OpenRequest) -> None:
+    def _on_round_over(self, opened: OpenRequest, rounds: int) -> None:
+        if rounds:
+            self._bound_wait(opened, rounds)
+            return
         if self._replicas.assigned(opened.attempt.wire_id):
             self._bound_wait(opened)  # Serve's router may still take it back, from a replica that it cannot reach
             return
@@ -173,8 +178,10 @@ class Failover:
             self._replicas.left(wire_id)
         if opened.waiting is not None:
             opened.waiting.cancel()  # the request has had its replica
-        if wire_id in self._requests.by_wire_id:
-            await asyncio.sleep(LAST_TOKENS_S)
+        for _ in range(ROUNDS):
+            if wire_id not in self._requests.by_wire_id:
+                break
+            await asyncio.sleep(LAST_TOKENS_S / ROUNDS)
         return wire_id not in self._requests.by_wire_id
 
 

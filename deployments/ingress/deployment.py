@@ -69,6 +69,7 @@ class Ingress:
         metrics.ONGOING.labels().set_function(lambda: self._server.ongoing.count)
         metrics.UNASSIGNED.labels().set_function(lambda: self._server.client.unassigned)
         self._replicas.watch()
+        exposition.count_tasks()
         self._lag = asyncio.create_task(exposition.watch_loop())
         return app
 

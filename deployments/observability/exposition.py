@@ -23,6 +23,7 @@ from ray.experimental import internal_kv
 
 from deployments.errors import PortInUseError
 from deployments.observability import logs, metrics
+from deployments.observability.pauses import PAUSES
 from deployments.settings import Settings, port_range
 
 NAMESPACE = "satori-metrics"
@@ -123,10 +124,18 @@ def _memory(process: psutil.Process) -> int:
     return total
 
 
+def count_tasks() -> None:
+    """Keep the number of tasks of the running event loop as a metric."""
+    loop = asyncio.get_running_loop()
+    metrics.ASYNCIO_TASKS.labels().set_function(lambda: len(asyncio.all_tasks(loop)))
+
+
 async def watch_loop() -> None:
-    """Measure how late this process's event loop is, until cancelled."""
+    """Measure how late this process's event loop is, and notice pauses, until cancelled."""
     series = metrics.LOOP_LAG.labels()
     while True:
-        began = time.monotonic()
+        began, cpu_s = time.monotonic(), time.process_time()
         await asyncio.sleep(SAMPLE_S)
-        series.observe(max(0.0, time.monotonic() - began - SAMPLE_S))
+        lag_s = max(0.0, time.monotonic() - began - SAMPLE_S)
+        PAUSES.note(lag_s, time.process_time() - cpu_s)
+        series.observe(lag_s)

@@ -289,6 +289,7 @@ NODE_MEMORY = Metric(Gauge, "satori_node_memory_available_bytes", "Available mem
 MEMORY = Metric(
     Gauge, "satori_memory_bytes", "Resident memory of a replica, its engine's processes included.", "bytes", parts=[INGRESS, LLM]
 )
+ASYNCIO_TASKS = Metric(Gauge, "satori_asyncio_tasks", "Tasks of a replica's event loop.", "tasks", parts=[INGRESS, LLM])
 
 # Autoscaling. The policy runs in Serve's controller.
 AUTOSCALING_DESIRED = Metric(

@@ -4,6 +4,7 @@ import itertools
 
 from deployments.errors import CODES
 from deployments.observability import metrics
+from deployments.observability.pauses import PAUSES
 from deployments.observability.record import Record
 from deployments.settings import SloSettings
 
@@ -50,10 +51,13 @@ class Writer:
         self._outcomes[record.outcome].inc()
         if record.error or record.status >= 400:
             metrics.REFUSALS.labels(record.error if record.error in CODES else str(record.status)).inc()
+        paused = PAUSES.since(record.arrived)
         if record.engine:
             self._count_tokens(record)
-            self._time(record)
-        self._judge(record)
+            if not paused:
+                self._time(record)
+        if not paused or record.outcome != "ok":
+            self._judge(record)
 
     def _count_tokens(self, record: Record) -> None:
         prompt = record.engine[0].prompt_tokens

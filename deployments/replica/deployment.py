@@ -26,6 +26,9 @@ from deployments.weights.peers import from_cluster
 
 logger = logs.logger("replica")
 
+ROUNDS = 10
+"""After how many rounds in a row without a step of its engine, while it has requests, the engine is hung."""
+
 
 @dataclass
 class Running:
@@ -64,6 +67,7 @@ class LLM:
         self._beat_s = settings.llm.beat_s
         self._serve()
         REGISTRY.register(Gauges(self._core, self._rank, lambda: self._stats))
+        exposition.count_tasks()
         collect_less()
 
     def _start(self, settings: Settings) -> EngineProxy:
@@ -114,7 +118,7 @@ class LLM:
         self._order = FairOrder()
         self._meter = Meter()
         self._error: EngineUnavailableError | None = None
-        self._active = time.monotonic()
+        self._silent = 0
         work = (self._forward(), self._watch(), self._beat())
         self._tasks = [asyncio.create_task(part) for part in work]
 
@@ -228,7 +232,7 @@ class LLM:
         try:
             while True:
                 step, rest = await self._core.step()
-                self._active = time.monotonic()
+                self._silent = 0
                 self._send(step, rest)
         except Exception as error:
             if self._stopping:
@@ -237,12 +241,14 @@ class LLM:
             self._give_up(EngineLostError(str(error)))
 
     async def _watch(self) -> None:
-        """Give up the engine when it has requests and does nothing."""
+        """Give up the engine when it has requests and does nothing.
+
+        It counts rounds of its own rather than seconds: a pause of all processes, or of the whole machine, is one round at most.
+        """
         while self._error is None:
-            await asyncio.sleep(self._hung_after_s / 10)
-            if not self._running:
-                self._active = time.monotonic()
-            elif time.monotonic() - self._active > self._hung_after_s:
+            await asyncio.sleep(self._hung_after_s / ROUNDS)
+            self._silent = self._silent + 1 if self._running else 0
+            if self._silent > ROUNDS:
                 logger.error("the engine is hung: %d requests made no progress for %g s", len(self._running), self._hung_after_s)
                 self._give_up(EngineLostError(f"the engine did nothing for {self._hung_after_s:g} s"))
                 self._core.kill()

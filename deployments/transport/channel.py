@@ -6,7 +6,7 @@ and authenticated with ZMQ's CURVE (https://rfc.zeromq.org/spec/26). A receiver'
 nobody else can connect, read messages, or replay messages that they have seen. What is dropped is counted
 (`satori_channel_dropped_total`).
 
-A lane is one TCP connection, so what arrives over it has no gaps. When the connection ends, or the other end is silent for
+A lane is one TCP connection, so what arrives over it has no gaps. When the connection ends, or the other end's host is silent for
 `DEAD_MS`, the lane is broken, and later messages go over a new lane. Replicas open lanes to an ingress that has called them. Over a
 lane the ingress can send, too (see `deployments.engine_client.carrier`).
 """
@@ -28,6 +28,8 @@ that it no longer wants; notice that no more requests will come."""
 Send = Callable[[list[bytes]], None]
 """Sends a message over a lane."""
 EPHEMERAL = range(49152, 65536)
+DEAD_MS = 10_000
+PROBE_S = 2
 
 
 class MalformedError(ValueError):
@@ -41,6 +43,19 @@ class Address:
     endpoint: str
     header: bytes
     key: bytes
+
+
+def watch_host(socket: zmq.Socket[Any]) -> None:
+    """Have the kernel end connections whose other host is silent for `DEAD_MS`.
+
+    ZMQ's own heartbeats would also end those of a process that was stopped for a while: it looks at its clock before it reads what
+    has arrived. The kernel answers for a stopped process, and its own clock stands still while the machine does.
+    """
+    socket.setsockopt(zmq.TCP_KEEPALIVE, 1)
+    socket.setsockopt(zmq.TCP_KEEPALIVE_IDLE, PROBE_S)
+    socket.setsockopt(zmq.TCP_KEEPALIVE_INTVL, PROBE_S)
+    socket.setsockopt(zmq.TCP_KEEPALIVE_CNT, DEAD_MS // (1000 * PROBE_S) - 1)
+    socket.setsockopt(zmq.TCP_MAXRT, DEAD_MS)
 
 
 def read_all(loop: asyncio.AbstractEventLoop, socket: zmq.Socket[Any], receive: Callable[[], None]) -> None:

@@ -20,6 +20,7 @@ from deployments.transport.channel import (
     Send,
     on_readable,
     read_all,
+    watch_host,
 )
 
 MAX_FRAME_BYTES = 256 * 2**20
@@ -52,6 +53,7 @@ class Receiver:
         self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
         self._socket.setsockopt(zmq.MAXMSGSIZE, MAX_FRAME_BYTES)
         self._socket.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
+        watch_host(self._socket)
         key, self._socket.curve_secretkey = zmq.curve_keypair()
         self._socket.curve_server = True
         self._connections = self._socket.get_monitor_socket(WATCHED)

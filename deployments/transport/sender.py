@@ -7,11 +7,9 @@ from typing import Any
 import zmq
 
 from deployments.errors import EngineUnavailableError
-from deployments.transport.channel import STEP, VERSION, Address, on_readable, read_all
+from deployments.transport.channel import DEAD_MS, STEP, VERSION, Address, on_readable, read_all, watch_host
 
 IDLE_CLOSE_S = 60.0
-HEARTBEAT_MS = 2000
-DEAD_MS = 10_000
 ENDS = zmq.EVENT_CLOSED | zmq.EVENT_DISCONNECTED
 ENDS |= zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_AUTH
 
@@ -39,8 +37,7 @@ class Lane:
         self._socket.curve_serverkey = address.key
         self._socket.curve_publickey, self._socket.curve_secretkey = zmq.curve_keypair()
         self._socket.setsockopt(zmq.RECONNECT_IVL, -1)  # never: frames in the old connection's buffers would be missing
-        self._socket.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
-        self._socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, DEAD_MS)
+        watch_host(self._socket)
         self._socket.setsockopt(zmq.CONNECT_TIMEOUT, DEAD_MS)
         self._events = self._socket.get_monitor_socket(ENDS)
         self._loop = asyncio.get_running_loop()

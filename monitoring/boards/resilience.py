@@ -115,6 +115,13 @@ SATURATION = (
         empty="no ingress is scraped",
     ),
     graph(
+        "Tasks of event loops",
+        "Tasks of each replica's event loop. They come and go with requests: a number that grows without more requests is a leak.",
+        "short",
+        (f"max by (deployment, replica) ({select(metrics.ASYNCIO_TASKS)})", "{{deployment}} {{replica}}"),
+        empty="no replica is scraped",
+    ),
+    graph(
         "CPU of the ingresses",
         "CPU seconds per second of each ingress. Each has one event loop: near 1 it is full, and another replica is needed.",
         "short",

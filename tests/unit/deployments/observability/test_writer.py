@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from deployments.observability import metrics
+from deployments.observability import metrics, writer
+from deployments.observability.pauses import Pauses
 from deployments.observability.record import Record, Timeline, Visit
 from deployments.observability.writer import TOGETHER_S, Writer
 from deployments.settings import SloSettings
@@ -35,9 +36,9 @@ def streamed(*engine: Timeline, **fields: Any) -> Record:
 
 def write(model: str, *records: Record, ttft_s: float = 10, tpot_s: float = 10) -> Grown:
     """Write records; return what has grown by them."""
-    writer, grown = Writer(model, SloSettings(ttft_s=ttft_s, tpot_s=tpot_s)), Grown()
+    written, grown = Writer(model, SloSettings(ttft_s=ttft_s, tpot_s=tpot_s)), Grown()
     for record in records:
-        writer.write(record)
+        written.write(record)
     return grown
 
 
@@ -56,6 +57,18 @@ def test_the_times_of_a_stream(model: str) -> None:
     assert {name: grown(f"satori_{name}_seconds_sum", model=model) for name in times} == pytest.approx(times)
     counts = {name: grown(f"satori_{name}_seconds_count", model=model) for name in times}
     assert counts == {name: 2 if name == "itl" else 1 for name in times}
+
+
+def test_a_request_that_a_pause_fell_into_is_counted_but_its_times_are_not(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses = Pauses(clock=lambda: 104.0)
+    monkeypatch.setattr(writer, "PAUSES", pauses)
+    pauses.note(60.0, 0.0)
+    failed = streamed(error="engine_lost", complete=False)
+    grown = write(model, streamed(), failed, ttft_s=0.1)
+    assert grown("satori_requests_total", model=model, outcome="ok") == 1
+    assert grown("satori_tokens_total", model=model, kind="answer") == 6
+    assert grown("satori_e2e_seconds_count", model=model) == grown("satori_ttft_seconds_count", model=model) == 0
+    assert [grown("satori_slo_requests_total", model=model, met=met) for met in ("yes", "no")] == [0, 1], "a failure is one"
 
 
 def test_what_goes_out_together_is_one_token(model: str) -> None:

@@ -1,6 +1,7 @@
 """The LLM deployment over an engine core with scripted tokens."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from types import SimpleNamespace
 from typing import Any
@@ -202,7 +203,7 @@ async def test_an_engine_that_is_told_to_end_does_not_end_its_requests(llm: LLM,
 
 async def test_a_hung_engine_is_given_up_but_an_idle_one_is_not(llm: LLM, ingress: Ingress) -> None:
     llm._hung_after_s = 0.05
-    llm._active = 0.0  # idle since long ago
+    llm._silent = 1000  # idle since long ago
     watch = asyncio.create_task(llm._watch())
     await asyncio.sleep(0.01)
     await llm.check_health()
@@ -214,6 +215,21 @@ async def test_a_hung_engine_is_given_up_but_an_idle_one_is_not(llm: LLM, ingres
     with pytest.raises(EngineUnavailableError):
         await llm.check_health()
     await watch
+
+
+async def test_a_pause_of_the_replica_is_no_hang_of_its_engine(llm: LLM, ingress: Ingress) -> None:
+    llm._hung_after_s = 0.2
+    [call] = await started(llm, ingress, "a")
+    watch = asyncio.create_task(llm._watch())
+    for _ in range(2):
+        silent = llm._silent
+        time.sleep(0.5)  # the event loop stands still, as while all processes are stopped
+        await until_async(lambda before=silent: llm._silent > before, "a round", every_s=0)  # type: ignore[misc]
+    await llm.check_health()
+    assert not llm._core.killed.is_set()
+    llm._core.steps.put_nowait(step(("a", 1, True)))
+    await call
+    watch.cancel()
 
 
 async def test_waiting_requests_start_in_an_order_that_is_fair_between_clients(llm: LLM, ingress: Ingress) -> None:

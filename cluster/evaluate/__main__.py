@@ -201,7 +201,7 @@ async def collect(
 
 
 def mark(questions: Sequence[Question], samples: int, replies: Mapping[tuple[str, int], Reply]) -> list[Marked]:
-    """Return the questions that have replies, judged. Call it in the main thread: only there, a comparison has a time limit."""
+    """Return the questions that have replies, judged."""
     marked = []
     for question in tqdm(questions, unit="question", desc="judging", disable=None):
         judged = []
@@ -211,7 +211,7 @@ def mark(questions: Sequence[Question], samples: int, replies: Mapping[tuple[str
             judged.append(Judged(reply.sample, box, right, reply.finish_reason == "length", reply.tokens, reply.actions))
         # A reply without a box has no vote, unless having none is the answer.
         votes = [one.box for one in judged if one.box is not None or question.kind == "refuse"]
-        most = scores.majority(votes, functools.partial(judge.same, question.kind))
+        most = scores.majority(votes, functools.partial(judge.key, question.kind))
         right = bool(votes) and judge.right(question.kind, question.answer, most)
         if judged:
             marked.append(Marked(question.id, question.group, question.answer, right, tuple(judged)))

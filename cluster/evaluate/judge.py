@@ -1,19 +1,21 @@
-r"""Judging answers: whether the boxes of two replies have the same answer.
+r"""Judging answers: whether a reply's box has the right answer, and whether two replies have the same one.
 
-math-verify compares mathematics (github.com/huggingface/Math-Verify, 0.9.0): it parses both sides with SymPy. Each other kind has
-rules of its own, which first strip the LaTeX that models put around words (\text{...}, $...$).
+Mathematics has the equality of votes (`deployments.reasoning.equality`), in a process with limits. Each other kind has rules of its
+own, which first strip the LaTeX that models put around words (\text{...}, $...$). What is the same has the same key, so it is an
+equivalence; what is right may be more lenient.
 """
 
 import ast
-import functools
+import atexit
 import re
-import threading
 import warnings
 from collections.abc import Callable
 from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
-import math_verify
+from deployments.reasoning.answers.comparer import Process, Undecided
+from deployments.reasoning.answers.written import text_key
 
 LABELS = {
     word: label
@@ -23,7 +25,8 @@ LABELS = {
 """The labels of FOLIO, BoardgameQA and StrategyQA; those with the same value mean the same."""
 WRAPPED = re.compile(r"\\(?:text|textbf|textit|textrm|texttt|mathrm|mathbf|mathtt|operatorname)\s*\{(.*)\}", re.DOTALL)
 NUMBER = re.compile(r"[-+]?(\d+|\d{1,3}(,\d{3})+)(\.\d+)?")
-TIMEOUT_S = 5
+COMPARER = Process()
+atexit.register(COMPARER.close)
 
 
 def right(kind: str, gold: str, box: str | None) -> bool:
@@ -33,14 +36,20 @@ def right(kind: str, gold: str, box: str | None) -> bool:
 
 def same(kind: str, first: str | None, second: str | None) -> bool:
     """Return whether two replies give the same answer. None, no box, equals only None."""
-    if first is None or second is None or kind == "refuse":
-        return (first is None) == (second is None)
-    return first == second or KINDS[kind](first, second)
+    return first == second or key(kind, first) == key(kind, second)
+
+
+def key(kind: str, box: str | None) -> str | None:
+    """Return what replies with the same answer share, and others do not."""
+    return None if box is None else KEYS[kind](box)
 
 
 def equal_math(gold: str, box: str) -> bool:
-    """Return whether two expressions are mathematically equal. Text that cannot be parsed is compared as text."""
-    return bool(math_verify.verify(list(_expression(gold)), list(_expression(box)), timeout_seconds=_timeout_s()))
+    """Return whether an expression is right, as `deployments.reasoning.equality.marks` says; what takes too long, as text."""
+    try:
+        return bool(COMPARER.ask("marks", box, gold))
+    except Undecided:
+        return text_key(gold) == text_key(box)
 
 
 def equal_choice(gold: str, box: str) -> bool:
@@ -83,22 +92,44 @@ KINDS: dict[str, Callable[[str, str], bool]] = {
 """How answers of each kind are compared: the gold one, the model's. Nothing in a box is right for a question to turn down."""
 
 
+def key_math(box: str) -> str:
+    """Return the key of an expression; that of its text where it takes too long."""
+    try:
+        return str(COMPARER.ask("key", box))
+    except Undecided:
+        return text_key(box)
+
+
+def key_literal(box: str) -> str:
+    """Return the key of a Python literal: equal for equal values (1, 1.0 and True; sets and dicts in any order)."""
+    value = _literal(box)
+    return plain(box) if value is None else _written(value[0])
+
+
+def key_table(box: str) -> str:
+    """Return the key of an answer from a table: its numbers by value, other text whatever its case."""
+    text = plain(box).casefold()
+    cells = [text] if _number(text) is not None else re.split(r",\s*", text)
+    return ", ".join(cell if (number := _number(cell)) is None else str(Fraction(number)) for cell in cells)
+
+
+KEYS: dict[str, Callable[[str], str]] = {
+    "math": key_math,
+    "choice": lambda box: _letter(box) or plain(box),
+    "label": lambda box: _label(box) or plain(box),
+    "literal": key_literal,
+    "table": key_table,
+    "refuse": lambda box: "any answer",
+}
+"""What the same answers of each kind share."""
+
+
 def plain(box: str) -> str:
     r"""Return the text in a box without the LaTeX around it: \text{...} and the like, dollars, escapes before signs."""
     text = box.strip().strip("`$").strip()
     while match := WRAPPED.fullmatch(text):
         text = match[1].strip()
     return " ".join(re.sub(r"\\([{}_#%&$])", r"\1", text).split())
-
-
-def _timeout_s() -> int | None:
-    """Return math-verify's limit for one comparison. It works by SIGALRM, which only the main thread may set."""
-    return TIMEOUT_S if threading.current_thread() is threading.main_thread() else None
-
-
-@functools.lru_cache(maxsize=4096)
-def _expression(text: str) -> tuple[Any, ...]:
-    return tuple(math_verify.parse(f"\\boxed{{{text.strip().strip('$')}}}", parsing_timeout=_timeout_s()))
 
 
 def _letter(box: str) -> str | None:
@@ -120,6 +151,21 @@ def _literal(box: str) -> tuple[Any] | None:
             except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
                 continue
     return None
+
+
+def _written(value: Any) -> str:
+    match value:
+        case bool() | int():
+            return str(int(value))
+        case float() if value.is_integer():
+            return str(int(value))
+        case list() | tuple():
+            return f"{type(value).__name__}({', '.join(map(_written, value))})"
+        case set():
+            return f"set({', '.join(sorted(map(_written, value)))})"
+        case dict():
+            return f"dict({', '.join(sorted(f'{_written(name)}: {_written(item)}' for name, item in value.items()))})"
+    return repr(value)
 
 
 def _cell(gold: str, box: str) -> bool:

@@ -2,11 +2,13 @@
 
 import math
 import statistics
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 from deployments.reasoning import coat
+from deployments.reasoning.vote import rank
 
 Answer = TypeVar("Answer")
 ACTIONS = tuple(coat.ACTIONS.values())
@@ -83,17 +85,18 @@ def pass_at(n: int, right: int, k: int) -> float:
     return 1 - math.comb(n - right, k) / math.comb(n, k)
 
 
-def majority(answers: Sequence[Answer], same: Callable[[Answer, Answer], bool]) -> Answer | None:
-    """Return the most frequent answer, the first of equally frequent ones; None if there are no answers."""
-    classes: list[list[Answer]] = []
+def majority(answers: Sequence[Answer], key: Callable[[Answer], str | None]) -> Answer | None:
+    """Return the most frequent answer, whatever the order of the answers; None if there are none.
+
+    Equally frequent ones are ordered as in a vote. Answers with the same key count together, as most of them are written.
+    """
+    groups: dict[str, list[Answer]] = {}
     for answer in answers:
-        for members in classes:
-            if same(members[0], answer):
-                members.append(answer)
-                break
-        else:
-            classes.append([answer])
-    return max(classes, key=len)[0] if classes else None
+        groups.setdefault(repr(key(answer)), []).append(answer)
+    if not groups:
+        return None
+    counts = Counter(groups[min(groups, key=lambda one: (-len(groups[one]), rank(one)))])
+    return min(counts, key=lambda answer: (-counts[answer], len(str(answer)), str(answer)))
 
 
 def percentile(values: Sequence[float], percent: float) -> float:

@@ -1,6 +1,5 @@
 """A vote over the samples of one chat request, while they are generated: what each has answered, and when to stop."""
 
-import asyncio
 import json
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
@@ -9,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from vllm.outputs import CompletionOutput, RequestOutput
 
 from deployments.observability import metrics
+from deployments.reasoning.answers.comparer import Comparer
 from deployments.reasoning.coat import Reader, boxed
 from deployments.reasoning.vote import Election
 
@@ -55,9 +55,11 @@ class Sample:
 class Ballot:
     """Counts the votes of one request's samples. Stops the other samples when the vote is decided, if the request wants that."""
 
-    def __init__(self, vote: "Vote", model: str) -> None:
+    def __init__(self, vote: "Vote", model: str, comparer: Comparer) -> None:
         self._stop = vote.stop_when_decided
         self._model = model
+        self._comparer = comparer
+        self._keys: dict[str, str] = {}
         self._samples = [Sample() for _ in range(vote.samples)]
         self._election = Election(vote.samples)
         self._reply: RequestOutput | None = None
@@ -68,6 +70,7 @@ class Ballot:
 
         At its end, this closes `results`, which aborts the samples that still run.
         """
+        self._comparer.prepare()
         try:
             async for result in results:
                 self._reply = result
@@ -75,19 +78,25 @@ class Ballot:
                     sample = self._samples[output.index]
                     sample.add(output)
                     if output.finish_reason is not None:
-                        await asyncio.to_thread(self._election.add, output.index, sample.answer)
+                        await self._add(output.index, sample.answer)
                         yield self._election.progress()
                 if self._stop and self._election.decided:
                     break
         finally:
             await results.aclose()  # type: ignore[attr-defined]  # AsyncLLM.generate is a generator
-        early = self._election.counted < self._election.size
+        done = [len(sample.ids) for sample in self._samples if sample.finished]
+        early = bool(done) and len(done) < len(self._samples)
         if early:
-            done = [len(sample.ids) for sample in self._samples if sample.finished]
             mean = sum(done) / len(done)
             self._saved = round(sum(max(mean - len(sample.ids), 0) for sample in self._samples if not sample.finished))
             metrics.VOTE_TOKENS_SAVED.labels(self._model).inc(self._saved)
         metrics.VOTES.labels(self._model, "early" if early else "complete").inc()
+
+    async def _add(self, number: int, answer: str | None) -> None:
+        """Count a sample. The same text has the same key in all of a vote, also where it was not read in time once."""
+        if answer is not None and answer not in self._keys:
+            self._keys[answer] = await self._comparer.key(answer)
+        self._election.add(number, answer, None if answer is None else self._keys[answer])
 
     @property
     def tokens(self) -> int:
@@ -95,11 +104,11 @@ class Ballot:
         return sum(len(sample.ids) for sample in self._samples)
 
     async def winner(self) -> AsyncGenerator[RequestOutput, None]:
-        """Yield one result with one choice: the first sample of the winning answer, or the first sample if none has an answer."""
+        """Yield one result with one choice: a sample with the winning answer, or the first sample if none has an answer."""
         if self._reply is None:
             return
         leader = self._election.leader
-        sample = self._samples[leader.samples[0] if leader else 0]
+        sample = self._samples[leader.sample if leader else 0]
         self._reply.outputs, self._reply.finished = [sample.whole()], True
         yield self._reply
 

@@ -16,6 +16,7 @@ from vllm.parser.abstract_parser import DelegatingParser
 
 from deployments.observability import metrics, record
 from deployments.patching import patch
+from deployments.reasoning.answers.comparer import Comparer
 from deployments.reasoning.ballot import Ballot, progress_chunk
 from deployments.reasoning.coat import Delta
 from deployments.reasoning.parser import CoatReasoningParser, action_ids
@@ -138,6 +139,7 @@ class CoatServing(OpenAIServingChat):
     """vLLM's chat serving, for a model that writes a Chain of Action-Thought. `adopt` makes one from vLLM's own."""
 
     _limit_tokens: dict[str, Any]
+    _comparer: Comparer
 
     @classmethod
     def adopt(cls, serving: OpenAIServingChat, settings: CoatSettings) -> None:
@@ -151,6 +153,7 @@ class CoatServing(OpenAIServingChat):
         )
         serving.parser_cls = CoatParser
         serving._limit_tokens = limit_tokens(serving.renderer.tokenizer, settings)
+        serving._comparer = Comparer()
 
     async def create_chat_completion(self, request: Any, raw_request: Any = None) -> Any:
         """Answer a chat request."""
@@ -183,7 +186,7 @@ class CoatServing(OpenAIServingChat):
         """Return a complete reply; in a vote, the winning one."""
         if not request.vote:
             return await super().chat_completion_full_generator(request, result_generator, *args, **kwargs)
-        ballot = Ballot(request.vote, self.models.model_name())
+        ballot = Ballot(request.vote, self.models.model_name(), self._comparer)
         async for _ in ballot.count(result_generator):
             pass
         response = await super().chat_completion_full_generator(request, ballot.winner(), *args, **kwargs)
@@ -196,7 +199,7 @@ class CoatServing(OpenAIServingChat):
     async def _vote_stream(
         self, request: Any, result_generator: AsyncIterator[RequestOutput], request_id: str, model: str, *args: Any, **kwargs: Any
     ) -> AsyncGenerator[str, None]:
-        ballot = Ballot(request.vote, self.models.model_name())
+        ballot = Ballot(request.vote, self.models.model_name(), self._comparer)
         try:
             async for progress in ballot.count(result_generator):
                 yield progress_chunk(request_id, model, progress)

@@ -1,85 +1,87 @@
-r"""Self-consistency: the answer that most of several chains agree on (arXiv 2203.11171), and when no further chain can change it.
+"""Self-consistency: the answer that most of several chains agree on (arXiv 2203.11171), and when no further chain can change it.
 
-Answers are the contents of boxes; two answers agree when math-verify finds them equal (`0.5` and `\frac{1}{2}`).
+Answers agree when they have the same key (`deployments.reasoning.equality`). Who wins, and with which answer as written, depends on
+the answers alone and not on which chain ends first.
 """
 
-from collections.abc import Callable
+import hashlib
+from collections import Counter
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any
 
-from math_verify import parse, verify
 
-LONGEST = 200
-"""Answers of more characters than this agree only when they are the same text: comparing expressions has no time limit."""
-
-
-def same(first: str, second: str) -> bool:
-    """Return whether two answers are mathematically equal."""
-    if first == second:
-        return True
-    if max(len(first), len(second)) > LONGEST:
-        return False
-    return bool(verify(_parsed(first), _parsed(second), timeout_seconds=None))
-
-
-@lru_cache(maxsize=1024)
-def _parsed(answer: str) -> list[Any]:
-    return list(parse(f"\\boxed{{{answer}}}", parsing_timeout=None))  # its timeouts need signals, and so the main thread
+def rank(key: str) -> bytes:
+    """Return by what equally frequent answers are ordered: it prefers no kind of answer."""
+    return hashlib.sha256(key.encode(errors="backslashreplace")).digest()
 
 
 @dataclass
 class Group:
-    """Samples whose answers agree; `answer` is the first one as written."""
+    """The samples whose answers have this key: sample number -> answer as written."""
 
-    answer: str
-    samples: list[int] = field(default_factory=list)
+    key: str
+    answers: dict[int, str] = field(default_factory=dict)
+
+    @property
+    def answer(self) -> str:
+        """The answer as most of them write it; of equally frequent ways the shortest, then the first by alphabet."""
+        counts = Counter(self.answers.values())
+        return min(counts, key=lambda answer: (-counts[answer], len(answer), answer))
+
+    @property
+    def sample(self) -> int:
+        """The first sample that writes it so."""
+        answer = self.answer
+        return min(sample for sample, other in self.answers.items() if other == answer)
+
+    @property
+    def place(self) -> tuple[int, bytes]:
+        """Its place among the groups, the first one wins: most votes, and in a draw the lower `rank`."""
+        return -len(self.answers), rank(self.key)
 
 
 class Election:
-    """Counts the answers of `size` samples as they arrive. Most votes win; in a draw, the group whose first vote came first."""
+    """Counts the answers of `size` samples as they arrive."""
 
-    def __init__(self, size: int, agree: Callable[[str, str], bool] = same) -> None:
+    def __init__(self, size: int) -> None:
         self.size = size
         self.counted = 0
-        self.groups: list[Group] = []
-        self._agree = agree
+        self._groups: dict[str, Group] = {}
 
-    def add(self, sample: int, answer: str | None) -> None:
-        """Count a finished sample; one without an answer votes for no group."""
+    def add(self, sample: int, answer: str | None, key: str | None) -> None:
+        """Count a finished sample; one without an answer (and so without a key) votes for no group."""
         self.counted += 1
-        if answer is None:
-            return
-        for group in self.groups:
-            if self._agree(group.answer, answer):
-                group.samples.append(sample)
-                return
-        self.groups.append(Group(answer, [sample]))
+        if answer is not None and key is not None:
+            self._groups.setdefault(key, Group(key)).answers[sample] = answer
+
+    @property
+    def groups(self) -> list[Group]:
+        """The groups of answers, the leader first."""
+        return sorted(self._groups.values(), key=lambda group: group.place)
 
     @property
     def leader(self) -> Group | None:
         """The group that would win now; None without any vote."""
-        return max(self.groups, key=lambda group: len(group.samples), default=None)  # in a draw, the first
+        return min(self._groups.values(), key=lambda group: group.place, default=None)
 
     @property
     def decided(self) -> bool:
-        """Whether the samples that have not ended cannot change who wins."""
+        """Whether the samples that have not ended cannot change who wins, whatever they answer."""
         left = self.size - self.counted
         leader = self.leader
-        if leader is None:
-            return left == 0
-        votes, place = len(leader.samples), self.groups.index(leader)
-        rivals = [
-            len(group.samples) + left < votes + (place < other) for other, group in enumerate(self.groups) if group is not leader
-        ]
-        return all(rivals) and left <= votes  # a new group would come after the leader, so a draw is not enough for it
+        if left == 0:
+            return True
+        if leader is None or len(leader.answers) <= left:
+            return False  # all of them may agree on a new answer, which may win a draw
+        votes, order = leader.place
+        others = (group.place for group in self._groups.values() if group is not leader)
+        return all((other_votes - left, other_order) > (votes, order) for other_votes, other_order in others)
 
     def progress(self) -> dict[str, Any]:
         """Return what a client gets: samples counted and asked for, votes by answer (most first), decided or not."""
-        ordered = sorted(self.groups, key=lambda group: -len(group.samples))
         return {
             "samples": self.size,
             "counted": self.counted,
-            "votes": [{"answer": group.answer, "votes": len(group.samples)} for group in ordered],
+            "votes": [{"answer": group.answer, "votes": len(group.answers)} for group in self.groups],
             "decided": self.decided,
         }

@@ -55,14 +55,19 @@ MAY_IMPORT: dict[str, set[str]] = {
 }
 """Room -> the rooms that it may import, or single modules of them. A room is a package or a module beside packages."""
 
-PARTS = {"deployments.ingress.middleware": "deployments.ingress", "monitoring.boards": "monitoring"}
+PARTS = {
+    "deployments.ingress.middleware": "deployments.ingress",
+    "deployments.reasoning.answers": "deployments.reasoning",
+    "monitoring.boards": "monitoring",
+}
 """Package -> the room above it that it is part of."""
 
 HEAVY = {"ray", "vllm", "torch", "transformers", "fastapi"}
 LEAVES = of(
     "deployments",
     "settings errors engine_arguments observability.metrics observability.startup observability.record reasoning.coat"
-    " reasoning.vote reasoning.limits access.keys access.usage autoscaling.signals autoscaling.memory autoscaling.policy",
+    " reasoning.vote reasoning.equality reasoning.limits access.keys access.usage"
+    " autoscaling.signals autoscaling.memory autoscaling.policy",
 )
 
 
@@ -221,6 +226,14 @@ def test_leaves_import_nothing_heavy(imports: Imports, at_import: Imports, leaf:
     """Neither at their top nor in a function. What they import may do so in a function, as the log does for its folder."""
     assert [name for name in imports.theirs[leaf] if name.partition(".")[0] in HEAVY] == []
     wrong = libraries(at_import, leaf, HEAVY)
+    assert not wrong, lines(wrong)
+
+
+@pytest.mark.parametrize("start", ["deployments.ingress.server", "deployments.reasoning.ballot"])
+def test_an_ingress_computes_no_answers_itself(imports: Imports, start: str) -> None:
+    """The process of `deployments.reasoning.answers.worker` does, and only that is started."""
+    assert "deployments.reasoning.answers.comparer" in imports.reached(start)
+    wrong = libraries(imports, start, {"sympy", "math_verify", "mpmath"})
     assert not wrong, lines(wrong)
 
 

@@ -8,7 +8,9 @@ import pytest
 from vllm.outputs import CompletionOutput, RequestOutput
 
 from deployments.observability import metrics
+from deployments.reasoning.answers.comparer import Comparer
 from deployments.reasoning.ballot import Ballot, progress_chunk
+from deployments.reasoning.equality import key
 from deployments.reasoning.request import Vote
 
 MODEL = "of-this-test"
@@ -44,8 +46,24 @@ class Results:
             self.closed = True
 
 
-def ballot(samples: int, stop: bool = True) -> Ballot:
-    return Ballot(Vote(samples=samples, stop_when_decided=stop), MODEL)
+class InProcess(Comparer):
+    """Makes keys without another process. `undecided` are answers that are not read in time the first time."""
+
+    def __init__(self, *undecided: str) -> None:
+        self.undecided = list(undecided)
+
+    def prepare(self) -> None:
+        pass
+
+    async def key(self, answer: str) -> str:
+        if answer in self.undecided:
+            self.undecided.remove(answer)
+            return f"text {answer}"
+        return key(answer)
+
+
+def ballot(samples: int, stop: bool = True, comparer: Comparer | None = None) -> Ballot:
+    return Ballot(Vote(samples=samples, stop_when_decided=stop), MODEL, comparer or InProcess())
 
 
 async def counted(vote: Ballot, results: Results) -> list[dict[str, Any]]:
@@ -134,6 +152,20 @@ async def test_without_a_result_there_is_no_reply() -> None:
     assert [reply async for reply in ballot(2).winner()] == []
 
 
+async def test_results_that_end_before_any_sample_are_no_early_stop() -> None:
+    early, complete = metric(metrics.VOTES, "early"), metric(metrics.VOTES, "complete")
+    vote = ballot(2)
+    assert await counted(vote, Results(result((0, "So.", 2, None)))) == []
+    assert vote.result()["tokens_saved"] == 0
+    assert (metric(metrics.VOTES, "early"), metric(metrics.VOTES, "complete")) == (early, complete + 1)
+
+
+async def test_the_same_text_has_one_key_in_a_vote_also_where_it_was_not_read_in_time_once() -> None:
+    vote = ballot(3, stop=False, comparer=InProcess("1/2"))
+    await counted(vote, Results(*(result(ends(sample, "1/2")) for sample in range(3))))
+    assert vote.result()["votes"] == [{"answer": "1/2", "votes": 3}]
+
+
 async def test_a_client_that_leaves_aborts_the_samples() -> None:
     results = Results(result(ends(0, "4")), result(ends(1, "4")))
     counting = ballot(2, stop=False).count(results.stream)
@@ -152,7 +184,7 @@ async def test_an_error_of_the_engine_goes_to_the_caller() -> None:
 
 async def test_log_probabilities_are_the_winners() -> None:
     vote = ballot(2, stop=False)
-    first, second = result((0, "a", 1, None)), result((0, " \\boxed{1}", 1, "stop"), ends(1, "2"))
+    first, second = result((0, "a", 1, None)), result((0, " \\boxed{1}", 1, "stop"), ends(1, None))
     first.outputs[0].logprobs, second.outputs[0].logprobs = [{7: "one"}], [{7: "two"}]  # type: ignore[dict-item]
     await counted(vote, Results(first, second))
     assert (await winner(vote)).logprobs == [{7: "one"}, {7: "two"}]

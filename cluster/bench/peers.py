@@ -23,20 +23,20 @@ from cluster.bench.stack import Server
 from deployments import settings as settings_module
 from deployments.application import UNBOUNDED, set_address
 from deployments.engine.arguments import server_words
+from deployments.engine.config import ENVIRONMENT
 from deployments.host.run import RUN
 from deployments.settings import ROOT, Settings
 
 PYTHON = ROOT / ".run" / "peers" / "bin" / "python"
 KINDS = ("ray-llm", "ray-llm-direct", "router")
 BEHIND_PORT = 8100
-VLLM = {"VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
 DIRECT = {"RAY_SERVE_LLM_ENABLE_DIRECT_STREAMING": "1", "RAY_SERVE_ENABLE_HA_PROXY": "1", "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1"}
 
 
 def bare(settings: Settings, number: int = 0) -> Server:
     """Return vLLM's own API server, with a port by its number."""
     settings = stack.at_port(settings, number)
-    environment = stack.environment(number) | VLLM | settings.llm.env
+    environment = stack.environment(number) | ENVIRONMENT | settings.llm.env
     return Server("bare", settings, (_api_server(settings, settings.http.port),), environment, _ready(settings))
 
 
@@ -45,7 +45,7 @@ def peer(kind: str, settings: Settings, arguments: Iterable[str], number: int = 
     settings = stack.at_port(settings, number)
     port = settings.http.port
     ray = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ADDRESS": "local", RUN: uuid.uuid4().hex, "PYTHONPATH": str(ROOT)}
-    environment = stack.environment(number) | VLLM | ray | settings.llm.env | (DIRECT if kind == "ray-llm-direct" else {})
+    environment = stack.environment(number) | ENVIRONMENT | ray | settings.llm.env | (DIRECT if kind == "ray-llm-direct" else {})
     if kind == "router":
         behind = ["--worker-urls", f"http://127.0.0.1:{BEHIND_PORT}", "--policy", "round_robin"]
         listens = ["--host", "127.0.0.1", "--port", str(port), "--prometheus-port", str(BEHIND_PORT + 1)]

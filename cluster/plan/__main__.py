@@ -17,23 +17,24 @@ from typing import Any
 
 import yaml
 
-from cluster.plan import architectures, capacity, sizing
+from cluster.plan import architectures, capacity, sizing, speculation
 from cluster.plan.architectures import PlanError, Shape
-from cluster.plan.capacity import GIB, PRECISIONS, Card
+from cluster.plan.capacity import GIB, PRECISIONS, Card, Replica
 from cluster.plan.sizing import Demand, Limits, Row
+from cluster.plan.speculation import Entry
 
 NAMES = {"bf16": "BF16", "fp8-kv": "BF16, FP8 KV", "fp8-weights": "FP8 weights", "fp8": "FP8, FP8 KV"}
 
 
-def preset(chosen: Row, card: Card, options: argparse.Namespace) -> dict[str, Any]:
+def preset(chosen: Row, card: Card, drafts: Sequence[Entry], options: argparse.Namespace) -> dict[str, Any]:
     """Return the settings of a preset: as many replicas as the load needs, or as there are cards for."""
     replicas = min(chosen.replicas or math.inf, options.count // chosen.gpus_per_replica)
     llm: dict[str, Any] = {"num_replicas": replicas, "num_gpus": chosen.gpus_per_replica, "accelerator_type": card.ray_type}
     engine: dict[str, Any] = {"dtype": "bfloat16"}
     if chosen.precision in ("fp8", "fp8-weights"):
-        engine["quantization"] = "fp8"
+        engine["quantization"] = "fp8_per_tensor"
     if chosen.precision in ("fp8", "fp8-kv"):
-        engine["kv_cache_dtype"] = "fp8"
+        engine |= {"kv_cache_dtype": "fp8", "attention_backend": "TRITON_ATTN"}  # others are compiled with nvcc, or have no FP8
     if chosen.gpus_per_replica > 1:
         llm["env"] = {"NCCL_P2P_DISABLE": "1"}
         engine["tensor_parallel_size"] = chosen.gpus_per_replica
@@ -41,9 +42,32 @@ def preset(chosen: Row, card: Card, options: argparse.Namespace) -> dict[str, An
         "max_model_len": options.max_model_len,
         "gpu_memory_utilization": options.gpu_memory_utilization,
         "max_num_seqs": chosen.slots,
+        "speculative_config": speculation.config(drafts),
     }
     name = Path(options.model).name.lower()
     return {"model": options.model, "served_model_name": name, "llm": llm, "engine": engine}
+
+
+def drafts_of(chosen: Row, shape: Shape, card: Card, demand: Demand, options: argparse.Namespace) -> list[Entry]:
+    """Return the number of drafts for each number of requests that run at a time."""
+    precision = next(one for one in PRECISIONS if one.name == chosen.precision)
+    replica = Replica(shape, card, precision, chosen.gpus_per_replica, options.gpu_memory_utilization)
+    return speculation.schedule(replica, speculation.measured(), demand.context_tokens, chosen.slots)
+
+
+def told(drafts: Sequence[Entry]) -> list[str]:
+    """Return what the preset's speculation gives, a line each."""
+    found, rates = speculation.read(), speculation.measured()
+    steps = [f"{number} up to {last}" for _, last, number in drafts if number]
+    if not steps:
+        return ["speculation: none, it would cost time at every number of requests"]
+    most = max(number for _, _, number in drafts)
+    return [
+        f"speculation, in the preset and not in the table: n-grams of {found['shortest']} to {found['longest']} tokens; drafts by",
+        f"  the requests that run at a time: {', '.join(steps)}{'' if drafts[-1][2] else ', then none'}. With {most} a step gives"
+        f" {rates[most]:g} tokens,",
+        "  on greedy replies that Satori's authors published (cluster/plan/speculation.yaml)",
+    ]
 
 
 def assumptions(shape: Shape, demand: Demand, options: argparse.Namespace) -> list[str]:
@@ -143,8 +167,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"plan: {error}", file=sys.stderr)
         return 2
     chosen = sizing.choose([one for one in rows if options.precision in (None, one.precision)], demand, options.count)
-    lines = preset(chosen, card, options) if chosen else None
-    assumed = assumptions(shape, demand, options)
+    drafts = drafts_of(chosen, shape, card, demand, options) if chosen and chosen.slots else []
+    lines = preset(chosen, card, drafts, options) if chosen else None
+    assumed = assumptions(shape, demand, options) + (told(drafts) if drafts else [])
     if options.json:
         plan: dict[str, Any] = {"rows": [asdict(one) for one in rows], "preset": lines, "assumed": " ".join(assumed)}
         plan |= {"model": asdict(shape), "gpu": asdict(card), "limits": asdict(limits), "demand": asdict(demand)}

@@ -22,6 +22,8 @@ STEP_S = 0.002
 
 Fitted on a grid to the single-card runs in published.yaml.
 """
+DRAFT_PASSES = 8
+"""How often the logits of a draft are read or written, in float32, when it is verified: assumed, from vLLM 0.32.0's source."""
 OVERHEAD_BYTES = round(2.2 * GIB)
 """A card's memory for activations, CUDA graphs and libraries.
 
@@ -122,13 +124,15 @@ class Replica:
         """Return the time that a prompt adds to the steps in which it is prefilled."""
         return 2 * self.shape.matrices * prompt_tokens / self._flops() + self._exchange_s(prompt_tokens)
 
-    def step_s(self, batch: float, context_tokens: int) -> float:
-        """Return the time of a decode step of `batch` requests with `context_tokens` each."""
+    def step_s(self, batch: float, context_tokens: int, drafts: int = 0) -> float:
+        """Return the time of a decode step of `batch` requests with `context_tokens` each, which verifies `drafts` of each."""
+        rows = batch * (1 + drafts)
         bandwidth = self.card.bandwidth_bytes_s * BANDWIDTH_SHARE * self.tp
         read_s = (self.shape.matrices * self.precision.weights + self.shape.head * 2) / bandwidth
-        multiply_s = 2 * (self.shape.matrices + self.shape.head) * batch / self._flops()
+        multiply_s = 2 * (self.shape.matrices + self.shape.head) * rows / self._flops()
         kv_s = batch * self.kv_bytes(context_tokens) * self.kv_copies / bandwidth
-        return max(read_s, multiply_s) + kv_s + STEP_S + self._exchange_s(batch)
+        verify_s = batch * drafts * self.shape.vocabulary * 4 * DRAFT_PASSES / bandwidth
+        return max(read_s, multiply_s) + kv_s + verify_s + STEP_S + self._exchange_s(rows)
 
     def request_s(self, batch: float, prompt_tokens: int, output_tokens: int) -> float:
         """Return the time of a request when `batch` requests run at any time and each waits for the prefill of the others."""

@@ -34,6 +34,11 @@ class Demand:
         """The tokens of a request, prompt and output."""
         return self.prompt_tokens + self.output_tokens
 
+    @property
+    def context_tokens(self) -> int:
+        """The tokens in the KV cache of a request that is half way through its output."""
+        return self.prompt_tokens + self.output_tokens // 2
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -139,7 +144,7 @@ def ttft_s(replica: Replica, demand: Demand, servers: int, requests_s: float) ->
         blocked = offered * blocked / (number + offered * blocked)
     waits = servers * blocked / (servers - offered * (1 - blocked))
     wait_s = max(0.0, math.log(waits / (1 - PERCENTILE)) * service_s / (servers - offered)) if waits else 0.0
-    step_s = replica.step_s(servers, demand.prompt_tokens + demand.output_tokens // 2)
+    step_s = replica.step_s(servers, demand.context_tokens)
     return wait_s + step_s + prefill_s / (1 - requests_s * prefill_s)
 
 

@@ -16,15 +16,26 @@ if TYPE_CHECKING:
 
 
 TASKS = ("generate",)
+ENVIRONMENT = {
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_LOGGING_LEVEL": "WARNING",
+    "VLLM_USE_FLASHINFER_SAMPLER": "0",
+    "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+}
+"""vLLM's environment where nothing else is set.
+
+No usage reports: a server in somebody's rack calls nobody. No sampler of FlashInfer's: vLLM 0.32.0 would compile it with nvcc when
+an engine starts on a GPU, and the start ends where there is no nvcc; Triton's takes its place. GPUs have the numbers of nvidia-smi.
+"""
 
 
 def prepare(environment: dict[str, str]) -> None:
     """Set the environment that vLLM reads when it is imported. Call it before anything imports vLLM.
 
-    Usage reports are off: a server in somebody's rack calls nobody.
+    Variables that are set keep their values, but for those in `environment`.
     """
-    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
     os.environ.update(environment)
 
 

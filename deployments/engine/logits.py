@@ -7,7 +7,6 @@ import torch
 from vllm.config import VllmConfig
 from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor, MoveDirectionality
 
-from deployments.engine import grammar_budget
 from deployments.reasoning.limits import Constraint, Rule, rules_of
 
 NEVER = float("-inf")
@@ -18,7 +17,6 @@ class CoatLimits(LogitsProcessor):
 
     def __init__(self, vllm_config: VllmConfig, device: torch.device, is_pin_memory: bool) -> None:
         self._rules: dict[int, list[Rule]] = {}
-        grammar_budget.install()  # this runs in the engine's own process, unless a replica has several GPUs
 
     def is_argmax_invariant(self) -> bool:
         """Return False: the rules change greedy sampling, too."""

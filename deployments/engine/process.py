@@ -9,6 +9,7 @@ import os
 import pickle
 import sys
 import threading
+from collections.abc import Iterable
 from typing import Any
 
 import psutil
@@ -25,6 +26,8 @@ IMPORTED, CONFIGURED, FAILED = b"i", b"c", b"f"
 def main(pipe: int) -> None:
     """Run an engine core until it is told to end. `pipe` is the file descriptor to which it reports its progress."""
     os.set_inheritable(pipe, False)
+    # vLLM forks the workers of several GPUs. One that kept the pipe open would hide from the replica that this process has ended.
+    os.register_at_fork(after_in_child=lambda: os.close(pipe))
     use_all_cores()
     try:
         _run(pipe)
@@ -63,6 +66,9 @@ def _serve(config: Any, handshake_address: str) -> None:
     from vllm.v1.engine.core import EngineCoreProc
     from vllm.v1.executor import Executor
 
+    from deployments.engine import grammar_budget
+
+    grammar_budget.install()
     extend(
         EngineCoreProc,
         "satori_gauges",
@@ -81,18 +87,35 @@ def _serve(config: Any, handshake_address: str) -> None:
 
 
 def _end_with_the_replica() -> None:
-    """Wait until the replica is gone, however it ended; then kill this process and all that it has started."""
-    sys.stdin.buffer.read()
+    """Wait until the replica is gone, however it ended; then kill this process and all that it has started.
+
+    Nothing is locked meanwhile, as it is in `sys.stdin.buffer.read`: a worker that vLLM forks closes its own `sys.stdin`, and would
+    wait for that lock for ever.
+    """
+    while os.read(sys.stdin.fileno(), 1):
+        pass
     kill(os.getpid())
 
 
 def kill(pid: int) -> None:
     """Kill an engine's process, and all processes that it has started."""
+    kill_all(started_by(pid))
     with contextlib.suppress(psutil.NoSuchProcess):
-        engine = psutil.Process(pid)
-        for process in (*engine.children(recursive=True), engine):
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
+        psutil.Process(pid).kill()
+
+
+def started_by(pid: int) -> list[psutil.Process]:
+    """Return the processes that an engine's process, and those, have started; none if it has ended."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return list(psutil.Process(pid).children(recursive=True))
+    return []
+
+
+def kill_all(processes: Iterable[psutil.Process]) -> None:
+    """Kill the processes that have not ended. A later process with the number of one of them is left alone."""
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
 
 
 def _gauges(config: Any) -> Any:

@@ -64,7 +64,6 @@ SERVING = hard_stop(IngressSettings().graceful_shutdown_timeout_s) | {
     # Less work in the background: with the defaults, Serve's loops took 5 % of a 2-core machine under load.
     "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.5",
     "RAY_SERVE_METRICS_EXPORT_INTERVAL_MS": "2000",
-    "RAY_SERVE_MAX_PER_REPLICA_RETRY_COUNT": "1",
     "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
     "RAY_SERVE_HAPROXY_BINARY_PATH": str(Path(__file__).parent / "haproxy.sh"),
     "SATORI_HAPROXY": haproxy(),

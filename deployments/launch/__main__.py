@@ -15,11 +15,11 @@ behind, as `haproxy` and `VLLM::*` processes can with Ray 2.60. All output of Ra
 import argparse
 import os
 import sys
-from pathlib import Path
 
 from deployments import settings as settings_module
 from deployments.access import keys
 from deployments.errors import SatoriError
+from deployments.host.cards import cards
 from deployments.host.signals import interrupt_by_signals
 from deployments.launch.preflight import check_gpus, fetch_model
 from deployments.launch.serve_run import Application, environment
@@ -38,7 +38,7 @@ def main(arguments: list[str]) -> int:
         write(f"satori-serve: {settings.served_model_name}, preset {settings.preset}")
         guarded = keys.open_store(settings.access.keys, os.environ.get(keys.ENVIRONMENT)) is not None
         warn(keys.exposed(settings.http, guarded))
-        check_gpus(settings, environment()["RAY_ADDRESS"], gpus=len(list(Path("/dev").glob("nvidia[0-9]*"))))
+        check_gpus(settings, environment()["RAY_ADDRESS"], gpus=cards())
         fetch_model(settings)
         application = Application(arguments, settings, guarded)
     except SatoriError as error:

@@ -7,11 +7,14 @@ import time
 import psutil
 
 from deployments.errors import PortInUseError, SettingsError
+from deployments.host import cards
 from deployments.host.gpus import lacking
-from deployments.launch.terminal import report
+from deployments.launch.terminal import report, warn
 from deployments.settings import ROOT, Settings, is_path
 from deployments.weights.download import download
 
+VLLM_UTILIZATION = 0.92
+"""vLLM's own default of `gpu_memory_utilization` (0.32.0)."""
 HAPROXY_PORTS = {"RAY_SERVE_HAPROXY_METRICS_PORT": 9101, "RAY_SERVE_HAPROXY_STATS_PORT": 8404}
 
 
@@ -33,6 +36,21 @@ def check_gpus(settings: Settings, address: str, gpus: int) -> None:
     """
     if address == "local" and (problem := lacking(settings.llm.model_copy(update={"accelerator_type": None}), {"GPU": gpus})):
         raise SettingsError(problem.replace("the cluster", "this machine"))
+    if address == "local":
+        _check_cards(settings)
+
+
+def _check_cards(settings: Settings) -> None:
+    """Raise SettingsError when vLLM cannot run on what its replicas get here; warn of cards that others use too much of."""
+    wanted = settings.llm.num_gpus
+    if wanted and not cards.cuda_build():
+        raise SettingsError(f"llm.num_gpus={wanted:g}, but vLLM's CPU build is installed here; allowed: 0, or make serve EXTRA=gpu")
+    if problem := cards.unfit(wanted):
+        raise SettingsError(problem)
+    crowded = cards.crowded(settings.engine.get("gpu_memory_utilization") or VLLM_UTILIZATION) if wanted else []
+    if crowded and len(crowded) >= cards.cards():
+        raise SettingsError("\n".join(crowded))
+    warn(crowded)
 
 
 def _owner(pid: int | None) -> str:

@@ -64,6 +64,15 @@ def haproxy_files(folder: str) -> dict[str, str]:
     return {f"RAY_SERVE_HAPROXY_{name}": str(Path(folder, file)) for name, file in names.items()}
 
 
+def retries(settings: Settings) -> dict[str, str]:
+    """Return the variable by which the first failed start of an LLM replica on a CPU is its last: it would fail again.
+
+    On a GPU it may have failed for something that has passed a moment later, such as the memory of an engine that was killed.
+    There, Serve's own three attempts stay.
+    """
+    return {} if settings.llm.num_gpus else {"RAY_SERVE_MAX_PER_REPLICA_RETRY_COUNT": "1"}
+
+
 def add_key(variables: dict[str, str]) -> str:
     """Return a key for the launcher's own request, and add it to the `variables` of the processes to start. Nobody else has it."""
     secret, key = keys.make(f"make-serve-{variables[RUN][:8]}")
@@ -79,7 +88,7 @@ class Application:
         self._settings = settings
         self._folder = TemporaryFolder("satori-run-", "/tmp")
         limits = hard_stop(settings.ingress.graceful_shutdown_timeout_s)
-        self._variables = environment(haproxy_files(self._folder.name) | limits) | cores.variables(settings)
+        self._variables = environment(haproxy_files(self._folder.name) | limits | retries(settings)) | cores.variables(settings)
         self._headers = {"content-type": "application/json"}
         if guarded:
             self._headers["authorization"] = f"Bearer {add_key(self._variables)}"

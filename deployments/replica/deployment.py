@@ -10,7 +10,8 @@ from prometheus_client import REGISTRY
 from ray import serve
 
 from deployments.engine.config import prepare
-from deployments.errors import EngineLostError, EngineUnavailableError
+from deployments.errors import EngineLostError, EngineUnavailableError, SettingsError
+from deployments.host import cards
 from deployments.host.garbage import collect_less
 from deployments.observability import exposition, logs, metrics, progress
 from deployments.observability.startup import Phases
@@ -71,6 +72,8 @@ class LLM:
         collect_less()
 
     def _start(self, settings: Settings) -> EngineProxy:
+        if problem := cards.unfit(settings.llm.num_gpus):
+            raise SettingsError(problem)
         prepare(settings.llm.env)
         if settings.measuring.enabled:
             logs.write_requests("LLM")

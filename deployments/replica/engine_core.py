@@ -12,17 +12,19 @@ import pickle
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NoReturn
 
 import msgspec
+import psutil
 import zmq
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
-from deployments.engine.process import CONFIGURED, IMPORTED, kill
+from deployments.engine.process import CONFIGURED, IMPORTED, kill, kill_all, started_by
 from deployments.errors import EngineLostError
 from deployments.host.cores import ENGINE_MODULE
 from deployments.host.folders import TemporaryFolder
@@ -32,6 +34,8 @@ from deployments.transport.channel import on_readable
 
 READY_S = 600
 """How long an engine may take from its configuration to its first request: vLLM's own VLLM_ENGINE_READY_TIMEOUT_S."""
+LOOK_MS = 1000
+"""How often an engine that starts is searched for the processes that it has started: its workers, if it has several GPUs."""
 GAUGES_S = 2.0
 """How long a scrape waits for an engine that is in the middle of a step."""
 
@@ -63,6 +67,7 @@ class EngineProxy:
             env=environment,
         )
         os.close(pipe)
+        self._workers: set[psutil.Process] = set()
 
     def _bind(self, kind: int, name: str) -> tuple[zmq.Socket[Any], str]:
         socket = self._context.socket(kind)
@@ -108,7 +113,11 @@ class EngineProxy:
         poller = zmq.Poller()
         poller.register(socket, zmq.POLLIN)
         poller.register(self._pipe, zmq.POLLIN)
-        events = dict(poller.poll(READY_S * 1000))
+        began = time.monotonic()
+        events: dict[Any, int] = {}
+        while not events and time.monotonic() - began < READY_S:
+            events = dict(poller.poll(LOOK_MS))
+            self._workers.update(started_by(self._process.pid))
         if socket in events:
             return socket.recv_multipart()
         if events:
@@ -124,6 +133,7 @@ class EngineProxy:
 
     def _wait(self, loop: asyncio.AbstractEventLoop) -> None:
         status = self._process.wait()
+        kill_all(self._workers)
         with contextlib.suppress(RuntimeError):  # the loop has ended, too
             loop.call_soon_threadsafe(self._end, f"its process ended with status {status}")
 
@@ -180,9 +190,13 @@ class EngineProxy:
         self._input.send_multipart((self._engine, *frames), zmq.NOBLOCK)
 
     def kill(self) -> None:
-        """Kill the engine's processes: one that hangs would not end by itself."""
+        """Kill the engine's processes: one that hangs would not end by itself.
+
+        Also those that it left behind when something else had killed it: a worker keeps its GPU's memory.
+        """
         if self._process.returncode is None:
             kill(self._process.pid)
+        kill_all(self._workers)
 
     def close(self) -> None:
         """Kill the engine, which has nothing left to do: a regular shutdown would take it seconds."""

@@ -76,7 +76,15 @@ def test_the_time_of_a_token_bounds_the_requests_at_a_time() -> None:
 def test_the_plan_names_everything(satori: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert __main__.main(["--model", satori, "--gpu", "rtx-4090", "--count", "8", "--load", "12"]) == 0
     printed = capsys.readouterr().out
-    for word in ("7.62 B parameters", "8 x NVIDIA GeForce RTX 4090", "56 KiB", "TTFT p95", "8 cards are enough", "Assumed:"):
+    for word in (
+        "7.62 B parameters",
+        "8 x NVIDIA GeForce RTX 4090",
+        "56 KiB",
+        "TTFT p95",
+        "8 cards are enough",
+        "Assumed:",
+        "speculation",
+    ):
         assert word in printed
     assert max(len(line) for line in printed.replace(satori, "satori").splitlines()) < 125
 
@@ -85,7 +93,7 @@ def test_the_preset_lines_are_settings(satori: str, capsys: pytest.CaptureFixtur
     made = run(capsys, "--model", satori, "--gpu", "rtx-4090", "--count", "8", "--precision", "fp8")
     loaded = settings.load({"preset": "satori-7b-4090"} | made["preset"])
     assert (loaded.llm.num_replicas, loaded.llm.num_gpus, loaded.llm.accelerator_type) == (8, 1, "GeForce-RTX-4090")
-    assert (loaded.engine["quantization"], loaded.engine["kv_cache_dtype"]) == ("fp8", "fp8")
+    assert (loaded.engine["quantization"], loaded.engine["kv_cache_dtype"]) == ("fp8_per_tensor", "fp8")
     assert loaded.engine["max_num_seqs"] == made["rows"][3]["slots"]
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from deployments import settings
 from deployments.errors import PortInUseError, SettingsError, WeightsError
+from deployments.host import cards
 from deployments.launch import preflight
 from deployments.launch.preflight import HAPROXY_PORTS, check_gpus, check_ports, fetch_model
 from deployments.settings import Settings
@@ -34,12 +35,48 @@ def test_a_taken_port_is_told_with_its_owner(taken: int | None) -> None:
     check_ports(load(http__port=ports[0]), variables)
 
 
-def test_gpus_are_counted_where_this_machine_is_the_cluster() -> None:
+@pytest.fixture
+def cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine with two cards, vLLM's CUDA build and what that needs."""
+    monkeypatch.setattr(cards, "cuda_build", lambda: True)
+    monkeypatch.setattr(cards, "missing", list)
+    monkeypatch.setattr(cards, "crowded", lambda utilization: [])
+    monkeypatch.setattr(cards, "cards", lambda: 2)
+
+
+def test_gpus_are_counted_where_this_machine_is_the_cluster(cuda: None) -> None:
     wanted = settings.load({"preset": "satori-7b-4090", "llm.num_replicas": "2", "llm.accelerator_type": "GeForce-RTX-4090"})
     check_gpus(wanted, "local", gpus=2)
     check_gpus(wanted, "10.0.0.1:6379", gpus=0)
     with pytest.raises(SettingsError, match=r"llm\.num_replicas=2 .* 1 can start; this machine has 1 GPU"):
         check_gpus(wanted, "local", gpus=1)
+
+
+def test_what_a_machine_lacks_for_its_cards_is_told_at_once(cuda: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cards, "missing", lambda: ["no Python.h", "no gcc"])
+    with pytest.raises(SettingsError, match=r"no Python\.h\nno gcc"):
+        check_gpus(load(preset="nano-gpu"), "local", gpus=2)
+    check_gpus(load(preset="nano-gpu"), "10.0.0.1:6379", gpus=2)
+
+
+def test_a_card_that_others_use_is_told(cuda: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = []
+    monkeypatch.setattr(cards, "crowded", lambda utilization: asked.append(utilization) or ["GPU 0: a desktop"])
+    check_gpus(load(preset="nano-gpu"), "local", gpus=2)
+    assert capsys.readouterr().out.split() == ["WARNING", "GPU", "0:", "a", "desktop"]
+    monkeypatch.setattr(cards, "cards", lambda: 1)
+    with pytest.raises(SettingsError, match="GPU 0: a desktop"):
+        check_gpus(load(preset="satori-7b-4090"), "local", gpus=1)
+    assert asked == [0.3, 0.92]
+
+
+def test_each_build_of_vllm_runs_on_what_it_is_for(cuda: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(SettingsError, match=r"llm\.num_gpus=0, but vLLM's CUDA build"):
+        check_gpus(load(), "local", gpus=2)
+    monkeypatch.setattr(cards, "cuda_build", lambda: False)
+    check_gpus(load(), "local", gpus=2)
+    with pytest.raises(SettingsError, match=r"llm\.num_gpus=1, but vLLM's CPU build .* make serve EXTRA=gpu"):
+        check_gpus(load(preset="nano-gpu"), "local", gpus=2)
 
 
 def test_a_model_that_is_a_directory_is_not_downloaded(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -77,6 +77,12 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return "of-this-test"
 
 
+@pytest.mark.parametrize(("preset", "attempts"), [("nano-cpu", "1"), ("nano-gpu", None)])
+def test_a_failed_start_is_final_on_a_cpu_only(preset: str, attempts: str | None) -> None:
+    [name] = re.findall(r'"(RAY_SERVE_MAX_PER_REPLICA_RETRY_COUNT)"', Path(constants.__file__).read_text())
+    assert serve_run.retries(load({"preset": preset})).get(name) == attempts
+
+
 @pytest.mark.parametrize(
     ("replicas", "said", "asked"),
     [

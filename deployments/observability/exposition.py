@@ -133,9 +133,11 @@ def count_tasks() -> None:
 async def watch_loop() -> None:
     """Measure how late this process's event loop is, and notice pauses, until cancelled."""
     series = metrics.LOOP_LAG.labels()
+    ended, cpu_s = time.monotonic(), time.process_time()
     while True:
-        began, cpu_s = time.monotonic(), time.process_time()
+        began, cpu_before_s = ended, cpu_s  # one time after the other: a pause may also come between two lines
         await asyncio.sleep(SAMPLE_S)
-        lag_s = max(0.0, time.monotonic() - began - SAMPLE_S)
-        PAUSES.note(lag_s, time.process_time() - cpu_s)
+        ended, cpu_s = time.monotonic(), time.process_time()
+        lag_s = max(0.0, ended - began - SAMPLE_S)
+        PAUSES.note(lag_s, cpu_s - cpu_before_s)
         series.observe(lag_s)

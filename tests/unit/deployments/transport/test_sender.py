@@ -3,8 +3,10 @@
 import asyncio
 
 import pytest
+import zmq
 
 from deployments.transport import sender as sender_module
+from deployments.transport.channel import DEAD_MS
 from deployments.transport.receiver import Receiver
 from deployments.transport.sender import Lane, Sender
 from tests.support.channel import receiving
@@ -26,6 +28,18 @@ async def test_a_lane_is_shared_and_closed_when_idle() -> None:
         first.closing.cancel()
         sender._close(first)
         assert sender.open(receiver.address) is not first
+        sender.close()
+
+
+async def test_the_kernel_finds_a_host_that_is_cut_off_and_zmq_does_not_look_at_its_clock() -> None:
+    with receiving() as (receiver, _):
+        sender = Sender()
+        for socket in (sender.open(receiver.address)._socket, receiver._socket):
+            assert socket.getsockopt(zmq.HEARTBEAT_IVL) == 0, "they end connections after a pause"
+            assert socket.getsockopt(zmq.TCP_KEEPALIVE) == 1
+            probed_s = socket.getsockopt(zmq.TCP_KEEPALIVE_IDLE)
+            probed_s += socket.getsockopt(zmq.TCP_KEEPALIVE_INTVL) * socket.getsockopt(zmq.TCP_KEEPALIVE_CNT)
+            assert 1000 * probed_s == socket.getsockopt(zmq.TCP_MAXRT) == DEAD_MS
         sender.close()
 
 

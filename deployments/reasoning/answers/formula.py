@@ -59,10 +59,11 @@ class UndefinedError(ArithmeticError):
 
 
 class Evaluation:
-    """The values of nodes at one point. With `real`, a value that is not real is undefined."""
+    """The values of nodes at one point; without a point, exact where they are rational. With `real`, others are undefined."""
 
-    def __init__(self, point: Callable[[str], Number], real: bool) -> None:
-        self._point, self._real = point, real
+    def __init__(self, point: Callable[[str], Number] | None, real: bool) -> None:
+        self._point, self._real = point or _no_variable, real
+        self._names = point is not None
 
     def value(self, node: Node, angle: bool = False) -> Number:
         """Return a node's value; in an `angle`, degrees are turned to radians. Raises UndefinedError, TooLargeError."""
@@ -74,6 +75,8 @@ class Evaluation:
                 raise UndefinedError("not real")
         if isinstance(found, Fraction):
             if max(found.numerator.bit_length(), found.denominator.bit_length()) > EXACT_BITS:
+                if not self._names:
+                    raise TooLargeError("a number")
                 return to_mp(found)
         elif not mp.isfinite(found):
             raise UndefinedError("not finite")
@@ -96,7 +99,10 @@ class Evaluation:
         values = [self.value(part, angle) for part in node[1:]]
         if operation == "degree":
             return multiply(values[0], mp.pi / 180) if angle else values[0]
-        return OPERATIONS[operation](*values)
+        found = OPERATIONS[operation](*values)
+        if not self._names and not isinstance(found, Fraction) and _stays_rational(operation, values):
+            raise TooLargeError("its digits would be lost")
+        return found
 
     @staticmethod
     def _call(name: str, argument: Number) -> Number:
@@ -107,6 +113,15 @@ class Evaluation:
             return FUNCTIONS[name](argument)
         except (ZeroDivisionError, ValueError) as error:
             raise UndefinedError(name) from error
+
+
+def _stays_rational(operation: str, values: list[Number]) -> bool:
+    """Return whether an operation makes a rational number of these."""
+    if not all(isinstance(value, Fraction) for value in values):
+        return False
+    if operation == "^":
+        return bool(values[1].denominator == 1)
+    return operation in ("+", "*", "/", "neg", "percent") or (operation in ("factorial", "binomial") and values[0].denominator == 1)
 
 
 def to_mp(value: Number) -> Number:
@@ -285,12 +300,12 @@ def coordinate(name: str, point: int) -> Number:
 def constant(node: Node) -> Number:
     """Return the value of a formula without variables: a Fraction where it is rational. Raises UndefinedError, TooLargeError."""
     with mp.workdps(DIGITS):
-        value = Evaluation(_no_variable, real=False).value(node)
+        value = Evaluation(None, real=False).value(node)
         if isinstance(value, Fraction):
             return value
         if abs(value) < mp.mpf(10) ** (-DIGITS // 2):
             with mp.workdps(3 * DIGITS):
-                again = Evaluation(_no_variable, real=False).value(node)
+                again = Evaluation(None, real=False).value(node)
                 if abs(to_mp(again)) < mp.mpf(10) ** (-2 * DIGITS):
                     return Fraction(0)
         return rational(value)

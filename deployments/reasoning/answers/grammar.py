@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 Node = tuple[Any, ...]
 """An operation and its operands."""
 
-EXACT_BITS = 20_000
-"""Rational numbers of more bits are no longer kept exactly."""
+EXACT_BITS = 14_000
+"""Rational numbers of more bits are no longer kept exactly: Python writes no longer ones."""
 DEPTH = 60
 """How deep a formula may be nested."""
 
@@ -144,6 +144,8 @@ class Parser:
     def whole(self) -> Node:
         """Return the node of all tokens. Raises UnreadError."""
         node = self._sum()
+        if self._takes("\\choose"):
+            node = ("binomial", node, self._sum())
         if self._at < len(self._tokens):
             raise UnreadError(self._tokens[self._at].text)
         return node
@@ -339,7 +341,10 @@ class Parser:
         if name in GREEK:
             return self._name(f"\\{name}")
         if name == "frac":
-            return ("/", self._argument(), self._argument())
+            over, under = self._argument(), self._argument()
+            if over in (("name", "d"), ("name", "\\partial")) and has(under, "name") and under[1] == over:
+                raise UnreadError("a derivative")
+            return ("/", over, under)
         if name == "binom":
             return ("binomial", self._argument(), self._argument())
         if name == "sqrt":

@@ -13,7 +13,7 @@ from fractions import Fraction
 from deployments.reasoning.answers import grammar, numerals, regions, relations, symbolic
 from deployments.reasoning.answers.formula import Key, UndefinedError
 from deployments.reasoning.answers.formula import key as formula_key
-from deployments.reasoning.answers.grammar import TooLargeError, UnreadError
+from deployments.reasoning.answers.grammar import UnreadError
 from deployments.reasoning.answers.parts import (
     Inner,
     closed,
@@ -42,7 +42,7 @@ MONTHS = {
 }
 NUMBER = re.compile(r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)")
 INTRODUCTION = re.compile(
-    r"^(?:the )?(?:final |correct )?answer(?: is)?\s*[:=]?\s*(?=\S)"
+    r"^⟦?\s*(?:the )?(?:final |correct )?answer(?: is)?\s*[:=]?\s*⟧?\s*(?=\S)"
     r"|^(?:approximately|approx\.?|about|roughly|exactly)\s+(?=[\d\\-])|^[≈~=]\s*",
     re.IGNORECASE,
 )
@@ -63,8 +63,8 @@ def key_of(text: str, depth: int = 0) -> Key:
                 found = rule(text, inner)
                 if found is not None:
                     return found
-        except (TooLargeError, RecursionError):
-            pass
+        except (ArithmeticError, ValueError, RecursionError):
+            pass  # such as TooLargeError: it is compared as text
     return as_text(text)
 
 
@@ -161,6 +161,8 @@ def _several(text: str, inner: Inner) -> Key | None:
         return ("sequence…", *(("…",) if part == "…" else inner(part) for part in parts))
     if (region := relations.inequalities(parts, signs)) is not None:
         return regions.key(region)
+    if (limited := relations.by_variable(parts)) is not None:
+        return limited
     if (assigned := relations.assigned(parts, inner)) is not None:
         return assigned
     if _same_label(parts):
@@ -195,8 +197,10 @@ def _brackets(text: str, inner: Inner) -> Key | None:
     if text[0] not in "([{⟪⟨" or text[-1] not in ")]}⟫⟩" or not closed(text):
         return None
     inside = text[1:-1].strip()
-    if text[0] == "⟪" and (builder := re.fullmatch(rf"({NAME.pattern})\s*(?:∈\s*ℝ\s*)?[|:]\s*(.+)", inside)):
+    if text[0] in "⟪{" and (builder := re.fullmatch(rf"({NAME.pattern})\s*(?:∈\s*ℝ\s*)?[|:]\s*(.+)", inside)):
         return inner(re.sub(r"(?:,|and)?\s*\w\s*∈\s*ℝ\s*,?", "", builder[2]))
+    if text[0] == "{" and NUMBER.fullmatch(joined(inside, True)):
+        return inner(inside)
     parts = comma_separated(inside)
     if not all(parts):
         return None
@@ -258,7 +262,14 @@ def _formula(text: str, inner: Inner) -> Key | None:
 def _by_math_verify(text: str, inner: Inner) -> Key | None:
     if "\\" not in text or re.search(r"⟦[^⟦⟧]{2,}⟧|[⟪⟫…ℤℕℚℂ]|\\begin \{(?:cases|aligned?)", text):
         return None
-    latex = text.replace("⟦", "{").replace("⟧", "}").replace("*", "\\cdot ").replace("∞", "\\infty ").replace("°", "^\\circ ")
+    latex = (
+        text.replace("⟦", "{")
+        .replace("⟧", "}")
+        .replace("*", "\\cdot ")
+        .replace("∞", "\\infty ")
+        .replace("°", "^\\circ ")
+        .replace("\\newline", "\\\\")
+    )
     return symbolic.key(latex)
 
 

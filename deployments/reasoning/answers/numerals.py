@@ -21,7 +21,8 @@ BASES = dict(zip("two three four five six seven eight nine ten eleven twelve".sp
 
 def base_of(text: str) -> tuple[str, int] | None:
     """Return the digits and the base of a number that has one."""
-    match = re.fullmatch(r"(-?[0-9A-Za-z. ]+?)\s*_\s*\{?\s*⟦?\s*(\d+|[a-z]+)\s*⟧?\s*\}?", text)
+    text = re.sub(r"^\((-?[0-9A-Za-z]+)\)(?=\s*_)", r"\1", re.sub(r"⟦(\w)⟧(?=\w*\s*_)", r"\1", text))
+    match = re.fullmatch(r"(-?[0-9A-Za-z. ]+?)\s*_\s*[{(]*\s*⟦?\s*(?:base\s*)?⟧?\s*⟦?(\d+|[a-z]+)\s*⟧?\s*[})]*", text)
     match = match or re.fullmatch(r"(-?[0-9A-Za-z.]+)\s*[(⟦]*\s*(?:in )?base[ -]+\{?⟦?(\d+|[a-z]+)⟧?\}?\s*[)⟧]*", text)
     if prefix := re.fullmatch(r"0([xob])([0-9A-Fa-f]+)", text):
         digits, base = prefix[2], {"x": 16, "o": 8, "b": 2}[prefix[1]]
@@ -52,7 +53,7 @@ def based(text: str, inner: Inner) -> Key | None:
 
 def modulo(text: str, inner: Inner) -> Key | None:
     r"""Residues: 3 mod 7, 3 \pmod 7."""
-    text = re.sub(r"\\pmod \{?([^{}]*)\}?|\(\s*mod ([^()]*)\)|⟦\(?mod⟧", lambda match: f" mod {match[1] or match[2] or ''}", text)
+    text = re.sub(r"\(\s*mod ([^()]*)\)|⟦\(?mod⟧", lambda match: f" mod {match[1] or ''}", text)
     match = re.fullmatch(r"(.+?) mod (.+)", re.sub(r"\s+", " ", text).strip())
     if not match:
         return None
@@ -97,7 +98,9 @@ def ordinal(text: str, inner: Inner) -> Key | None:
 
 def in_percent(text: str) -> str | None:
     """Return a percentage without its sign; None for other texts."""
-    match = re.fullmatch(r"(.*\S)\s*(?:%|⟦?\s*(?:percent|per cent|pct\.?|percentage points?)\s*⟧?)", text, re.IGNORECASE)
+    match = re.fullmatch(
+        r"(.*[^\s⟦])\s*(?:%|⟦?\s*(?:percent|per cent|pct\.?|percentage points?)\s*⟧?)(?:\s*⟦?\s*of\b.*)?", text, re.IGNORECASE
+    )
     return match[1] if match else None
 
 
@@ -132,4 +135,8 @@ def multiple(text: str, inner: Inner) -> Key | None:
 def unit(text: str, inner: Inner) -> Key | None:
     """What has a unit, without it."""
     found = units.split(text, counted=inner.depth == 0)
-    return inner(found.head) if found and found.head else None
+    if not found or not found.head:
+        return None
+    if found.unit in units.CURRENCY and re.fullmatch(r"\d{1,3}(?:\.\d{3})*,\d{2}", found.head):
+        return inner(found.head.replace(".", "").replace(",", "."))  # 5,00 €
+    return inner(found.head)

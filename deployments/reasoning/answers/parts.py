@@ -89,6 +89,8 @@ def repeated(text: str) -> str:
         r"(\d+)\.(\d*)\\(?:overline|bar|dot|overbar) ?\{?\s*(\d+)\s*\}?", lambda match: fraction(match[1], match[2], match[3]), text
     )
     text = re.sub(r"(?<![\w.])(\d+)\.(\d*)\((\d+)\)(?!\w)", lambda match: fraction(match[1], match[2], match[3]), text)
+    if "…" not in text:
+        return text
     return re.sub(r"(?<![\w.])(\d+)\.(\d*?)(\d+?)\3{2,}…", lambda match: fraction(match[1], match[2], match[3]), text)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from mpmath import mp
 
-from deployments.reasoning.answers import formula, regions
+from deployments.reasoning.answers import formula, regions, units
 from deployments.reasoning.answers.formula import Key, UndefinedError
 from deployments.reasoning.answers.grammar import Node, UnreadError, names_of
 from deployments.reasoning.answers.parts import Inner, comma_separated, node_of, scan, several, split, value_of
@@ -16,7 +16,10 @@ RELATIONS = "=≠<>≤≥∈≈≡"
 INEQUALITIES = {"<": (False, False), "≤": (False, True), ">": (True, False), "≥": (True, True)}
 """Sign -> whether the left side is the larger one, and whether it may be equal."""
 NAME = re.compile(r"(?:[A-Za-z]|\\[A-Za-z]+ ?)(?:_\s*(?:\{[^{}]*\}|\w))?'*")
-LABEL = re.compile(rf"(?:{NAME.pattern})(?:\s*\(\s*{NAME.pattern}(?:\s*,\s*{NAME.pattern})*\s*\))?")
+LABEL = re.compile(
+    rf"(?:{NAME.pattern})(?:\s*\^\s*\{{\s*-1\s*\}})?(?:\s*\(\s*{NAME.pattern}(?:\s*,\s*{NAME.pattern})*\s*\))?"
+    r"|\\frac \{d\w*\}\{d\w+\}"
+)
 TUPLE_OF_NAMES = re.compile(rf"\(\s*{NAME.pattern}(?:\s*,\s*{NAME.pattern})+\s*\)")
 EMPTY_SET = re.compile(r"∅|⟪\s*⟫|(?:the )?empty set", re.IGNORECASE)
 ALL_REALS = re.compile(r"ℝ|\(\s*-\s*∞\s*,\s*\+?\s*∞\s*\)|(?:all )?real numbers?|all reals", re.IGNORECASE)
@@ -47,6 +50,17 @@ def _variable(part: str) -> str:
     sides, _ = split(part, SIGN)
     names = [names_of(node) for side in sides if (node := node_of(side)) is not None]
     return ",".join(sorted(set().union(*names)))
+
+
+def by_variable(parts: list[str]) -> Key | None:
+    """Return the key of inequalities of several variables: x > 1, y > 2. None for other parts."""
+    found = []
+    for part in parts:
+        variable, region = _variable(part), region_of(part) if any(sign in INEQUALITIES for _, sign in scan(part)) else None
+        if region is None or "," in variable or not variable:
+            return None
+        found.append((variable, regions.key(region)))
+    return ("by variable", *sorted(found, key=repr)) if len({variable for variable, _ in found}) > 1 else None
 
 
 def assigned(parts: list[str], inner: Inner) -> Key | None:
@@ -93,6 +107,10 @@ def _equation(sides: list[str], labelled: bool, inner: Inner) -> Key | None:
     if LABEL.fullmatch(sides[-1]) and not _uses(nodes[:-1], sides[-1]):
         return inner(sides[-2])
     first, last = nodes[0], nodes[-1]
+    if first is None and len(sides) == 2 and "…" not in sides[0]:
+        found = units.split(sides[1], counted=False)
+        if value_of(found.head if found else sides[1]) is not None:
+            return inner(sides[1])  # what is named is no formula: AB = 5
     if first is None or last is None or len(sides) > 2:
         return inner(sides[-1]) if value_of(sides[-1]) is not None and all(nodes) else None
     names = names_of(first) | names_of(last)

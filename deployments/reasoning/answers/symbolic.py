@@ -33,9 +33,9 @@ def key(text: str) -> Key | None:
 
     with contextlib.suppress(Exception):  # SymPy's own errors are of many kinds
         found = found.doit()
-    if not isinstance(found, sympy.Expr) or found.has(
-        sympy.Integral, sympy.Sum, sympy.Limit, sympy.Derivative, sympy.nan, sympy.zoo
-    ):
+    if found.has(sympy.nan, sympy.zoo):
+        return None
+    if not isinstance(found, sympy.Expr) or found.has(sympy.Integral, sympy.Sum, sympy.Limit, sympy.Derivative):
         return ("sympy", sympy.srepr(found))
     if found in (sympy.oo, -sympy.oo):
         return ("number", "inf" if found == sympy.oo else "-inf")

@@ -85,7 +85,7 @@ MULTIPLES = {
     "bn": 10**9,
 }
 _TAIL = re.compile(
-    r"(?P<tail>(?:[\s*/·]|⟦[^⟦⟧]*⟧|[^\W\d_]+\.?|[€£¥₹¢$°]|\^\s*\{?\s*-?\d+\s*\}?|-(?=[^\W\d_])|\{\s*(?:⟦[^⟦⟧]*⟧|[A-Za-z]+)\s*\}"
+    r"(?P<tail>(?:[\s*/·]|⟦[^⟦⟧]*⟧|[^\W\d_]|\.|[€£¥₹¢$°]|\^\s*\{?\s*-?\d+\s*\}?|-(?=[^\W\d_])|\{\s*(?:⟦[^⟦⟧]*⟧|[A-Za-z]+)\s*\}"
     r"|\((?:[A-Za-z]+|⟦[^⟦⟧]*⟧)\))+)$"
 )
 
@@ -115,7 +115,8 @@ def split(text: str, counted: bool) -> Split | None:
     if text[:1] in CURRENCY and len(text) > 1:
         return Split(text[1:].strip(), text[0])
     if currency := re.match(
-        r"^(-?)\s*(?:⟦?\s*(?:US|USD|EUR|GBP|Rs\.?|CAD|AUD)\s*⟧?\s*)?([€£¥₹$])\s*(?=[\d.\\])|^(?:USD|EUR|GBP)\s+(?=\d)", text
+        r"^(-?)\s*(?:⟦?\s*(?:US|USD|EUR|GBP|Rs\.?|CAD|AUD)\s*⟧?\s*)?([€£¥₹$])\s*(?=[\d.\\])|^(?:USD|EUR|GBP|INR|Rs\.?)\s+(?=\d)",
+        text,
     ):
         return Split((currency[1] or "") + text[currency.end() :].strip(), currency[2] or text[:3].lower())
     match = _TAIL.search(text)
@@ -124,7 +125,7 @@ def split(text: str, counted: bool) -> Split | None:
     # A number's end belongs to the number: the longest tail that is a unit is taken.
     for start in _starts(text, match.start()):
         head, tail = text[:start].strip(), text[start:]
-        if head and _is_tail(head, tail, counted):
+        if head and _is_tail(head, tail, counted, spaced=text[start - 1] == " "):
             return Split(head.rstrip("*").strip(), _spelling(tail))
     return None
 
@@ -137,15 +138,15 @@ def _starts(text: str, first: int) -> list[int]:
     ]
 
 
-def _is_tail(head: str, tail: str, counted: bool) -> bool:
+def _is_tail(head: str, tail: str, counted: bool, spaced: bool) -> bool:
     words = words_of(tail)
+    if "°" in tail and re.search(r"(?:sin|cos|tan|cot|sec|csc)(?![a-z])", head):
+        return False  # an angle's
     if not words or head[-1] in "^_+-/*=<>≤≥≠±(,\\" or any(word.lower() in NOT_UNITS for word in words):
         return False
     ends_in_number = head[-1].isdigit() or head[-1] in ")}°" or re.search(r"\\(?:pi|infty) ?$", head) is not None
-    upright, spaced = "⟦" in tail, tail[0] in " {⟦(" or head != head.rstrip() or bool(re.search(r"[\s°]$", head))
-    known = all(
-        is_unit(word) or word in _SIGNS or word.lower() in _GLUE or word in _SHORT or _temperature(word, tail) for word in words
-    )
+    upright, spaced = "⟦" in tail, spaced or tail[0] in "{⟦(" or head[-1] == "°"
+    known = all(_is_name(word, upright, tail) for word in words)
     if known:
         first = words[0]
         if first in _SIGNS or upright:
@@ -158,8 +159,11 @@ def _is_tail(head: str, tail: str, counted: bool) -> bool:
     return counted and plain and nouns and (spaced or upright)
 
 
-def _temperature(word: str, tail: str) -> bool:
-    return word in "CFK" and "°" in tail
+def _is_name(word: str, upright: bool, tail: str) -> bool:
+    """Return whether a word is part of a unit's name; the letters of SI alone where they are upright, those of degrees after °."""
+    if is_unit(word) or word in _SIGNS or word.lower() in _GLUE or word in _SHORT:
+        return True
+    return (upright and word in _PREFIXED) or (word in "CFK" and "°" in tail)
 
 
 def _spelling(tail: str) -> str:

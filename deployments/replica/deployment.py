@@ -9,12 +9,14 @@ import msgspec
 from prometheus_client import REGISTRY
 from ray import serve
 
+from deployments.engine.compile_cache import one_at_first
 from deployments.engine.config import prepare
 from deployments.errors import EngineLostError, EngineUnavailableError, SettingsError
 from deployments.host import cards
 from deployments.host.garbage import collect_less
 from deployments.observability import exposition, logs, metrics, progress
 from deployments.observability.startup import Phases
+from deployments.reasoning.limits import ARGUMENT, REPEAT, Limits
 from deployments.replica.engine_core import EngineProxy, Gauges
 from deployments.replica.fair_order import FIRST, FairOrder
 from deployments.replica.meter import Meter
@@ -26,6 +28,17 @@ from deployments.weights.download import download
 from deployments.weights.peers import from_cluster
 
 logger = logs.logger("replica")
+
+RULES = Limits(
+    0, 1, [0, 1], [2], [3], [[4, 5]], [6], [], max_reasoning_tokens=1, max_reflections=0, max_explorations=0, min_reflections=1
+)
+"""Rules of all kinds, with tokens that every vocabulary has."""
+FIRST_REQUESTS: dict[str, dict[str, Any]] = {
+    "warm-up": {"max_tokens": 1, "logprobs": 0},
+    "warm-up greedy": {"max_tokens": 2, "temperature": 0.0},
+    "warm-up rules": {"max_tokens": 3, "extra_args": {ARGUMENT: asdict(RULES), REPEAT: {"tokens": [0]}}},
+}
+"""What a new engine is asked for: request id and sampling parameters."""
 
 ROUNDS = 10
 """After how many rounds in a row without a step of its engine, while it has requests, the engine is hung."""
@@ -84,10 +97,11 @@ class LLM:
                     settings = download(settings, self._phases.report, fetch=from_cluster)
             with self._phases("import vllm"):
                 core.imported()
-            with self._phases("configure"):
-                core.configure(settings)
-            with self._phases("load model"):
-                core.load()
+            with one_at_first(settings):
+                with self._phases("configure"):
+                    core.configure(settings)
+                with self._phases("load model"):
+                    core.load()
         except BaseException:
             core.close()
             raise
@@ -96,15 +110,16 @@ class LLM:
         return core
 
     async def _warm_up(self) -> None:
-        """Have the engine generate a token, so that no client's request is the first one.
+        """Have the engine run a request of each of `FIRST_REQUESTS`, so that no client's request is the first of its kind.
 
-        It asks for the token's log probability, too: vLLM (0.32.0) compiles a function for these at first use, between two steps,
-        while all requests wait.
+        What an engine has not run yet it compiles at first use, between two steps, while all requests wait. vLLM (0.32.0) itself
+        runs most of a sampler's kernels before, but neither log probabilities on a CPU nor our rules.
         """
-        request = wire.Request("warm-up", [0], None, {"max_tokens": 1, "logprobs": 0}, None, time.time(), None, None, None)
-        self._core.add(request, [])
-        while not any(output.finish_reason is not None for output in (await self._core.step())[0].outputs):
-            pass
+        waiting = set(FIRST_REQUESTS)
+        for name, parameters in FIRST_REQUESTS.items():
+            self._core.add(wire.Request(name, [0], None, parameters, None, time.time(), None, None, None), [])
+        while waiting:
+            waiting -= {output.request_id for output in (await self._core.step())[0].outputs if output.finish_reason is not None}
 
     @staticmethod
     def _rank() -> int:

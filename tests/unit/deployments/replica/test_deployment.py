@@ -17,6 +17,7 @@ from vllm.v1.serial_utils import MsgpackDecoder, MsgpackEncoder
 
 from deployments.errors import EngineLostError, EngineUnavailableError
 from deployments.observability import exposition, progress
+from deployments.reasoning.limits import Chain, Repetition, rules_of
 from deployments.replica import deployment
 from deployments.replica.deployment import LLM
 from deployments.settings import load
@@ -257,7 +258,7 @@ async def test_counters_of_a_step_without_tokens_are_sent_and_gauges_are_not(llm
     assert (await llm.state())["running"] == 2
 
 
-async def test_an_engine_is_warm_when_it_has_made_a_token() -> None:
+async def test_an_engine_is_warm_when_it_has_run_a_request_of_each_kind() -> None:
     made = LLM.__new__(LLM)
     core = made._core = Core()  # type: ignore[assignment]
     warming = asyncio.create_task(made._warm_up())
@@ -265,9 +266,21 @@ async def test_an_engine_is_warm_when_it_has_made_a_token() -> None:
     core.steps.put_nowait(step(running=1))
     await asyncio.sleep(0.01)
     assert not warming.done()
-    core.steps.put_nowait(step(("warm-up", 1, True)))
+    first, *others = deployment.FIRST_REQUESTS
+    core.steps.put_nowait(step(*((name, 1, True) for name in others)))
+    await asyncio.sleep(0.01)
+    assert not warming.done()
+    core.steps.put_nowait(step((first, 1, True)))
     await warming
-    assert core.added == ["warm-up"]
+    assert core.added == [first, *others]
+
+
+def test_the_first_requests_have_rules_of_all_kinds() -> None:
+    """So that what enforces them is compiled before a client asks for it."""
+    fields = vars(deployment.RULES)
+    assert [name for name, value in fields.items() if value is None] == []
+    [extra] = [parameters["extra_args"] for parameters in deployment.FIRST_REQUESTS.values() if "extra_args" in parameters]
+    assert [type(rule) for rule in rules_of(extra, [])] == [Chain, Repetition]
 
 
 async def test_an_ingress_is_told_of_its_requests_while_nothing_comes_of_them(llm: LLM, ingress: Ingress) -> None:

@@ -62,8 +62,11 @@ def engine_config(arguments: Namespace) -> "VllmConfig":
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.usage.usage_lib import UsageContext
 
-    arguments.logits_processors = [*(arguments.logits_processors or []), "deployments.engine.logits:CoatLimits"]
-    return AsyncEngineArgs.from_cli_args(arguments).create_engine_config(UsageContext.OPENAI_API_SERVER)
+    config = AsyncEngineArgs.from_cli_args(arguments).create_engine_config(UsageContext.OPENAI_API_SERVER)
+    module = "logits_v2" if config.use_v2_model_runner else "logits"  # the two runners' interfaces have nothing in common
+    ours = f"deployments.engine.{module}:CoatLimits"
+    config.model_config.logits_processors = [*(config.model_config.logits_processors or ()), ours]
+    return config
 
 
 def frontend_config(arguments: Namespace) -> "VllmConfig":

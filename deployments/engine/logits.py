@@ -1,5 +1,7 @@
 """The logits processor that applies the rules of requests (`deployments.reasoning.limits`) inside the engine.
 
+This one is for vLLM's first model runner, which vLLM takes on CPUs; see `deployments.engine.logits_v2` for the other one.
+
 Requests without rules cost one look-up in an empty table per engine step.
 """
 
@@ -54,7 +56,7 @@ def constrain(logits: torch.Tensor, constraint: Constraint) -> None:
         return
     if constraint.banned:
         logits[list(constraint.banned)] = NEVER
-    if constraint.redirected:
+    if constraint.redirected and logits[constraint.target] != NEVER:
         redirected = list(constraint.redirected)
         logits[constraint.target] = torch.logsumexp(logits[[constraint.target, *redirected]], 0)
         logits[redirected] = NEVER

@@ -17,7 +17,8 @@ REPEAT = "satori_repeat"
 class Constraint:
     """What the next token may be: only `forced`, if given.
 
-    Otherwise it may be none of `banned`, and `target` replaces each of `redirected` and takes over its probability.
+    Otherwise it may be none of `banned`, and `target` replaces each of `redirected` and takes over its probability, unless
+    something else, as a grammar, forbids the target.
     """
 
     forced: int | None = None
@@ -104,7 +105,7 @@ class Chain:
         """Return the tokens that would begin the answer here."""
         limits, written = self._limits, self._tokens
         opening_ends = [s[-1] for s in limits.openings if written[len(written) - len(s) + 1 :] == s[:-1]]
-        return [*limits.end, *limits.marks, *opening_ends]
+        return list(dict.fromkeys([*limits.end, *limits.marks, *opening_ends]))
 
 
 class Repetition:

@@ -47,5 +47,5 @@ def plot(series: Sequence[Series], kills: Sequence[tuple[float, str]], path: Pat
         axis.set_xlabel("minutes")
     axes[-2][1].tick_params(labelbottom=True)
     figure.tight_layout()
-    figure.savefig(path, dpi=70)
+    figure.savefig(path, dpi=62)
     plt.close(figure)

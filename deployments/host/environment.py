@@ -6,6 +6,7 @@ prints it for a shell to read before `ray start`, with more variables if given. 
 """
 
 import argparse
+import contextlib
 import importlib.util
 import math
 import os
@@ -28,17 +29,18 @@ def haproxy() -> str:
 HARD_STOP = "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S"
 HARD_STOP_DEFAULT_S = 120
 """Serve's default (Ray 2.60.0)."""
-MARGIN_S = 30
+MARGIN_S = 120
 
 
 def hard_stop(longest_reply_s: float) -> dict[str, str]:
-    """Return the variable by which a replaced HAProxy ends only after the longest reply that it may carry.
+    """Return the variable by which a replaced HAProxy ends only after the longest replies that it may carry.
 
-    Serve starts a new HAProxy whenever the ingresses change. The old one accepts no more connections, but goes on with its replies,
-    also with those of healthy ingresses; after this time it ends with all that are left. Serve leaves the ports of ingresses that
-    have gone unused for half a minute longer.
+    Serve replaces HAProxy when an application comes or goes and when a host drains (`deployments.host.proxy`). The old one accepts
+    no more connections, but goes on with its replies. Where a client keeps its connection, it takes one more request there, within
+    HAProxy's keep-alive time. So the limit is that of two replies and a margin for that time. Serve leaves the ports of ingresses
+    that have gone unused for half a minute longer.
     """
-    return {HARD_STOP: str(math.ceil(longest_reply_s) + MARGIN_S)}
+    return {HARD_STOP: str(math.ceil(2 * longest_reply_s) + MARGIN_S)}
 
 
 def cut_replies(longest_reply_s: float) -> str | None:
@@ -50,9 +52,21 @@ def cut_replies(longest_reply_s: float) -> str | None:
     if allowed_s >= longest_reply_s:
         return None
     return (
-        f"ingress.graceful_shutdown_timeout_s={longest_reply_s:g}, but HAProxy cuts replies {allowed_s} s after an ingress came or"
-        f" went; start Ray with {HARD_STOP}={hard_stop(longest_reply_s)[HARD_STOP]} (deployments.host.environment)"
+        f"ingress.graceful_shutdown_timeout_s={longest_reply_s:g}, but a replaced HAProxy cuts replies after {allowed_s} s;"
+        f" start Ray with {HARD_STOP}={hard_stop(longest_reply_s)[HARD_STOP]} (deployments.host.environment)"
     )
+
+
+def haproxy_processes(node_id: str) -> int:
+    """Return how many HAProxy processes of a Ray node run on this host, those included that were replaced."""
+    base = Path(os.environ.get("RAY_SERVE_HAPROXY_CONFIG_FILE_LOC", "/tmp/haproxy-serve/haproxy.cfg"))  # Serve's default
+    config = str(base.parent / node_id / base.name).encode()
+    count = 0
+    for entry in os.scandir("/proc"):
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                count += config in Path(entry.path, "cmdline").read_bytes().split(b"\0")
+    return count
 
 
 SERVING = hard_stop(IngressSettings().graceful_shutdown_timeout_s) | {
@@ -67,6 +81,8 @@ SERVING = hard_stop(IngressSettings().graceful_shutdown_timeout_s) | {
     "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
     "RAY_SERVE_HAPROXY_BINARY_PATH": str(Path(__file__).parent / "haproxy.sh"),
     "SATORI_HAPROXY": haproxy(),
+    # Ingresses come and go without a new HAProxy.
+    "RAY_SERVE_CONTROLLER_CALLBACK_IMPORT_PATH": "deployments.host.proxy:install",
     # If an ingress dies before the first byte of an answer, HAProxy sends the request to another one, if the request fits into its
     # buffer (16 KiB). It can only send a request again that it had received completely, so it must wait for the body. Ray has no
     # variable for that option, so it is a second line of this one.

@@ -13,7 +13,7 @@ from ray.exceptions import RayActorError
 from ray.serve.handle import DeploymentHandle
 
 from deployments.access.keys import open_store
-from deployments.host.environment import cut_replies
+from deployments.host.environment import cut_replies, haproxy_processes
 from deployments.host.garbage import no_collecting
 from deployments.host.gpus import lacking
 from deployments.host.run import RUN, draining
@@ -68,6 +68,8 @@ class Ingress:
         phases.done("start")
         metrics.ONGOING.labels().set_function(lambda: self._server.ongoing.count)
         metrics.UNASSIGNED.labels().set_function(lambda: self._server.client.unassigned)
+        node = ray.get_runtime_context().get_node_id()
+        metrics.HAPROXIES.labels().set_function(lambda: haproxy_processes(node))
         self._replicas.watch()
         exposition.count_tasks()
         self._lag = asyncio.create_task(exposition.watch_loop())

@@ -254,6 +254,12 @@ CHANNEL_DROPPED = Metric(
 )
 ONGOING = Metric(Gauge, "satori_ongoing_requests", "API requests whose response is not complete.", "requests")
 UNASSIGNED = Metric(Gauge, "satori_unassigned_requests", "Requests that wait for an LLM replica.", "requests")
+HAPROXIES = Metric(
+    Gauge,
+    "satori_haproxy_processes",
+    "HAProxy processes on the ingress' host: one, and those that were replaced but still carry replies.",
+    "processes",
+)
 LOOP_LAG = Metric(
     Histogram,
     "satori_event_loop_lag_seconds",

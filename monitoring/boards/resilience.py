@@ -131,6 +131,13 @@ SATURATION = (
         ),
         empty="no ingress is scraped",
     ),
+    graph(
+        "HAProxy processes",
+        "HAProxy processes of each host. Replaced ones that still carry replies count, as after a host drained.",
+        "short",
+        (f"max by (node) ({select(metrics.HAPROXIES)})", "{{node}}"),
+        empty="no ingress is scraped",
+    ),
 )
 
 BOARD = Board(

@@ -1,9 +1,7 @@
-"""HAProxy as Ray Serve's manager runs it in our environment: clients do not notice that it is replaced, as for each new ingress."""
+"""HAProxy as Ray Serve's manager runs it in our environment: clients notice neither its replacement nor other ingresses."""
 
 import asyncio
-import os
-import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -11,150 +9,230 @@ import pytest
 
 from deployments.host import environment
 from deployments.host.environment import HARD_STOP, SERVING, hard_stop
-from tests.support.ports import free_ports
+from tests.support.haproxy import HAProxy, haproxy
 from tests.support.until import until_async
 
-RELOADS = 10
+CHANGES = 10
 CLIENTS = 12
-# Serve's manager without its actor: prints a line when HAProxy runs, and for each line it reads when HAProxy has been replaced.
-MANAGER = """
-import asyncio, sys
-from ray.serve._private.haproxy import BackendConfig, HAProxyApi, HAProxyConfig, ServerConfig
-from ray.serve.config import HTTPOptions
-
-async def main(folder, port, stats, metrics, server):
-    config = HAProxyConfig(
-        socket_path=f"{folder}/admin.sock", server_state_base=folder, server_state_file=f"{folder}/state", stats_port=stats,
-        metrics_port=metrics, has_received_routes=True, has_received_servers=True,
-        http_options=HTTPOptions(host="127.0.0.1", port=port),
-    )
-    backend = BackendConfig(name="all", path_prefix="/", app_name="all", servers=[ServerConfig("only", "127.0.0.1", server)])
-    manager = HAProxyApi(config, {"all": backend}, f"{folder}/haproxy.cfg")
-    await manager.start()
-    print("runs", flush=True)
-    while await asyncio.to_thread(sys.stdin.readline):
-        await manager.reload()
-        print("replaced", flush=True)
-    await manager.stop()
-
-asyncio.run(main(sys.argv[1], *map(int, sys.argv[2:])))
-"""
 REQUEST = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n" + b"x" * 100
-REPLY = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
-
-
+STREAMING = REQUEST.replace(b"POST / ", b"POST /stream ")
 STREAM = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
-CHUNK = b"1\r\nx\r\n"
-LONGEST_S = 6
+CHUNK, END = b"1\r\nx\r\n", b"0\r\n\r\n"
+LONGEST_S = 4
 
 
-async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Answer the requests of a connection, and HAProxy's checks."""
-    try:
-        while head := await reader.readuntil(b"\r\n\r\n"):
-            if head.startswith(b"POST"):
-                await reader.readexactly(100)
-                await asyncio.sleep(0.003)
-            writer.write(REPLY)
-    except (asyncio.IncompleteReadError, ConnectionError):
-        writer.close()
+class Ingress:
+    """A server that answers requests and checks with its port, and a request for `/stream` with a stream of `LONGEST_S`."""
+
+    def __init__(self) -> None:
+        self._server: asyncio.Server | None = None
+        self._writers: set[asyncio.StreamWriter] = set()
+        self.port = 0
+        self.answered = 0
+
+    async def __aenter__(self) -> "Ingress":
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self.port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.die()
+
+    async def die(self) -> None:
+        """Listen no more, and close all connections, as a killed process does."""
+        if self._server is not None:
+            self._server.close()
+            for writer in self._writers:
+                writer.transport.abort()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._writers.add(writer)
+        try:
+            while head := await reader.readuntil(b"\r\n\r\n"):
+                if head.startswith(b"POST"):
+                    await reader.readexactly(100)
+                    await asyncio.sleep(0.003)
+                    self.answered += 1
+                if head.startswith(b"POST /silent"):
+                    await asyncio.sleep(2)
+                if head.startswith(b"POST /stream"):
+                    await self._stream(writer)
+                else:
+                    name = str(self.port).encode()
+                    writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%s" % (len(name), name))
+        except (asyncio.IncompleteReadError, ConnectionError):
+            writer.close()
+
+    async def _stream(self, writer: asyncio.StreamWriter) -> None:
+        writer.write(STREAM)
+        for _ in range(LONGEST_S * 10):
+            writer.write(CHUNK)
+            await asyncio.sleep(0.1)
+        writer.write(END)
 
 
-@asynccontextmanager
-async def haproxy(
-    folder: Path, port: int, server: int, variables: Mapping[str, str] = SERVING
-) -> AsyncIterator[Callable[[], Awaitable[None]]]:
-    """Run HAProxy on `port` before `server`, by Serve's manager in this environment; yield what replaces it."""
-    command = [sys.executable, "-c", MANAGER, str(folder), *map(str, (port, *free_ports(2), server))]
-    pipes = {"stdin": asyncio.subprocess.PIPE, "stdout": asyncio.subprocess.PIPE}
-    process = await asyncio.create_subprocess_exec(*command, env=os.environ | dict(variables), **pipes)
-    orders, done = process.stdin, process.stdout
-    assert orders is not None
-    assert done is not None
-
-    async def replace() -> None:
-        orders.write(b"\n")
-        assert await asyncio.wait_for(done.readline(), 30) == b"replaced\n"
-
-    try:
-        assert await asyncio.wait_for(done.readline(), 60) == b"runs\n"
-        yield replace
-    finally:
-        orders.close()
-        assert await asyncio.wait_for(process.wait(), 30) == 0
-
-
-async def ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
-    """Send a request and read its reply; return whether the connection goes on."""
+async def ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> tuple[int, bool]:
+    """Send a request and read its reply; return who answered, and whether the connection goes on."""
     writer.write(REQUEST)
     head = await reader.readuntil(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 200"), head
-    await reader.readexactly(2)
-    return b"connection: close" not in head.lower()
+    length = int(head.lower().partition(b"content-length:")[2].split()[0])
+    return int(await reader.readexactly(length)), b"connection: close" not in head.lower()
+
+
+class Clients:
+    """Clients that ask all the time, half of them on connections that they keep."""
+
+    def __init__(self, proxy: HAProxy) -> None:
+        self._proxy = proxy
+        self._over = False
+        self.answered = 0
+
+    async def _ask(self, keep: bool) -> None:
+        while not self._over:
+            reader, writer = await self._proxy.connect()
+            while (await ask(reader, writer))[1] and keep and not self._over:
+                self.answered += 1
+                await asyncio.sleep(0.001)
+            self.answered += 1
+            writer.close()
+
+    async def more(self) -> None:
+        """Wait until each may have got an answer since."""
+        wanted = self.answered + CLIENTS
+        await until_async(lambda: self.answered, f"{wanted} answers", holds=lambda count: count >= wanted, every_s=0.001)
+
+    @asynccontextmanager
+    async def asking(self) -> AsyncIterator["Clients"]:
+        async with asyncio.TaskGroup() as tasks:
+            for number in range(CLIENTS):
+                tasks.create_task(self._ask(keep=bool(number % 2)))
+            yield self
+            self._over = True
+
+
+async def begin(proxy: HAProxy) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Return the connection of a stream that has begun."""
+    reader, writer = await proxy.connect()
+    writer.write(STREAMING)
+    await reader.readuntil(b"\r\n\r\n")
+    return reader, writer
 
 
 async def test_no_request_is_lost_when_haproxy_is_replaced(tmp_path: Path) -> None:
     """Neither on a new connection nor on one that has been used before."""
-    over = False
-    answered = 0
-
-    async def client(port: int, reuse: bool) -> None:
-        nonlocal answered
-        while not over:
-            reader, writer = await asyncio.open_connection("127.0.0.1", port)
-            while await ask(reader, writer) and reuse and not over:
-                answered += 1
-                await asyncio.sleep(0.001)
-            answered += 1
-            writer.close()
-
-    (port,) = free_ports(1)
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    async with server, haproxy(tmp_path, port, server.sockets[0].getsockname()[1]) as replace, asyncio.TaskGroup() as clients:
-        for number in range(CLIENTS):
-            clients.create_task(client(port, reuse=bool(number % 2)))
-        for _ in range(RELOADS):
-            before = answered
-            await replace()
-            wanted = before + CLIENTS
-            await until_async(lambda: answered, f"{wanted} answers", holds=lambda count, most=wanted: count >= most, every_s=0.001)
-        over = True
-
-
-async def stream(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Answer each request with a stream of `LONGEST_S`; HAProxy's checks at once."""
-    try:
-        while head := await reader.readuntil(b"\r\n\r\n"):
-            if not head.startswith(b"POST"):
-                writer.write(REPLY)
-                continue
-            await reader.readexactly(100)
-            writer.write(STREAM)
-            for _ in range(LONGEST_S * 10):
-                writer.write(CHUNK)
-                await asyncio.sleep(0.1)
-            writer.write(b"0\r\n\r\n")
-    except (asyncio.IncompleteReadError, ConnectionError):
-        writer.close()
+    async with Ingress() as only, haproxy(tmp_path, [only.port]) as proxy, Clients(proxy).asking() as clients:
+        for _ in range(CHANGES):
+            before = proxy.pid
+            await proxy.replace()
+            assert proxy.pid != before
+            await clients.more()
 
 
 @pytest.mark.parametrize("whole", [True, False])
 async def test_a_stream_outlasts_a_replaced_haproxy_as_long_as_the_settings_allow(
     whole: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """That of a healthy ingress, too. With a limit of which nobody has thought, shorter than the stream, it is cut."""
+    """With a limit of which nobody has thought, shorter than the stream, it is cut."""
     monkeypatch.setattr(environment, "MARGIN_S", 1)
     limit = hard_stop(LONGEST_S) if whole else {HARD_STOP: "2"}
-    (port,) = free_ports(1)
-    server = await asyncio.start_server(stream, "127.0.0.1", 0)
-    async with server, haproxy(tmp_path, port, server.sockets[0].getsockname()[1], SERVING | limit) as replace:
+    async with Ingress() as only, haproxy(tmp_path, [only.port], SERVING | limit) as proxy:
         assert f"hard-stop-after {limit[HARD_STOP]}s" in (tmp_path / "haproxy.cfg").read_text()
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        writer.write(REQUEST)
-        received = await reader.readuntil(CHUNK)
+        reader, writer = await begin(proxy)
         for _ in range(2):
-            await replace()
-        received += await asyncio.wait_for(reader.read() if not whole else reader.readuntil(b"0\r\n\r\n"), 30)
+            await proxy.replace()
+        received = await asyncio.wait_for(reader.read() if not whole else reader.readuntil(END), 30)
         writer.close()
-        assert received.endswith(b"0\r\n\r\n") == whole
-        assert (received.count(CHUNK) == LONGEST_S * 10) == whole
+        assert received.endswith(END) == whole
+        assert (received.count(b"x") == LONGEST_S * 10) == whole  # HAProxy joins chunks
+
+
+@pytest.mark.parametrize("ours", [True, False])
+async def test_ingresses_come_and_go_and_the_streams_of_the_others_go_on(ours: bool, tmp_path: Path) -> None:
+    """The stream takes longer than a replaced HAProxy has; as Serve does it, it is cut. Ingresses leave, come and die."""
+    limit = SERVING | {HARD_STOP: "2"}
+    async with Ingress() as stays, Ingress() as second, haproxy(tmp_path, [stays.port], limit, ours) as proxy:
+        first = proxy.pid
+        reader, writer = await begin(proxy)
+        if not ours:
+            await proxy.use(stays.port, second.port)
+            assert END not in await asyncio.wait_for(reader.read(), 30)
+            writer.close()
+            return
+        async with Clients(proxy).asking() as clients:
+            for number in range(CHANGES // 2):
+                async with Ingress() as other:
+                    await proxy.use(stays.port, other.port)
+                    await until_async(lambda: other.answered, "the new one answers")
+                    if number % 2:
+                        await other.die()
+                        await clients.more()
+                    await proxy.use(stays.port)
+                    before = other.answered
+                    await clients.more()
+                    assert other.answered - before <= CLIENTS, "the one that left gets no new requests"
+        received = await asyncio.wait_for(reader.readuntil(END), 30)
+        writer.close()
+        assert received.count(b"x") == LONGEST_S * 10
+        assert (proxy.pid, proxy.processes) == (first, 1)
+
+
+async def test_servers_that_cannot_be_changed_are_those_of_a_new_haproxy(tmp_path: Path) -> None:
+    """One that left and is still at work has its name; when it comes back, it gets requests all the same."""
+    async with Ingress() as stays, Ingress() as other, haproxy(tmp_path, [other.port]) as proxy:
+        first = proxy.pid
+        reader, writer = await begin(proxy)
+        await proxy.use(stays.port)
+        await proxy.use(stays.port, other.port)
+        assert proxy.pid != first
+        async with Clients(proxy).asking() as clients:
+            before = other.answered
+            await until_async(lambda: other.answered - before, "the one that came back answers")
+            await clients.more()
+        await reader.readuntil(END)
+        writer.close()
+
+
+async def test_a_reply_may_be_silent_for_longer_than_a_client_may(tmp_path: Path) -> None:
+    """HAProxy's `timeout client` is for clients that neither send nor read; one that waits for its reply does neither."""
+    quick = SERVING | {"RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": "1"}
+    async with Ingress() as only, haproxy(tmp_path, [only.port], quick) as proxy:
+        assert "timeout client 1s" in (tmp_path / "haproxy.cfg").read_text()
+        reader, writer = await proxy.connect()
+        writer.write(REQUEST.replace(b"POST / ", b"POST /silent "))
+        assert (await reader.readuntil(b"\r\n")).startswith(b"HTTP/1.1 200")
+        writer.close()
+
+
+@pytest.mark.parametrize("ours", [True, False])
+async def test_a_replaced_haproxy_passes_requests_on(ours: bool, tmp_path: Path) -> None:
+    """All the ingresses that it knew may have gone by the time at which a client asks again on its connection."""
+    async with Ingress() as old, Ingress() as new, haproxy(tmp_path, [old.port], ours=ours) as proxy:
+        reader, writer = await begin(proxy)
+        await proxy.replace()
+        await proxy.use(new.port)
+        await reader.readuntil(END)
+        await old.die()
+        if ours:
+            assert await ask(reader, writer) == (new.port, False), "it answers, and closes its connection"
+        else:
+            with pytest.raises((AssertionError, asyncio.IncompleteReadError)):  # a status 500, or a connection that closes
+                await ask(reader, writer)
+        writer.close()
+        reader, writer = await proxy.connect()
+        assert (await ask(reader, writer))[0] == new.port
+        writer.close()
+
+
+async def test_replaced_haproxies_are_few(tmp_path: Path) -> None:
+    """Of more than it may have, the oldest end, with what they carry."""
+    async with Ingress() as only, haproxy(tmp_path, [only.port], most_old=2) as proxy:
+        streams = []
+        for _ in range(4):
+            streams.append(await begin(proxy))
+            await proxy.replace()
+        ends = [(await asyncio.wait_for(reader.read(), 30) if number < 2 else b"") for number, (reader, _) in enumerate(streams)]
+        assert not any(END in end for end in ends)
+        assert [END in await reader.readuntil(END) for reader, _ in streams[2:]] == [True, True]
+        for _, writer in streams:
+            writer.close()

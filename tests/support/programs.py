@@ -16,8 +16,11 @@ import pytest
 from tests.support.paths import ROOT
 
 PACKAGES = {
+    "caddy": "caddy",
     "chromium": "chromium",
     "ip": "iproute2",
+    "nginx": "nginx",
+    "openssl": "openssl",
     "prometheus": "prometheus",
     "promtool": "prometheus",
     "redis-server": "redis-server",

@@ -13,7 +13,7 @@ from deployments.ingress.middleware.draining import Draining, Ongoing
 from deployments.ingress.middleware.intake import Intake
 from deployments.ingress.middleware.keepalive import KeepAlive
 from deployments.ingress.middleware.measuring import Measuring
-from deployments.ingress.middleware.retry_after import RetryAfter
+from deployments.ingress.middleware.response_headers import ResponseHeaders
 from deployments.observability.writer import Writer
 from deployments.settings import HttpSettings
 
@@ -37,7 +37,7 @@ def stack(
     """
     return [
         *([Middleware(Measuring, writer=writer, tracer=tracer)] if writer is not None else []),
-        Middleware(RetryAfter, pace_s=pace_s),
+        Middleware(ResponseHeaders, pace_s=pace_s),
         Middleware(Access, guard=guard),
         Middleware(Draining, ongoing=ongoing),
         Middleware(KeepAlive),

@@ -15,7 +15,7 @@ import ray
 from ray._private.utils import check_version_info
 from ray.serve._private import constants
 
-from deployments.host.environment import HARD_STOP, HARD_STOP_DEFAULT_S, SERVING, cut_replies, hard_stop
+from deployments.host.environment import HARD_STOP, HARD_STOP_DEFAULT_S, MARGIN_S, SERVING, cut_replies, hard_stop
 from deployments.settings import IngressSettings
 from tests.support.ports import free_ports, listening
 from tests.support.until import until_async
@@ -116,11 +116,11 @@ def test_an_ingress_warns_where_its_host_would_cut_replies(
     else:
         assert warning is not None
         assert f"ingress.graceful_shutdown_timeout_s={longest_s}" in warning
-        assert f"{HARD_STOP}={longest_s + 30}" in warning
+        assert f"{HARD_STOP}={2 * longest_s + MARGIN_S}" in warning
 
 
 def test_the_limit_is_one_that_serve_reads_and_its_default_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
     source = Path(constants.__file__).read_text()
     assert f'os.environ.get("{HARD_STOP}", "{HARD_STOP_DEFAULT_S}")' in source
     assert int(SERVING[HARD_STOP]) > IngressSettings().graceful_shutdown_timeout_s
-    assert hard_stop(0.5) == {HARD_STOP: "31"}
+    assert hard_stop(0.5) == {HARD_STOP: str(1 + MARGIN_S)}

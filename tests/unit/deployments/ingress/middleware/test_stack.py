@@ -31,7 +31,7 @@ from deployments.ingress.middleware.draining import Draining, Ongoing
 from deployments.ingress.middleware.intake import Intake
 from deployments.ingress.middleware.keepalive import KeepAlive
 from deployments.ingress.middleware.measuring import Measuring
-from deployments.ingress.middleware.retry_after import RetryAfter
+from deployments.ingress.middleware.response_headers import ResponseHeaders
 from deployments.ingress.middleware.stack import stack
 from deployments.observability import metrics
 from deployments.observability.writer import Writer
@@ -39,7 +39,7 @@ from deployments.settings import HttpSettings, SloSettings
 from tests.support.in_process import served
 
 SECRET = "sk-satori-alice"
-BEFORE = [RetryAfter, Access, Draining, KeepAlive, Deadline, Intake]
+BEFORE = [ResponseHeaders, Access, Draining, KeepAlive, Deadline, Intake]
 AFTER = [BodyLimit, Misread]
 
 
@@ -74,7 +74,7 @@ def test_each_is_given_what_it_needs() -> None:
         return 1.0
 
     made = {each.cls: each.kwargs for each in stacked([], http=http, guard=guard, ongoing=ongoing, pace_s=pace_s)}
-    assert made[RetryAfter] == {"pace_s": pace_s}
+    assert made[ResponseHeaders] == {"pace_s": pace_s}
     assert made[Access] == {"guard": guard}
     assert made[Draining] == {"ongoing": ongoing}
     assert made[BodyLimit] == {"settings": http}

@@ -1,0 +1,181 @@
+"""HAProxy under Ray Serve: ingresses come and go while it runs, and a replaced one passes requests on to its successor.
+
+Serve (Ray 2.60.0) starts a new HAProxy whenever the ingresses change. The old one goes on with the replies that it carries, until
+its hard stop cuts them, those of healthy ingresses too; and it keeps the list of ingresses that it was started with. Here a change
+of the ingresses goes to the running HAProxy over its admin socket. A new HAProxy is started only for what its file alone can
+change: an application that comes or goes, a host that drains.
+
+Serve's controller calls `install` when it starts (`RAY_SERVE_CONTROLLER_CALLBACK_IMPORT_PATH` in `deployments.host.environment`).
+Goes when Serve does this itself (https://github.com/ray-project/ray/issues/66056).
+"""
+
+import contextlib
+import logging
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.serve._private import controller, haproxy
+from ray.serve._private.constants import SERVE_LOGGER_NAME
+
+from deployments.patching import patch
+
+logger = logging.getLogger(SERVE_LOGGER_NAME)
+
+Servers = dict[tuple[str, str], str]
+"""A HAProxy's servers: backend and name -> address and options, as `add server` takes them."""
+MOST_OLD = 8
+"""How many replaced HAProxy processes may still carry replies. Of more, the oldest are told to end."""
+ANCHOR = "    # Static routing based on path prefixes in decreasing length then alphabetical order\n"
+SUCCESSOR = """    # What arrives on a kept connection after this process was replaced goes to the one that listens now.
+    use_backend successor if { stopping }
+"""
+BACKEND = """
+backend successor
+    server successor {{ '127.0.0.1' if config.frontend_host == '*' else config.frontend_host }}:{{ config.frontend_port }}
+"""
+
+
+def template() -> str:
+    """Return Serve's template of HAProxy's file, with the successor in it. Raises ValueError where it is another version's."""
+    theirs = haproxy.HAPROXY_CONFIG_TEMPLATE
+    if theirs.count(ANCHOR) != 1:
+        raise ValueError("Serve's template of HAProxy's file is not that of Ray 2.60.0")
+    return theirs.replace(ANCHOR, SUCCESSOR + ANCHOR).rstrip("\n") + BACKEND
+
+
+def split(text: str) -> tuple[str, Servers]:
+    """Return HAProxy's file without the lines of its servers, and the servers."""
+    kept, servers, backend, options = [], {}, "", ""
+    for line in text.splitlines():
+        words = line.split()
+        if line.startswith(("backend ", "listen ", "frontend ")):
+            backend, options = words[1], ""
+        elif words[:1] == ["default-server"]:  # `add server` does not apply them
+            options = " ".join(word for word in words[1:] if word != "check")
+        if words[:1] == ["server"]:
+            servers[backend, words[1]] = " ".join([*words[2:], options]).strip()
+        else:
+            kept.append(line)
+    return "\n".join(kept), servers
+
+
+class Proxy(haproxy.HAProxyApi):
+    """Serve's HAProxy of a host."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._file = ""
+        self._servers: Servers = {}
+        self._leaving: set[tuple[str, str]] = set()
+
+    async def start(self) -> None:
+        """Start HAProxy with the servers known so far."""
+        await super().start()
+        self._file, self._servers = self._written()
+
+    def _written(self) -> tuple[str, Servers]:
+        return split(Path(self.config_file_path).read_text())
+
+    async def _graceful_reload(self) -> None:
+        """Bring HAProxy to the state of its file: change its servers if nothing else is new, else replace it."""
+        file, servers = self._written()
+        if file == self._file and await self._changed(servers):
+            return
+        await super()._graceful_reload()
+        self._file, self._servers, self._leaving = file, servers, set()
+        self._end_oldest()
+
+    async def _save_server_state(self) -> None:
+        """Keep what is known of the servers for the next HAProxy, except for those that were told to leave or are half added."""
+        await super()._save_server_state()
+        path = Path(self.cfg.server_state_file)
+        lines = path.read_text().splitlines(keepends=True)
+        path.write_text("".join(line for line in lines if line.startswith("#") or not _in_maintenance(line.split())))
+
+    async def _changed(self, wanted: Servers) -> bool:
+        """Change the servers of the running HAProxy to those wanted. Return whether it has them now."""
+        try:
+            for server in self._servers.keys() & wanted.keys():
+                if self._servers[server] != wanted[server]:
+                    raise ValueError(f"{server} has become {wanted[server]!r}")
+            for server in wanted.keys() - self._servers.keys():
+                await self._add(server, wanted[server])
+            for server in self._servers.keys() - wanted.keys():
+                await self._order(f"set server {'/'.join(server)} state maint")  # it goes on with its replies, and gets no more
+                self._leaving.add(server)
+        except (RuntimeError, ValueError) as error:
+            logger.warning("HAProxy is replaced, because its servers could not be changed: %s", error)
+            return False
+        self._servers = wanted
+        await self._delete_left()
+        logger.info("HAProxy (pid %s) has the servers %s.", self._proc and self._proc.pid, sorted(wanted))
+        return True
+
+    async def _add(self, server: tuple[str, str], options: str) -> None:
+        path = "/".join(server)
+        await self._order(f"add server {path} {options}", "New server registered.")
+        await self._order(f"enable health {path}")
+        await self._order(f"set server {path} state ready")
+
+    async def _order(self, command: str, expected: str = "") -> None:
+        """Send a command to HAProxy. Raises ValueError when it answers something else, RuntimeError when it does not answer."""
+        answer = (await self._send_socket_command(command)).strip()
+        if answer != expected:
+            raise ValueError(f"{command}: {answer}")
+
+    async def _delete_left(self) -> None:
+        """Delete the servers that have left and carry no reply any more; the others are tried again after the next change."""
+        for server in sorted(self._leaving):
+            with contextlib.suppress(RuntimeError, ValueError):
+                await self._order(f"del server {'/'.join(server)}", "Server deleted.")
+                self._leaving.discard(server)
+
+    def _end_oldest(self) -> None:
+        self._prune_old_procs()
+        for process in self._old_procs[:-MOST_OLD]:
+            logger.warning("HAProxy (pid %s) ends with the replies that it carries: %s newer ones do, too.", process.pid, MOST_OLD)
+            with contextlib.suppress(ProcessLookupError):
+                process.terminate()
+
+
+def _in_maintenance(fields: list[str]) -> bool:
+    """Return whether a line of `show servers state` (HAProxy 2.8) is of a server that gets no requests by order."""
+    return len(fields) > 6 and int(fields[6]) & 1 == 1
+
+
+class Manager(haproxy.HAProxyManager.__ray_actor_class__):
+    """Serve's actor that runs HAProxy on a host, with ours."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        prepare()
+        super().__init__(*args, **options)
+
+
+def prepare() -> None:
+    """Have Serve's manager of this process run `Proxy`."""
+    patch(
+        haproxy,
+        "HAPROXY_CONFIG_TEMPLATE",
+        template(),
+        why="a replaced HAProxy (Ray 2.60.0) sends requests on kept connections to the ingresses of its start, alive or not",
+        until="https://github.com/ray-project/ray/issues/66056 is closed",
+    )
+    patch(
+        haproxy,
+        "HAProxyApi",
+        Proxy,
+        why="each ingress that comes or goes replaces HAProxy (Ray 2.60.0), which cuts long replies of the others",
+        until="https://github.com/ray-project/ray/issues/66056 is closed",
+    )
+
+
+def install() -> None:
+    """Have Serve's controller, in whose process this is called, start `Manager`."""
+    patch(
+        controller,
+        "HAProxyManager",
+        ray.remote(num_cpus=0)(Manager),
+        why="the controller (Ray 2.60.0) takes no other class for the actor that runs HAProxy",
+        until="https://github.com/ray-project/ray/issues/66056 is closed",
+    )

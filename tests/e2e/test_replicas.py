@@ -95,7 +95,6 @@ async def held_by_ingress(http: httpx.AsyncClient, requests: int) -> dict[str, i
 async def test_a_killed_ingress_loses_only_the_streams_it_held(served: Served) -> None:
     """What it had not begun to answer is answered by the other one, and so are new requests, at once."""
     ingresses = served.stack.named("ServeReplica:default:Ingress")
-    proxies = served.stack.named("haproxy -")
     limits = httpx.Limits(max_connections=40)
     async with httpx.AsyncClient(base_url=served.url, timeout=60, limits=limits) as http:
         replies = [chaos.Reply() for _ in range(24)]
@@ -119,8 +118,6 @@ async def test_a_killed_ingress_loses_only_the_streams_it_held(served: Served) -
     assert len(lost) in streams.values(), "the rest went on"
     assert all("RemoteProtocolError" in reply.errors[0] for reply in lost), "closed within a chunk: it cannot pass for an end"
     assert len({str((reply.reasoning, reply.text)) for reply in replies if reply.well}) == 1
-    assert len(proxies) == 1
-    assert served.stack.named("haproxy -") == proxies, "it went on without the ingress"
 
 
 async def test_samples_of_a_request_stay_on_one_replica(served: Served) -> None:

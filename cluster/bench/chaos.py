@@ -4,9 +4,7 @@ Each fault strikes at a random moment while 50 different chats stream. The same 
 is lost, doubled or wrong is seen. The exit status is 1 if a stream was affected by a fault that streams must survive, or a process
 was replaced after a pause of all of them.
 
-    python -m cluster.bench.chaos [--rounds 1] [--seed 1] [--faults engine actor ...] [--long SECONDS] [key=value ...]
-
-With `--long`, it does what `cluster.bench.long_replies` says instead.
+    python -m cluster.bench.chaos [--rounds 1] [--seed 1] [--faults engine actor ...] [key=value ...]
 """
 
 import argparse
@@ -260,21 +258,16 @@ async def run(stack: Stack, faults: Sequence[str], rounds: int, seed: int) -> li
 
 def main() -> None:
     """Start the application, cause the faults, print the table."""
-    from cluster.bench import long_replies  # it uses what is defined here
-
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--faults", nargs="+", choices=list(FAULTS), default=list(FAULTS))
-    parser.add_argument("--long", type=float, metavar="SECONDS", help="replies that take so long, while ingresses die")
     parser.add_argument("arguments", nargs="*", help="settings, key=value")
     options = parser.parse_args()
     interrupt_by_signals()
-    arguments = [*(ARGUMENTS if options.long is None else long_replies.arguments(options.long)), *options.arguments]
+    arguments = [*ARGUMENTS, *options.arguments]
     settings = settings_module.load(dict(word.split("=", 1) for word in arguments))
     with running(ours("chaos", settings, arguments)) as stack:
-        if options.long is not None:
-            sys.exit(0 if asyncio.run(long_replies.run(stack, options.long)) else 1)
         stack.settle()
         outcomes = asyncio.run(run(stack, options.faults, options.rounds, options.seed))
     broken = [o for o in outcomes if FAULTS[o.fault].survived and (o.lost or o.wrong or (FAULTS[o.fault].pause_s and o.replaced))]

@@ -1,4 +1,6 @@
-"""Replies of many minutes, while ingresses die: `make chaos ARGS="--long 700"` counts those that do not arrive whole.
+"""Replies of many minutes, while ingresses die: counts those that do not arrive whole.
+
+    python -m cluster.bench.long_replies [SECONDS]
 
 Streams and whole replies begin, and the engine is stopped for so many seconds, which stands in for a long reply. Meanwhile one of
 two ingresses is killed, and the one that takes its place, and the next. Only the streams that the first one held may be lost: what
@@ -6,6 +8,7 @@ has no answer yet is asked again of another ingress. 700 s are more than the lim
 have by default (docs/timeouts.md).
 """
 
+import argparse
 import asyncio
 import os
 import signal
@@ -16,7 +19,9 @@ from collections import Counter
 import httpx
 
 from cluster.bench.chaos import Reply, client, question
-from cluster.bench.stack import Stack, engines
+from cluster.bench.stack import Stack, engines, ours, running
+from deployments import settings as settings_module
+from deployments.host.signals import interrupt_by_signals
 
 KILLS = 3
 
@@ -86,3 +91,20 @@ async def run(stack: Stack, long_s: float, streams: int = 8) -> bool:
     for error in [*lost, *failed]:
         print(error, file=sys.stderr)
     return len(lost) in shares.values() and not failed and same and after == proxies
+
+
+def main() -> None:
+    """Start the application, and see long replies through."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("seconds", type=float, nargs="?", default=700)
+    long_s = parser.parse_args().seconds
+    interrupt_by_signals()
+    words = arguments(long_s)
+    settings = settings_module.load(dict(word.split("=", 1) for word in words))
+    with running(ours("long", settings, words)) as stack:
+        well = asyncio.run(run(stack, long_s))
+    sys.exit(0 if well else 1)
+
+
+if __name__ == "__main__":
+    main()

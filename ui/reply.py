@@ -34,6 +34,7 @@ class Reply:
         self._first_s: float | None = None
         self._last_s: float | None = None
         self._steps: list[Step] = []
+        self._actions: list[str] = []
         self._content = ""
         self._coat: dict[str, Any] = {}
         self._vote: dict[str, Any] | None = None
@@ -128,27 +129,36 @@ class Reply:
 
     def _add_thought(self, text: str, coat: dict[str, Any]) -> None:
         self._phase = "thinking"
+        self._actions += coat.get("actions", [])
         index = coat.get("index")
         if not self._steps or index != self._steps[-1].index:
             self._close_step()
-            before = sum(step.tokens or 0 for step in self._steps)
-            self._steps.append(Step(coat.get("action"), index, self._elapsed(), tokens_before=before))
+            self._steps.append(self._step(index))
         step = self._steps[-1]
         step.text += text
         if "completion_tokens" in self._usage:
             step.tokens = self._usage["completion_tokens"] - step.tokens_before
+
+    def _step(self, index: int | None) -> Step:
+        action = self._actions[index] if index is not None and index < len(self._actions) else None
+        return Step(action, index, self._elapsed(), tokens_before=sum(step.tokens or 0 for step in self._steps))
 
     def _close_step(self) -> None:
         if self._steps and self._steps[-1].ended_s is None:
             self._steps[-1].ended_s = self._elapsed()
 
     def _summarize(self, coat: dict[str, Any]) -> None:
+        """Take over what the API says of the complete reply: its last chunk may have text of several segments."""
         self._coat = coat
         self._vote = coat.get("vote", self._vote)
-        segments = coat.get("segments") or []
-        for step in self._steps:
-            if step.index is not None and step.index < len(segments):
-                step.tokens = segments[step.index]["tokens"]
+        steps = {step.index: step for step in self._steps}
+        segments = coat.get("segments")
+        if segments is None:
+            return
+        self._steps = [steps.get(index) or self._step(index) for index in range(len(segments))]
+        for step, segment in zip(self._steps, segments, strict=True):
+            step.action, step.text, step.tokens = segment["action"], segment["text"], segment["tokens"]
+        self._close_step()
 
     def _stats(self) -> dict[str, Any]:
         tokens = self._usage.get("completion_tokens")

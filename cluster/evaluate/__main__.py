@@ -30,7 +30,7 @@ from cluster.evaluate import benchmarks, judge, scores
 from cluster.evaluate.benchmarks import BENCHMARKS, MODELS, Question
 from cluster.evaluate.scores import ACTIONS, Judged, Marked
 from deployments.errors import SatoriError
-from deployments.reasoning.coat import boxed
+from deployments.reasoning import coat
 from deployments.settings import ROOT
 
 HEAD = b'{"settings": '
@@ -68,7 +68,10 @@ class Settings:
 
 @dataclass(frozen=True)
 class Reply:
-    """A finished reply. `text` is reasoning, then content. `tokens` and `actions` are None if the server does not tell them."""
+    """A finished reply. `text` is reasoning, then content; `box` is its answer.
+
+    `tokens` and `actions` are None if the server does not tell them.
+    """
 
     question: str
     sample: int
@@ -76,6 +79,7 @@ class Reply:
     finish_reason: str
     tokens: int | None
     actions: dict[str, int] | None
+    box: str | None
 
 
 @dataclass(frozen=True)
@@ -91,14 +95,16 @@ class Run:
 def parse(body: Any, question: str, sample: int) -> Reply:
     """Return the reply in the JSON of a response to a chat or a completion. Raises ReplyError if there is no complete one.
 
-    The actions are the segments of `message.coat` if the server sends them, else the special tokens in the text.
+    The answer and the actions are those of `message.coat` if the server sends them, else those in the text.
     """
     try:
         choice = body["choices"][0]
         message = choice.get("message") or {"content": choice["text"]}
         reasoning = message.get("reasoning") or message.get("reasoning_content") or ""
         text, reason = reasoning + (message.get("content") or ""), choice.get("finish_reason")
-        segments = (message.get("coat") or {}).get("segments")
+        told = message.get("coat") or {}
+        box = told["answer"] if "answer" in told else box_in(text)
+        segments = told.get("segments")
         found = [str(segment["action"]).strip("<|>") for segment in segments] if segments is not None else None
         tokens = (body.get("usage") or {}).get("completion_tokens")
     except (AttributeError, IndexError, KeyError, TypeError) as error:
@@ -106,7 +112,12 @@ def parse(body: Any, question: str, sample: int) -> Reply:
     if reason not in ("stop", "length"):
         raise ReplyError(f"the server broke a reply off with finish_reason {reason!r}")
     counts = {action: found.count(action) if found is not None else text.count(f"<|{action}|>") for action in ACTIONS}
-    return Reply(question, sample, text, reason, tokens, counts if found is not None or any(counts.values()) else None)
+    return Reply(question, sample, text, reason, tokens, counts if found is not None or any(counts.values()) else None, box)
+
+
+def box_in(text: str) -> str | None:
+    """Return the answer in a reply's text: in a chain the one that was not taken back, else the last box."""
+    return coat.answer(coat.read(text)) if any(action in text for action in coat.ACTIONS) else coat.boxed(text)
 
 
 class Journal:
@@ -145,7 +156,7 @@ class Journal:
 
     def _read(self, place: str, line: dict[str, Any], settings: Settings) -> None:
         if "settings" not in line:
-            reply = Reply(**line)
+            reply = Reply(**{"box": box_in(line["text"])} | line)  # older files have no box
             self.replies[reply.question, reply.sample] = reply
             return
         for key, value in asdict(settings).items():
@@ -206,9 +217,8 @@ def mark(questions: Sequence[Question], samples: int, replies: Mapping[tuple[str
     for question in tqdm(questions, unit="question", desc="judging", disable=None):
         judged = []
         for reply in (replies[question.id, sample] for sample in range(samples) if (question.id, sample) in replies):
-            box = boxed(reply.text)
-            right = judge.right(question.kind, question.answer, box)
-            judged.append(Judged(reply.sample, box, right, reply.finish_reason == "length", reply.tokens, reply.actions))
+            right = judge.right(question.kind, question.answer, reply.box)
+            judged.append(Judged(reply.sample, reply.box, right, reply.finish_reason == "length", reply.tokens, reply.actions))
         # A reply without a box has no vote, unless having none is the answer.
         votes = [one.box for one in judged if one.box is not None or question.kind == "refuse"]
         most = scores.majority(votes, functools.partial(judge.key, question.kind))

@@ -122,7 +122,7 @@ async def build(
     refuse_outlines(engine)
     serving.mount(app)
     if coat:
-        serving.CoatServing.adopt(app.state.openai_serving_chat, settings.coat)
+        serving.CoatServing.adopt(app.state, settings.coat)
     app.state.server = types.SimpleNamespace()  # vLLM's own launcher puts its uvicorn server here
     app.middleware_stack = None  # vLLM has built it already; the first request builds it again, with what was added since
     tune_process()

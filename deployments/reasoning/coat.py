@@ -2,12 +2,11 @@ r"""Chain of Action-Thought, read as it arrives: which action each piece of a re
 
 Satori opens each segment of its reasoning with a special token: `<|continue|>` (next step), `<|reflect|>` (check what came before),
 `<|explore|>` (try another way); it ends with a statement that holds the answer in `\boxed{}` (arXiv 2502.02508). Everything here is
-incremental and gives the same result however the text is cut into chunks.
+incremental and gives the same result however the text is cut into chunks. `deployments.reasoning.reading` reads tokens by it.
 """
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import NamedTuple
 
 ACTIONS = {"<|continue|>": "continue", "<|reflect|>": "reflect", "<|explore|>": "explore"}
@@ -31,92 +30,20 @@ OPENINGS = (
     "因此,最终答案",
     "因此，最终答案",
 )
+_LONGEST_OPENING = max(map(len, OPENINGS))
 _OPENING_PREFIXES = {opening[:end] for opening in OPENINGS for end in range(len(opening) + 1)}
-_BOX = re.compile(r"(?:\$\$?|\\[(\[])?\s*\\boxed\{")
-_PARTIAL_BOX = re.compile(r"(?:\$\$?|\\[(\[]|\\)\s*(?:\\?(?:b(?:o(?:x(?:e(?:d)?)?)?)?)?)?$")
 HELD_CHARACTERS = 240
-_PLAIN = re.compile(r"[^<\\$\n]+")  # text that begins neither an action nor an answer
-
-
-class Piece(NamedTuple):
-    """Some text of a segment, with the segment's action (None before the first one) and number (from 0).
-
-    The piece that opens a segment may be empty.
-    """
-
-    action: str | None
-    number: int
-    text: str
-
-
-class Splitter:
-    """Cuts a reply's text at its actions. The texts of the pieces, after each segment's action, add up to the text fed in."""
-
-    def __init__(self) -> None:
-        self._action: str | None = None
-        self._number = -1
-        self._held = ""
-
-    def feed(self, text: str) -> list[Piece]:
-        """Return the pieces that this text completes; what may be the beginning of an action is held for the next call."""
-        text = self._held + text
-        pieces, at = [], 0
-        for match in _ACTION.finditer(text):
-            pieces += self._piece(text[at : match.start()])
-            self._action = ACTIONS[match[0]]
-            self._number += 1
-            pieces.append(Piece(self._action, self._number, ""))
-            at = match.end()
-        rest = text[at:]
-        keep = _overlap(rest)
-        self._held = rest[len(rest) - keep :]
-        return pieces + self._piece(rest[: len(rest) - keep])
-
-    @property
-    def holds(self) -> bool:
-        """Whether some text is held."""
-        return bool(self._held)
-
-    def finish(self) -> list[Piece]:
-        """Return the held text: the reply has ended, so it is no action."""
-        held, self._held = self._held, ""
-        return self._piece(held)
-
-    def _piece(self, text: str) -> list[Piece]:
-        if not text:
-            return []
-        if self._number < 0:
-            self._number = 0
-        return [Piece(self._action, self._number, text)]
-
-
-def _overlap(text: str) -> int:
-    """Return how many characters at the end of `text` may be the beginning of an action."""
-    at = text.rfind("<", max(0, len(text) - max(map(len, ACTIONS)) + 1))
-    return len(text) - at if at >= 0 and any(action.startswith(text[at:]) for action in ACTIONS) else 0
-
-
-@dataclass
-class TokenSplitter:
-    """Counts a reply's tokens by segment. `actions` maps the ids of the action tokens to their names."""
-
-    actions: Mapping[int, str]
-    counts: list[tuple[str | None, int]] = field(default_factory=list)
-
-    def feed(self, ids: Sequence[int]) -> None:
-        """Add tokens; an action token belongs to the segment that it opens."""
-        for token in ids:
-            if token in self.actions:
-                self.counts.append((self.actions[token], 1))
-            elif self.counts:
-                action, count = self.counts[-1]
-                self.counts[-1] = (action, count + 1)
-            else:
-                self.counts.append((None, 1))
+"""An answer of more characters than this is passed on as it arrives."""
+SPAN_CHARACTERS = 4096
+"""A formula or block of code that is longer than this before its box is no longer kept together."""
 
 
 class Delta(NamedTuple):
-    """New text for the client: reasoning of a segment, or part of the answer (`content`)."""
+    """New text of a reply: thought, or part of the answer (`content`).
+
+    `action` and `number` (from 0) are those of its segment; they are None and -1 before the first action. The delta that opens a
+    segment has no text.
+    """
 
     content: bool
     action: str | None
@@ -124,105 +51,213 @@ class Delta(NamedTuple):
     text: str
 
 
-class Reader:
-    r"""Separates reasoning from the answer while a reply is generated.
+def _beginnings(*literals: str) -> str:
+    """Return a pattern for text that ends within one of some texts."""
+    parts = {literal[:end] for literal in literals for end in range(1, len(literal))}
+    return "(?:" + "|".join(re.escape(part) for part in sorted(parts, key=len, reverse=True)) + r")\Z"
 
-    The answer is the closing statement: from a line that opens like one (see `OPENINGS`), or from `\boxed{`, to the end. It is
-    held until it is complete or longer than `HELD_CHARACTERS`: if another action follows, it was not the answer but reasoning.
-    Text before the first action is content: a reply without actions has no reasoning.
+
+_BOX = r"\\(?:boxed|fbox)\s*\{"
+_BOX_BEGUN = _beginnings("\\boxed", "\\fbox") + r"|\\(?:boxed|fbox)\s*\Z"
+_SPAN_BEGUN = _beginnings("\\begin", "$$", "```") + r"|\\begin\s*(?:\{[A-Za-z]{0,20}\*?)?\Z|\*{1,3}\Z"
+_CLOSERS = {"\\[": "\\]", "\\(": "\\)", "$$": "$$", "```": "```", "$": "$", "`": "`", "**": "**"}
+_ON_ONE_LINE = ("$", "`", "**")
+_NEXT = re.compile(
+    rf"(?P<line>\n)|(?P<box>{_BOX})|(?P<skip>\\[$*`])"
+    r"|(?P<span>\\\[|\\\(|\$\$|```|\\begin\s*\{(?P<name>[A-Za-z]{1,20}\*?)\})"
+    rf"|(?P<wait>{_BOX_BEGUN}|{_SPAN_BEGUN})"
+    r"|(?P<inline>\$|`|\*{2,3}(?=[^\s*]))"
+)
+r"""What in a thought may begin an answer, or something that must not be torn; `wait` is what may be the beginning of it."""
+_PLAIN = re.compile(r"[^\\$*`\n]+")  # text that has none of it
+
+
+class _Span(NamedTuple):
+    """A kind of text that is thought or answer as a whole; `events` finds its end, a box, and what may be the beginning of them."""
+
+    opener: str
+    events: re.Pattern[str]
+
+
+@lru_cache(maxsize=64)
+def _span(opener: str, closer: str) -> _Span:
+    line = r"|(?P<line>\n)" if opener in _ON_ONE_LINE else ""
+    begun = rf"{_BOX_BEGUN}|{_beginnings(closer)}" if len(closer) > 1 else _BOX_BEGUN
+    if opener == "$":
+        begun += r"|\$\Z"  # what follows a dollar sign says whether it is one that closes
+    return _Span(opener, re.compile(rf"(?P<box>{_BOX})|(?P<skip>\\[$*`])|(?P<wait>{begun})|(?P<end>{re.escape(closer)}){line}"))
+
+
+class Reader:
+    r"""Separates thought from answer while a reply is generated.
+
+    The answer is the closing statement: from a line that opens like one (see `OPENINGS`), or from a box, to the end. If the box is
+    in a formula, in bold text or in code, the answer begins where that begins. It is held until it is complete or longer than
+    `HELD_CHARACTERS`: if another action follows, it was not the answer but thought. Text before the first action is content: a
+    reply without actions has no thought.
     """
 
     def __init__(self) -> None:
-        self._splitter = Splitter()
-        self._segment = Piece(None, 0, "")
-        self._answering = False
-        self._open = False  # the answer is longer than what is held; it is passed on as it arrives
-        self._line_start = True
+        self.action: str | None = None
+        self.number = -1
+        self.answering = False
+        self._open = True  # all text is content, and passed on at once
+        self._steady = True  # and so is plain text, as content or as thought
         self._held = ""
-        self._steady: tuple[bool, str | None, int] | None = None  # what plain text belongs to now, if that is certain
+        self._at = 0  # the held text has been looked at up to here,
+        self._start = 0  # and is thought up to here
+        self._line_start = True
+        self._span: _Span | None = None  # a span that begins at `_start`
+        self._before = ""  # text that ended where the held text begins
+
+    @property
+    def held(self) -> str:
+        """The text that may be thought or answer."""
+        return self._held
+
+    def act(self, action: str) -> list[Delta]:
+        """Begin a segment."""
+        deltas = self._release(False)  # no answer after all, because another action follows
+        self.action = action
+        self.number += 1
+        self.answering = self._open = self._steady = False
+        self._at = self._start = 0
+        self._line_start, self._span, self._before = True, None, ""
+        return [*deltas, Delta(False, action, self.number, "")]
 
     def feed(self, text: str) -> list[Delta]:
-        """Return the deltas of the text so far that are certain."""
-        if self._steady is not None and _PLAIN.fullmatch(text):  # as most tokens are
-            return [Delta(*self._steady, text)]
-        pieces = self._splitter.feed(text)
-        deltas = [delta for piece in pieces for delta in self._add(piece)]
-        self._steady = None
-        if pieces and not self._splitter.holds and not self._held:
-            action, number, _ = self._segment
-            if action is None or self._open:
-                self._steady = (True, action, number)
-            elif not self._line_start:
-                self._steady = (False, action, number)
+        """Return the deltas that are certain with this text; what may begin an answer is held for the next call."""
+        if self._steady and (self._open or _PLAIN.fullmatch(text)):  # as most tokens are
+            self._before = text
+            return [Delta(self._open, self.action, self.number, text)]
+        self._held += text
+        deltas = [] if self.answering else self._think()
+        if self.answering and len(self._held) > HELD_CHARACTERS:
+            deltas += self._release(True)
+            self._open = True
+        self._steady = self._open or not (self._held or self._line_start)
         return deltas
 
     def finish(self) -> list[Delta]:
         """Return the rest: the reply is complete."""
-        deltas = [delta for piece in self._splitter.finish() for delta in self._add(piece)]
-        held, self._held = self._held, ""
-        return deltas + self._delta(self._answering, held)
+        return self._release(self.answering)
 
-    def _add(self, piece: Piece) -> list[Delta]:
-        deltas: list[Delta] = []
-        if piece.number != self._segment.number or piece.action != self._segment.action:
-            deltas = self._delta(False, self._held)  # not an answer after all, because another action follows
-            self._held, self._answering, self._open, self._line_start = "", False, False, True
-            self._segment = piece
-            if not piece.text:
-                return [*deltas, Delta(False, piece.action, piece.number, "")]
-        if piece.action is None or self._open:
-            return [*deltas, *self._delta(True, piece.text)]
-        self._held += piece.text
-        if not self._answering:
-            deltas += self._reason()
-        if self._answering and len(self._held) > HELD_CHARACTERS:
-            deltas += self._delta(True, self._held)
-            self._held, self._open = "", True
-        return deltas
+    def _release(self, content: bool) -> list[Delta]:
+        text, self._held = self._held, ""
+        return [Delta(content, self.action, self.number, text)] if text else []
 
-    def _reason(self) -> list[Delta]:
-        """Return the held text as far as it is certainly reasoning; stop where the answer begins."""
-        at = 0
-        while True:
-            if self._line_start:
-                stripped = self._held[at:].lstrip()
-                line = stripped.lower()
-                if line.startswith(OPENINGS):
-                    at = len(self._held) - len(stripped)
-                    self._answering = True
-                    break
-                if line in _OPENING_PREFIXES:
-                    break  # too short to decide
-                self._line_start = False
-            end = self._held.find("\n", at)
-            rest = self._held[at : end if end >= 0 else len(self._held)]
-            if box := _BOX.search(rest):
-                at += box.start()
-                self._answering = True
-                break
-            if end < 0:
-                partial = _PARTIAL_BOX.search(rest)
-                at += partial.start() if partial else len(rest)
-                break
-            at = end + 1
-            self._line_start = True
-        reasoning, self._held = self._held[:at], self._held[at:]
-        return self._delta(False, reasoning)
+    def _think(self) -> list[Delta]:
+        """Return the held text as far as it is certainly thought, up to the answer if that begins in it."""
+        goes_on = True
+        while goes_on and not self.answering:
+            if self._span is not None:
+                goes_on = self._read_span(self._span)
+            elif self._line_start:
+                goes_on = self._read_line_start()
+            else:
+                goes_on = self._read_text()
+        if not self._start:
+            return []
+        self._before, self._held = self._held[: self._start], self._held[self._start :]
+        self._at -= self._start
+        self._start = 0
+        return [Delta(False, self.action, self.number, self._before)]
 
-    def _delta(self, content: bool, text: str) -> list[Delta]:
-        return [Delta(content, self._segment.action, self._segment.number, text)] if text else []
+    def _read_line_start(self) -> bool:
+        """Look whether a line opens the closing statement; return whether that is certain."""
+        rest = self._held[self._at :].lstrip()
+        line = rest[:_LONGEST_OPENING].lower()
+        if line.startswith(OPENINGS):
+            self._start = len(self._held) - len(rest)
+            self.answering = True
+        elif line in _OPENING_PREFIXES:
+            return False
+        else:
+            self._at = self._start = len(self._held) - len(rest)
+            self._line_start = False
+        return True
+
+    def _read_text(self) -> bool:
+        """Look for the next thing that matters, and pass it; return whether it is certain what it is."""
+        match = _NEXT.search(self._held, self._at)
+        self._at = self._start = match.start() if match else len(self._held)
+        if match is None or match.lastgroup == "wait":
+            return False
+        if match.lastgroup == "box":
+            self.answering = True
+            return True
+        self._at = match.end()
+        if match.lastgroup in ("span", "inline") and self._opens(match):
+            opener = match[0][:2] if match[0][0] == "*" else match[0]
+            self._span = _span(opener, f"\\end{{{match['name']}}}" if match["name"] else _CLOSERS[opener])
+        else:
+            self._start = self._at
+            self._line_start = match.lastgroup == "line"
+        return True
+
+    def _opens(self, match: re.Match[str]) -> bool:
+        """Return whether a match opens a span: asterisks after a word or a number are powers."""
+        if match[0][0] != "*":
+            return True
+        before = (self._held[: match.start()] or self._before)[-1:]
+        return not (before.isalnum() or before == ")")
+
+    def _read_span(self, span: _Span) -> bool:
+        """Look for the end of a span, or a box in it, and pass it; return whether it is certain what it is."""
+        match = span.events.search(self._held, self._at)
+        limit = self._start + SPAN_CHARACTERS
+        if (match.start() if match else len(self._held)) >= limit:
+            self._at = self._start = max(self._at, limit)
+            self._span = None
+            return True
+        if match is None or match.lastgroup == "wait":
+            self._at = match.start() if match else len(self._held)
+            return False
+        if match.lastgroup == "box":
+            self.answering = True
+            return True
+        if match.lastgroup == "line" and (span.opener != "$" or self._held[self._start + 1 : match.start()].strip()):
+            self._at = self._start = match.start()  # it was none
+            self._span = None
+        elif match.lastgroup == "end":
+            self._at = self._start = match.start() if span.opener == "$" and self._begins_here(match.start()) else match.end()
+            self._span = None
+        else:
+            self._at = match.end()
+        return True
+
+    def _begins_here(self, at: int) -> bool:
+        """Return whether a dollar sign in what another one seems to have opened begins a formula itself: "$5, and $x$"."""
+        tight = not self._held[self._start + 1].isspace()
+        return tight and self._held[at - 1].isspace() and not self._held[at + 1].isspace()
+
+
+def read(text: str) -> list[Delta]:
+    """Return a complete reply's deltas, from text in which the actions are written out."""
+    reader, deltas, at = Reader(), list[Delta](), 0
+    for match in _ACTION.finditer(text):
+        deltas += reader.feed(text[at : match.start()]) if match.start() > at else []
+        deltas += reader.act(ACTIONS[match[0]])
+        at = match.end()
+    return deltas + (reader.feed(text[at:]) if at < len(text) else []) + reader.finish()
+
+
+def answer(deltas: list[Delta]) -> str | None:
+    """Return what the box of a complete reply's answer holds; None without a box, or where the answer was taken back."""
+    last = deltas[-1].number if deltas else -1
+    return boxed("".join(delta.text for delta in deltas if delta.content and delta.number == last))
+
+
+_BRACES = re.compile(r"(?P<box>\\(?:boxed|fbox)\s*\{)|\\(?!\\(?:boxed|fbox)).|[{}]", re.DOTALL)
 
 
 def boxed(text: str) -> str | None:
-    r"""Return the content of the last \boxed{...} with balanced braces; None without one. Escaped braces do not count."""
-    for match in reversed(list(re.finditer(r"\\boxed\s*\{", text))):
-        depth, at = 1, match.end()
-        while at < len(text):
-            if text[at] == "\\":
-                at += 1  # the next character is escaped
-            elif text[at] in "{}":
-                depth += 1 if text[at] == "{" else -1
-                if depth == 0:
-                    return text[match.end() : at].strip()
-            at += 1
-    return None
+    r"""Return what the last \boxed{...} or \fbox{...} with balanced braces holds; None without one. Escaped braces do not count."""
+    opened: list[int] = []  # where what each open brace holds begins; -1 if it is no box's
+    begin, end = -1, -1
+    for match in _BRACES.finditer(text):
+        if match[0][-1] == "{" and match[0] != "\\{":
+            opened.append(match.end() if match["box"] else -1)
+        elif match[0] == "}" and opened and (start := opened.pop()) > begin:
+            begin, end = start, match.start()
+    return text[begin:end].strip() if begin >= 0 else None

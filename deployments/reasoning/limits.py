@@ -32,8 +32,9 @@ class Limits:
     """The limits that a request sets, and the token ids that are needed to enforce them.
 
     Token ids: `reflect` and `explore` are these actions, `actions` are all actions; `end` ends a turn; `marks` are in the opening
-    of a box; `openings` are sequences that begin a closing statement; `answer` is written when reasoning must end; `before` is
-    the part of the chain that is already in the prompt, when a request continues after a fail-over.
+    of a box; `openings` are sequences that begin a closing statement; `answer` is written when reasoning must end. `planted` is
+    the part of the chain that the client put into the prompt: its actions count, its tokens do not. `before` is the part that the
+    request has written already and that is in the prompt, too, when it continues after a fail-over.
     """
 
     reflect: int
@@ -43,6 +44,7 @@ class Limits:
     marks: list[int]
     openings: list[list[int]]
     answer: list[int]
+    planted: list[int] = field(default_factory=list)
     before: list[int] = field(default_factory=list)
     max_reasoning_tokens: int | None = None
     max_reflections: int | None = None
@@ -62,6 +64,8 @@ class Chain:
         self._explorations = 0
         self._answering = False
         self._written = -1  # tokens of the answer written so far; -1 while reasoning
+        for token in self._limits.planted:
+            self._note(token)
         for token in self._limits.before:
             self._follow(token)
 
@@ -84,9 +88,12 @@ class Chain:
         return Constraint(banned=banned, redirected=redirected, target=limits.reflect)
 
     def _follow(self, token: int) -> None:
-        limits = self._limits
         if self._must_answer():
             self._written = max(self._written, 0) + 1
+        self._note(token)
+
+    def _note(self, token: int) -> None:
+        limits = self._limits
         if token in limits.actions:
             self._answering = False
             self._reflections += token == limits.reflect
@@ -99,7 +106,7 @@ class Chain:
         if self._written >= 0:
             return self._written < len(self._limits.answer)
         most = self._limits.max_reasoning_tokens
-        return most is not None and len(self._tokens) >= most and not self._answering
+        return most is not None and len(self._tokens) - len(self._limits.planted) >= most and not self._answering
 
     def _closing(self) -> list[int]:
         """Return the tokens that would begin the answer here."""

@@ -1,106 +1,28 @@
-"""The reasoning parser `coat` for vLLM: a reply's thought goes to `reasoning`, its closing statement to `content`.
+"""The parsers for vLLM: a reply's thought goes to `reasoning`, its closing statement to `content`, the rest to `coat`.
 
-Registered under that name when this module is imported. The chat endpoint reads more from it: segments, tokens and the boxed answer
-(see `deployments.reasoning.serving`).
+`CoatParser` parses the choices of chat replies, Responses and Anthropic messages. vLLM also needs a reasoning parser by name:
+`coat` is registered when this module is imported.
 """
 
+import time
 from collections import deque
 from collections.abc import Iterable, Sequence
-from functools import lru_cache
 from typing import Any
 
-from vllm.entrypoints.generate.base.protocol import DeltaMessage
+from vllm.entrypoints.generate.base.protocol import DeltaMessage, FunctionCall
+from vllm.parser.abstract_parser import DelegatingParser
 from vllm.reasoning import ReasoningParser, ReasoningParserManager
 
-from deployments.errors import SatoriError
-from deployments.reasoning.coat import ACTIONS, Delta, Reader, TokenSplitter, boxed
-
-
-@lru_cache(maxsize=8)
-def action_ids(tokenizer: Any) -> dict[int, str]:
-    """Return the names of the actions by token id. Raises SatoriError when the tokenizer lacks one."""
-    vocabulary = tokenizer.get_vocab()
-    if missing := [token for token in ACTIONS if token not in vocabulary]:
-        raise SatoriError(f"the model's tokenizer has no {' '.join(missing)}: the model does not write a Chain of Action-Thought")
-    return {vocabulary[token]: name for token, name in ACTIONS.items()}
-
-
-class Transcript:
-    """One reply as read so far: the text of its segments and of its answer, and its token `ids`, which may be ahead of the text."""
-
-    def __init__(self, tokenizer: Any, actions: dict[int, str]) -> None:
-        self._tokenizer = tokenizer
-        self._actions = actions
-        self._deltas: list[Delta] = []
-        self.answered = False
-        self.ids: list[int] = []
-
-    def add(self, delta: Delta) -> None:
-        """Add a piece of text."""
-        self._deltas.append(delta)
-        self.answered |= delta.content
-
-    @property
-    def content(self) -> str:
-        """The text of the answer."""
-        return "".join(delta.text for delta in self._deltas if delta.content)
-
-    @property
-    def answer(self) -> str | None:
-        """The content of the answer's box; None without one."""
-        return boxed(self.content)
-
-    @property
-    def reasoning_tokens(self) -> int:
-        """The number of tokens of the thought, including its actions."""
-        return sum(self._token_counts())
-
-    def segments(self) -> list[dict[str, Any]]:
-        """Return the segments of the thought: `action`, `text`, and `tokens` (without those of the answer)."""
-        texts: dict[int, list[str]] = {}
-        actions: dict[int, str | None] = {}
-        for delta in self._deltas:
-            if not delta.content:
-                texts.setdefault(delta.number, []).append(delta.text)
-                actions[delta.number] = delta.action
-        counts = self._token_counts()
-        counts += [0] * (len(texts) - len(counts))  # only if text looked like an action and was none
-        return [
-            {"action": actions[index], "text": "".join(parts), "tokens": count}
-            for (index, parts), count in zip(texts.items(), counts, strict=False)
-        ]
-
-    def summary(self) -> dict[str, Any]:
-        """Return what a client gets under `coat` when the reply is complete."""
-        return {"segments": self.segments(), "answer": self.answer}
-
-    def _token_counts(self) -> list[int]:
-        """Return the number of tokens of each segment that an action opened, without those of the answer."""
-        counter = TokenSplitter(self._actions)
-        counter.feed(self.ids)
-        counts = [count for action, count in counter.counts if action is not None]
-        if counts and (content := self.content):
-            counts[-1] -= self._answer_tokens(self.ids[len(self.ids) - counts[-1] :], len(content))
-        return counts
-
-    def _answer_tokens(self, last: list[int], characters: int) -> int:
-        """Return how many tokens at the end of the last segment hold the answer; the end of the turn is one of them."""
-        low, high = 0, len(last)
-        while low < high:
-            middle = (low + high + 1) // 2
-            if len(self._tokenizer.decode(last[middle:], skip_special_tokens=True)) >= characters:
-                low = middle
-            else:
-                high = middle - 1
-        return len(last) - low
+from deployments.observability import metrics, record
+from deployments.reasoning.coat import Delta
+from deployments.reasoning.reading import Reading, Tokens, vocabulary
 
 
 @ReasoningParserManager.register_module("coat")
 class CoatReasoningParser(ReasoningParser):
     """Parses one reply. A chunk that goes out has text of one segment only; further text waits for the next chunk.
 
-    `off` makes it return everything as content, unchanged. `engine_based_streaming` tells vLLM not to pass all the text so far with
-    every token.
+    `off` makes it return everything as content, with the actions as text.
     """
 
     engine_based_streaming = True
@@ -108,11 +30,15 @@ class CoatReasoningParser(ReasoningParser):
 
     def __init__(self, tokenizer: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(tokenizer, *args, **kwargs)
-        self._reader = Reader()
+        self._vocabulary = vocabulary(tokenizer)
         self._waiting: deque[Delta] = deque()
-        self._line = (-1, True)  # the segment shown last, and whether its text ended with a line break
-        self._actions = action_ids(tokenizer)
-        self.transcript = Transcript(tokenizer, self._actions)
+        self._segment, self._shown = -1, "\n"  # the segment shown last, and its last text
+        self._raw = Tokens(self._vocabulary)
+        self.reading = Reading(self._vocabulary)
+
+    def plant(self, prompt: Sequence[int], *, echo: bool, late: bool) -> None:
+        """Go on from the chain that a prompt ends within, if it does; for `echo` and `late` see `Reading`."""
+        self.reading = Reading(self._vocabulary, self._vocabulary.planted(prompt), echo=echo, late=late)
 
     def adjust_request(self, request: Any) -> Any:
         """Return the request, changed so that the actions appear in the text."""
@@ -132,24 +58,15 @@ class CoatReasoningParser(ReasoningParser):
         return input_ids if self.off else []
 
     def count_reasoning_tokens(self, token_ids: Sequence[int]) -> int:
-        """Return how many of a reply's tokens are reasoning."""
-        if self.off:
-            return 0
-        if token_ids and token_ids[0] in self._actions and not self.transcript.answered:
-            return len(token_ids)  # called with every token of a stream that wants its usage in every chunk
-        self.transcript.ids = list(token_ids)
-        return self.transcript.reasoning_tokens
+        """Return how many of the tokens that were read are certainly reasoning."""
+        return 0 if self.off else self.reading.thought_tokens
 
-    def extract_reasoning(self, model_output: str, request: Any) -> tuple[str | None, str | None]:
+    def extract_reasoning(self, model_output: str, request: Any, token_ids: Sequence[int] = ()) -> tuple[str | None, str | None]:
         """Return the reasoning and the content of a complete reply, None for each that it lacks."""
         if self.off:
-            return None, model_output
-        reader = Reader()
-        deltas = reader.feed(model_output) + reader.finish()
-        for delta in deltas:
-            self.transcript.add(delta)
-        reasoning = "".join(self._shown(delta) for delta in deltas if not delta.content)
-        return reasoning or None, self.transcript.content or None
+            return None, self.raw(model_output, token_ids, ended=True)
+        self._add(self.reading.feed(model_output, token_ids))
+        return self.rest()
 
     def extract_reasoning_streaming(
         self,
@@ -161,48 +78,185 @@ class CoatReasoningParser(ReasoningParser):
         delta_token_ids: Sequence[int],
     ) -> DeltaMessage | None:
         """Return the next chunk for the client; None if nothing is certain yet."""
-        self.feed(delta_text)
-        delta = self.next()
+        delta = self.step(delta_text, delta_token_ids)
         if delta is None:
             return None
         return DeltaMessage(content=delta.text) if delta.content else DeltaMessage(reasoning=delta.text)
 
-    def finish_streaming(self) -> DeltaMessage | None:
-        """Return all that is left; called by vLLM after the last token."""
-        reasoning, content = self.rest()
-        return DeltaMessage(reasoning=reasoning, content=content) if reasoning or content else None
-
-    def feed(self, text: str) -> None:
-        """Parse more of the reply."""
-        self._add(self._reader.feed(text))
-
-    def next(self) -> Delta | None:
-        """Return the next piece for the client: of one segment, or of the answer."""
+    def step(self, text: str, ids: Sequence[int]) -> Delta | None:
+        """Parse more of the reply; return the next piece for the client: of one segment, or of the answer."""
+        deltas = self.reading.feed(text, ids)
+        if len(deltas) == 1 and not self._waiting:  # as most tokens make
+            [delta] = deltas
+            return delta if delta.content else self._on_its_lines(delta)
+        self._add(deltas)
         return self._waiting.popleft() if self._waiting else None
 
     def rest(self) -> tuple[str | None, str | None]:
         """End the parsing; return the reasoning and the content that were not returned yet."""
-        self._add(self._reader.finish())
+        self._add(self.reading.finish())
         parts = ["".join(delta.text for delta in self._waiting if delta.content == content) for content in (False, True)]
         self._waiting.clear()
         return parts[0] or None, parts[1] or None
 
+    def raw(self, text: str, ids: Sequence[int], *, ended: bool) -> str:
+        """Return more of the reply as text: of the special tokens, it has only the actions."""
+        shown = [part if isinstance(part, str) else self._written(self._raw.ids[part]) for part in self._raw.cut(text, ids)]
+        return "".join(shown) + (self._raw.rest() if ended else "")
+
+    def _written(self, token: int) -> str:
+        return self._vocabulary.special[token] if token in self._vocabulary.actions else ""
+
     def _add(self, deltas: list[Delta]) -> None:
         for delta in deltas:
-            self.transcript.add(delta)
-            if not delta.content and (shown := self._shown(delta)) != delta.text:
-                delta = delta._replace(text=shown)
+            shown = delta if delta.content else self._on_its_lines(delta)
             last = self._waiting[-1] if self._waiting else None
-            if last and (last.content, last.number) == (delta.content, delta.number):
-                self._waiting[-1] = last._replace(text=last.text + delta.text)
+            if last and (last.content, last.number) == (shown.content, shown.number):
+                self._waiting[-1] = last._replace(text=last.text + shown.text)
             else:
-                self._waiting.append(delta)
+                self._waiting.append(shown)
 
-    def _shown(self, delta: Delta) -> str:
-        """Return a piece of reasoning as clients see it: a segment starts on a new line, in place of its action."""
-        text = delta.text
-        if delta.number != self._line[0]:
-            text = "\n" * (not self._line[1]) + text
-        if text:
-            self._line = (delta.number, text.endswith("\n"))
-        return text
+    def _on_its_lines(self, delta: Delta) -> Delta:
+        """Return a piece of thought as clients see it: a segment starts on a new line, in place of its action."""
+        if delta.number != self._segment:
+            self._segment = delta.number
+            if not self._shown.endswith("\n"):
+                delta = delta._replace(text="\n" + delta.text)
+        if delta.text:
+            self._shown = delta.text
+        return delta
+
+
+class CoatParser(DelegatingParser):
+    """Parses one choice of a reply, and counts it in the metrics when it is complete."""
+
+    reasoning_parser_cls = CoatReasoningParser
+
+    def __init__(self, tokenizer: Any, *args: Any, model_config: Any = None, **kwargs: Any) -> None:
+        super().__init__(tokenizer, *args, model_config=model_config, **kwargs)
+        assert isinstance(self._reasoning_parser, CoatReasoningParser)
+        self.coat = self._reasoning_parser
+        self._model = getattr(model_config, "served_model_name", "")
+        self._prompt: Sequence[int] = ()
+        self._begun = self._planted = False
+        self._told = 0  # actions that the client knows of
+
+    def begin(self, request: Any) -> None:
+        """Set up for a request."""
+        self._begun = True
+        self._record = record.current.get() or record.Record(0.0)
+        self._shows_reasoning = request.include_reasoning
+        self._vote = getattr(request, "vote", None) is not None
+        self._record.vote = self._vote
+        self.coat.off = not getattr(request, "parsed", True)
+        self._record.reads = not self.coat.off
+
+    def set_prompt_token_ids(self, prompt_token_ids: Sequence[int]) -> None:
+        """Take the prompt, in whose chain the reply may go on."""
+        self._prompt = prompt_token_ids
+
+    def parse(
+        self, model_output: str, request: Any, enable_auto_tools: bool = False, model_output_token_ids: Sequence[int] = ()
+    ) -> tuple[str | None, str | None, list[FunctionCall] | None]:
+        """Return the reasoning and the content of a complete reply."""
+        self._plant(request, self._prompt)
+        reasoning, content = self.coat.extract_reasoning(model_output, request, model_output_token_ids)
+        self._count()
+        return reasoning, content, []
+
+    def parse_delta(
+        self,
+        delta_text: str,
+        delta_token_ids: list[int],
+        request: Any,
+        prompt_token_ids: list[int] | None = None,
+        *,
+        finished: bool,
+    ) -> DeltaMessage | None:
+        """Return the next chunk with its segment, and with the summary when the reply is finished; None if nothing is certain yet.
+
+        This replaces vLLM's own method, which costs more per token.
+        """
+        if not self._planted:
+            self._plant(request, prompt_token_ids or ())
+        if self.coat.off:
+            return DeltaMessage(content=self.coat.raw(delta_text, delta_token_ids, ended=finished))
+        delta = self.coat.step(delta_text, delta_token_ids)
+        if finished:
+            return self._last(delta)
+        if delta is None:
+            return None
+        if delta.content:
+            self._record_answer()
+            return DeltaMessage(content=delta.text)
+        if not self._shows_reasoning:
+            return None
+        coat: dict[str, Any] = {"index": delta.number}
+        return _reasoning(delta.text, coat if delta.number < self._told else coat | self._news(delta.number + 1))
+
+    def summary(self) -> dict[str, Any]:
+        """Return what the client gets under `coat` of the finished reply."""
+        answer = {"answer": self.coat.reading.answer}
+        return {"segments": self.coat.reading.segments()} | answer if self._shows_reasoning else answer
+
+    def _plant(self, request: Any, prompt: Sequence[int]) -> None:
+        if not self._begun:
+            self.begin(request)
+        self._planted = True
+        late = bool(getattr(request, "stop", None)) and not request.include_stop_str_in_output
+        self.coat.plant(prompt, echo=getattr(request, "echo", False), late=late)
+
+    def _last(self, delta: Delta | None) -> DeltaMessage:
+        reasoning, content = self.coat.rest()
+        coat = self.summary()
+        actions = len(self.coat.reading.actions)
+        index = actions - 1
+        if delta is not None and delta.content:
+            content = delta.text + (content or "")
+        elif delta is not None:
+            reasoning, index = delta.text + (reasoning or ""), delta.number
+        if self._shows_reasoning:
+            coat = ({"index": index} if reasoning else {}) | self._news(actions) | coat
+        shown = reasoning if self._shows_reasoning else None
+        message = _reasoning(shown, coat) if shown else DeltaMessage(coat=coat)
+        if content:
+            message.content = content
+            self._record_answer()
+        self._count()
+        return message
+
+    def _news(self, known: int) -> dict[str, list[str]]:
+        """Return the actions that begin with this chunk, as a list: clients that add chunks up get the list of all actions."""
+        actions, self._told = self.coat.reading.actions[self._told : known], known
+        return {"actions": actions} if actions else {}
+
+    def _record_answer(self) -> None:
+        """Record when the answer begins."""
+        if self._record.answered is None:
+            self._record.answered = time.monotonic()
+
+    def _count(self) -> None:
+        if not self.coat.off and not self._vote:  # a vote counts all its chains
+            self._record.answer_tokens += count(self._model, self.coat.reading)
+
+
+def count(model: str, reading: Reading, *, complete: bool = True) -> int:
+    """Count a reply in the metrics; return the tokens of its answer. Of one that is not complete, only the tokens count."""
+    segments = reading.segments()
+    for segment in segments:
+        metrics.COAT_TOKENS.labels(model, segment["action"]).inc(segment["tokens"])
+    answer = len(reading.ids) - reading.thought_tokens
+    metrics.COAT_TOKENS.labels(model, "answer").inc(answer)
+    if complete:
+        written = reading.actions[reading.planted :]
+        metrics.REFLECTIONS.labels(model).observe(written.count("reflect"))
+        metrics.EXPLORATIONS.labels(model).observe(written.count("explore"))
+        metrics.ANSWERS.labels(model, "yes" if reading.answer is not None else "no").inc()
+        for action in written:
+            metrics.COAT_ACTIONS.labels(model, action).inc()
+    return answer
+
+
+def _reasoning(text: str, coat: dict[str, Any]) -> DeltaMessage:
+    """Return a chunk of reasoning; older clients read it under its second name."""
+    return DeltaMessage(reasoning=text, reasoning_content=text, coat=coat)

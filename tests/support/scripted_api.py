@@ -146,10 +146,11 @@ class ScriptedApi:
         for index, (action, text) in enumerate(segments):
             tokens += 1  # the action's own
             pieces = re.findall(r"[\u3000-\u9fff]|[^\s\u3000-\u9fff]+\s*|\s+", text)
-            for piece in pieces:
+            for number, piece in enumerate(pieces):
                 await self._turn(next(numbers))
                 tokens += 1
-                delta = {"reasoning": piece, "reasoning_content": piece, "coat": {"action": action, "index": index}}
+                begun = {} if number else {"actions": [action]}
+                delta = {"reasoning": piece, "reasoning_content": piece, "coat": {"index": index} | begun}
                 yield sse(chunk(delta, usage=usage(tokens, 0)))
                 if trouble == "broken" and index == 1:
                     raise ConnectionError("scripted")

@@ -76,11 +76,152 @@ def test_a_stream_carries_the_same(http: httpx.Client) -> None:
     deltas = [chunk["choices"][0]["delta"] for chunk in chunks if chunk["choices"]]
     assert "".join(delta.get("content") or "" for delta in deltas) == message["content"]
     assert "".join(delta.get("reasoning") or "" for delta in deltas) == message["reasoning"]
-    seen = dict.fromkeys((d["coat"]["index"], d["coat"]["action"]) for d in deltas if d.get("reasoning"))
-    assert list(seen) == list(enumerate(actions(message["coat"])))
+    thought = [delta for delta in deltas if delta.get("reasoning")]
+    begun = [action for delta in deltas for action in (delta.get("coat") or {}).get("actions", [])]
+    assert begun == actions(message["coat"])
+    assert list(dict.fromkeys(delta["coat"]["index"] for delta in thought)) == list(range(len(message["coat"]["segments"])))
     assert {key: deltas[-1]["coat"][key] for key in ("segments", "answer")} == message["coat"]
     assert chunks[-1]["usage"]["completion_tokens_details"] == whole["usage"]["completion_tokens_details"]
     assert len(deltas) > 20
+
+
+Read = tuple[str, str, int, int]
+"""The thought and the answer of a reply, the tokens of its thought, and all its tokens."""
+
+
+def told(choice: dict[str, Any]) -> tuple[str, str, dict[str, Any]]:
+    message = choice.get("message") or choice["delta"]
+    return message.get("reasoning") or "", message.get("content") or "", message.get("coat") or {}
+
+
+def chats(http: httpx.Client, options: dict[str, Any]) -> list[Read]:
+    """Ask for one and for several choices, whole and streamed, and for a vote; return what each says, and check what must agree."""
+    found: list[Read] = []
+    for more in ({}, {"n": 3}, {"coat": {"vote": {"samples": 3, "temperature": 1e-4, "stop_when_decided": False}}}):
+        asked, count = body() | options | more, 3 if more else 1
+        reply = http.post("/v1/chat/completions", json=asked).json()
+        whole = [told(choice) for choice in reply["choices"]]
+        usage = reply["usage"]
+        with http.stream(
+            "POST",
+            "/v1/chat/completions",
+            json=asked | {"stream": True, "stream_options": {"include_usage": True, "continuous_usage_stats": True}},
+        ) as response:
+            chunks = [json.loads(line[6:]) for line in response.iter_lines() if line.startswith("data: {")]
+        assert chunks[-1]["usage"] == {name: value for name, value in usage.items() if value is not None}
+        for index in range(len(whole)):
+            own = [chunk for chunk in chunks if chunk["choices"] and chunk["choices"][0]["index"] == index]
+            parts = [told(chunk["choices"][0]) for chunk in own]
+            streamed = tuple("".join(part[at] for part in parts) for at in (0, 1))
+            assert streamed == whole[index][:2]
+            assert {key: value for key, value in parts[-1][2].items() if key in ("segments", "answer")} == {
+                key: value for key, value in whole[index][2].items() if key != "vote"
+            }
+            counts = [chunk["usage"]["completion_tokens_details"]["reasoning_tokens"] for chunk in own]
+            assert counts == sorted(counts)
+        reasoning = usage["completion_tokens_details"]["reasoning_tokens"]
+        for thought, answer, coat in whole:
+            assert reasoning == count * sum(segment["tokens"] for segment in coat.get("segments", []))
+            found.append((thought, answer, reasoning // count, usage["completion_tokens"] // count))
+    return found
+
+
+def response(http: httpx.Client, options: dict[str, Any]) -> list[Read]:
+    """Ask for a response, whole and streamed."""
+    asked = {"model": "nano", "input": QUESTION, "temperature": 0, "max_output_tokens": 1500} | options
+    if "max_tokens" in asked:
+        asked["max_output_tokens"] = asked.pop("max_tokens")
+    with http.stream("POST", "/v1/responses", json=asked | {"stream": True}) as events:
+        lines = [json.loads(line[6:]) for line in events.iter_lines() if line.startswith("data: {")]
+    found = []
+    for done in (http.post("/v1/responses", json=asked).json(), lines[-1]["response"]):
+        texts = {item["type"]: "".join(part["text"] for part in item["content"]) for item in done["output"]}
+        used = done["usage"]
+        counts = used["output_tokens_details"]["reasoning_tokens"], used["output_tokens"]
+        found.append((texts.get("reasoning", ""), texts.get("message", ""), *counts))
+    return found
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"max_tokens": 60},
+        {"stop": ["Let me"]},
+        {"stop": ["Let me"], "include_stop_str_in_output": True},
+        {"stop": ["<|reflect|>"]},
+        {"include_stop_str_in_output": True},
+        {"ignore_eos": True, "max_tokens": 300},
+        {"coat": {"parse": False}, "include_stop_str_in_output": True},
+    ],
+    ids=str,
+)
+def test_a_chain_is_read_alike_however_it_is_asked_for(http: httpx.Client, options: dict[str, Any]) -> None:
+    if "coat" in options:
+        replies = [told(chat(http, **options["coat"])["choices"][0])[1]]
+        asked = body(**options["coat"]) | {"include_stop_str_in_output": True, "n": 2}
+        replies += [told(choice)[1] for choice in http.post("/v1/chat/completions", json=asked).json()["choices"]]
+        assert len(set(replies)) == 1
+        assert "<|continue|>" in replies[0]
+        assert "<|im_end|>" not in replies[0]
+        return
+    read = chats(http, options) + response(http, options)
+    assert len(set(read)) == 1
+    thought, answer, reasoning, tokens = read[0]
+    assert "<|" not in thought + answer
+    if "stop" in options or options.get("max_tokens") == 60:
+        assert answer == ""
+        assert reasoning == tokens
+    else:
+        assert 0 < reasoning < tokens
+        assert "\\boxed{182}" in answer
+
+
+def test_messages_read_the_same(http: httpx.Client) -> None:
+    message = chat(http)["choices"][0]["message"]
+    asked = {"model": "nano", "messages": ASK, "max_tokens": 400, "temperature": 0}
+    done = http.post("/v1/messages", json=asked).json()["content"]
+    assert [part.get("thinking") or part["text"] for part in done] == [message["reasoning"], message["content"]]
+    with http.stream("POST", "/v1/messages", json=asked | {"stream": True}) as events:
+        deltas = [json.loads(line[6:]).get("delta") or {} for line in events.iter_lines() if line.startswith("data: {")]
+    assert "".join(delta.get("thinking") or "" for delta in deltas) == message["reasoning"]
+    assert "".join(delta.get("text") or "" for delta in deltas) == message["content"]
+
+
+PLANTED = "<|continue|>47×6-100\n47×6: 7×6=42"
+
+
+def planted(http: httpx.Client, text: str, **options: Any) -> dict[str, Any]:
+    messages = [*ASK, {"role": "assistant", "content": text}]
+    asked = body() | {"messages": messages, "add_generation_prompt": False, "continue_final_message": True} | options
+    reply = http.post("/v1/chat/completions", json=asked)
+    assert reply.status_code == 200, reply.text
+    return reply.json()
+
+
+@pytest.mark.parametrize("text", [PLANTED, "<|continue|>", f"{PLANTED}→ 282<|reflect|>", f"{PLANTED}→ 282<|reflect|>Let me"])
+def test_planted_reasoning_goes_on_as_reasoning(http: httpx.Client, text: str) -> None:
+    reply = planted(http, text)
+    reasoning, content, coat = told(reply["choices"][0])
+    assert reasoning
+    assert content.startswith("The final answer is")
+    assert coat["segments"][0]["action"] == ("reflect" if "reflect" in text else "continue")
+    spent = reply["usage"]["completion_tokens_details"]["reasoning_tokens"]
+    assert spent == sum(segment["tokens"] for segment in coat["segments"])
+    assert 0 < spent < reply["usage"]["completion_tokens"]
+    echoed, answer, whole = told(planted(http, text, echo=True)["choices"][0])
+    assert "<|" not in echoed + answer
+    assert echoed.endswith(reasoning)
+    assert "".join(segment["text"] for segment in whole["segments"]).startswith(text.removeprefix("<|continue|>").split("<|")[0])
+
+
+def test_planted_reflections_count_towards_the_limits(http: httpx.Client) -> None:
+    text = f"{PLANTED}→ 282<|continue|>282-100: 2 → 182<|reflect|>Let me check.\n182+100 → 282 Right."
+    coat = {"max_reflections": 1, "min_reflections": 1}
+    _, _, read = told(planted(http, text, coat=coat)["choices"][0])
+    assert actions(read).count("reflect") == 1  # the planted one, which goes on
+    _, _, read = told(planted(http, text, coat={"min_reflections": 2})["choices"][0])
+    assert actions(read).count("reflect") == 2
 
 
 def test_raw_text_on_request(http: httpx.Client) -> None:

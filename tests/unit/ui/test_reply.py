@@ -9,8 +9,10 @@ from ui.errors import ApiError, LoadingError, LostError, QueueFullError
 from ui.reply import Reply
 
 
-def thought(text: str, action: str, index: int, tokens: int) -> dict[str, Any]:
-    delta = {"reasoning": text, "reasoning_content": text, "coat": {"action": action, "index": index}}
+def thought(text: str, action: str | None, index: int, tokens: int) -> dict[str, Any]:
+    """A chunk of a segment's thought, with its action if the segment begins with it."""
+    begun = {"actions": [action]} if action else {}
+    delta = {"reasoning": text, "reasoning_content": text, "coat": {"index": index} | begun}
     return {"choices": [{"delta": delta, "finish_reason": None}], "usage": {"completion_tokens": tokens, "prompt_tokens": 5}}
 
 
@@ -47,7 +49,7 @@ def test_steps_grow_with_their_time_and_tokens() -> None:
     clock.now_s += 0.5
     reply.add(thought("2 +", "continue", 0, 2))
     clock.now_s += 1
-    reply.add(thought(" 2", "continue", 0, 4))
+    reply.add(thought(" 2", None, 0, 4))
     clock.now_s += 1
     reply.add(thought("Check.", "reflect", 1, 7))
     assert reply.begun
@@ -117,7 +119,11 @@ def test_votes_come_before_the_reply() -> None:
     reply.add(USAGE)
     reply.end()
     stats = reply.state()["stats"]
-    assert [step["seconds"] for step in reply.state()["steps"]] == [None]
+    steps = reply.state()["steps"]
+    assert [(step["action"], step["text"], step["seconds"]) for step in steps] == [
+        ("continue", "2 + 2", None),
+        ("reflect", "Check.", None),
+    ], "also those whose text came with another one's"
     assert stats["ttft_s"] is None  # chains in a vote are not streamed
     assert stats["tokens_per_s"] == 10.5
 

@@ -217,6 +217,21 @@ def test_actions_come_from_the_segments_where_the_server_sends_them(server: Serv
     assert command.result["score"]["actions"] == {"continue": 2, "reflect": 0, "explore": 1}
 
 
+@pytest.mark.parametrize(
+    ("message", "box"),
+    [
+        ({"content": "So \\boxed{1}", "coat": {"segments": [], "answer": "2"}}, "2"),
+        ({"content": None, "reasoning": "\\boxed{1}", "coat": {"segments": [], "answer": None}}, None),
+        ({"content": "<|continue|>\\boxed{1}<|reflect|>No: \\boxed {2}"}, "2"),
+        ({"content": "<|continue|>\\boxed{1}<|reflect|>No,"}, None),
+        ({"content": None, "reasoning": "\\boxed{1}"}, "1"),
+    ],
+)
+def test_the_answer_is_read_as_the_server_reads_it(message: dict[str, Any], box: str | None) -> None:
+    body = {"choices": [{"message": message, "finish_reason": "stop"}]}
+    assert parse(body, "q", 0).box == box
+
+
 def test_what_the_server_does_not_tell_is_left_open(server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     server.answer = lambda body: {"choices": reply("\\boxed{0}")["choices"]}
     command = Command(server, tmp_path, 1)

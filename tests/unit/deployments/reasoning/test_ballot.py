@@ -11,9 +11,12 @@ from deployments.observability import metrics
 from deployments.reasoning.answers.comparer import Comparer
 from deployments.reasoning.ballot import Ballot, progress_chunk
 from deployments.reasoning.equality import key
+from deployments.reasoning.reading import Vocabulary
 from deployments.reasoning.request import Vote
 
 MODEL = "of-this-test"
+CONTINUE, OTHER = 8, 7
+VOCABULARY = Vocabulary({CONTINUE: "continue"}, {CONTINUE: "<|continue|>"}, lambda ids: "??" * len(ids))
 Step = tuple[int, str, int, str | None]
 """A sample's number, its new text, how many tokens that has, and how the sample ends, if it does."""
 
@@ -24,7 +27,12 @@ def ends(sample: int, answer: str | None, tokens: int = 10) -> Step:
 
 
 def result(*steps: Step) -> RequestOutput:
-    outputs = [CompletionOutput(number, text, [7] * tokens, None, None, finish_reason=end) for number, text, tokens, end in steps]
+    def ids(text: str, tokens: int) -> list[int]:
+        return [CONTINUE if "<|continue|>" in text else OTHER, *[OTHER] * (tokens - 1)]
+
+    outputs = [
+        CompletionOutput(number, text, ids(text, tokens), None, None, finish_reason=end) for number, text, tokens, end in steps
+    ]
     return RequestOutput("r", None, [1, 2, 3], None, outputs, finished=False)
 
 
@@ -63,7 +71,7 @@ class InProcess(Comparer):
 
 
 def ballot(samples: int, stop: bool = True, comparer: Comparer | None = None) -> Ballot:
-    return Ballot(Vote(samples=samples, stop_when_decided=stop), MODEL, comparer or InProcess())
+    return Ballot(Vote(samples=samples, stop_when_decided=stop), MODEL, comparer or InProcess(), VOCABULARY)
 
 
 async def counted(vote: Ballot, results: Results) -> list[dict[str, Any]]:
@@ -204,7 +212,12 @@ async def test_the_last_chunk_carries_the_outcome_and_the_usage_is_of_all_sample
     assert choice["delta"]["coat"] == {"answer": "4", "vote": vote.result()}
     usage = vote.with_usage(chunk(choices=[], usage={"prompt_tokens": 3, "completion_tokens": 10, "total_tokens": 13}))
     assert usage.endswith("\n\n")
-    assert json.loads(usage.removeprefix("data: "))["usage"] == {"prompt_tokens": 3, "completion_tokens": 30, "total_tokens": 33}
+    assert json.loads(usage.removeprefix("data: "))["usage"] == {
+        "prompt_tokens": 3,
+        "completion_tokens": 30,
+        "total_tokens": 33,
+        "completion_tokens_details": {"reasoning_tokens": 2 * 4},  # of both: the action, and "1+1: 2" at two characters a token
+    }
 
 
 def test_progress_is_a_chunk_without_choices() -> None:

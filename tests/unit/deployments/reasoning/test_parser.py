@@ -3,9 +3,8 @@
 import pytest
 from transformers import AutoTokenizer
 
-from deployments.reasoning.parser import CoatReasoningParser
+from deployments.reasoning.parser import CoatParser
 from deployments.reasoning.request import CoatChatRequest
-from deployments.reasoning.serving import CoatParser
 
 THOUGHT = "<|continue|>47×6-100\n47×6: 7×6=42 → 282<|continue|>282-100: 2 → 182<|reflect|>Let me check.\n182+100 → 282 Right.\n"
 ANSWER = "The final answer is \\boxed{182}."
@@ -22,7 +21,7 @@ def request(**more):
 
 def parser(tokenizer, **more):
     made = CoatParser(tokenizer)
-    made.begin(request(**more), "test")
+    made.begin(request(**more))
     return made
 
 
@@ -49,20 +48,54 @@ def test_a_stream_equals_the_whole(tokenizer, step):
     assert "".join(chunk.get("reasoning") or "" for chunk in chunks) == reasoning
     assert "".join(chunk.get("content") or "" for chunk in chunks) == content == ANSWER
     summary = chunks[-1]["coat"]
-    assert summary["segments"] == whole.coat.transcript.segments()
+    assert summary["segments"] == whole.summary()["segments"]
     assert [segment["action"] for segment in summary["segments"]] == ["continue", "continue", "reflect"]
     assert summary["answer"] == "182"
 
 
 def test_each_chunk_tells_its_segment(tokenizer):
     chunks, *_ = stream(tokenizer, THOUGHT + ANSWER)
-    seen = [(c["coat"]["action"], c["coat"]["index"]) for c in chunks if c.get("reasoning") is not None]
-    assert list(dict.fromkeys(seen)) == [("continue", 0), ("continue", 1), ("reflect", 2)]
-    assert all(chunk["reasoning_content"] == chunk["reasoning"] for chunk in chunks if "reasoning" in chunk)
+    thought = [chunk for chunk in chunks if chunk.get("reasoning") is not None]
+    begun = [(chunk["coat"]["index"], chunk["coat"]["actions"]) for chunk in thought if "actions" in chunk["coat"]]
+    assert begun == [(0, ["continue"]), (1, ["continue"]), (2, ["reflect"])]
+    assert [chunk["coat"]["index"] for chunk in thought] == sorted(chunk["coat"]["index"] for chunk in thought)
+    assert all(chunk["reasoning_content"] == chunk["reasoning"] for chunk in thought)
+
+
+def added_up(into, delta):
+    """Add a chunk to the chunks before, as OpenAI's client does (openai 2, lib/streaming/_deltas.py)."""
+    for key, value in delta.items():
+        before = into.get(key)
+        if before is None or key in ("index", "type"):
+            into[key] = value
+        elif isinstance(before, str | int | float):
+            into[key] = before + value
+        elif isinstance(before, dict):
+            added_up(before, value)
+        elif all(isinstance(one, str | int | float) for one in before):
+            before.extend(value)
+        else:
+            raise TypeError(f"{key}: a list of objects that are not numbered came twice")
+    return into
+
+
+@pytest.mark.parametrize("step", [1, 3, 1000])
+def test_chunks_can_be_added_up(tokenizer, step):
+    whole = parser(tokenizer)
+    chunks, _, ids = stream(tokenizer, THOUGHT + ANSWER, step)
+    reasoning, content, _ = whole.parse(THOUGHT + ANSWER, request(), model_output_token_ids=ids)
+    message = {}
+    for chunk in chunks:
+        added_up(message, chunk)
+    assert (message["reasoning"], message["content"]) == (reasoning, content)
+    assert message["coat"].pop("index") in (0, 2)
+    assert message["coat"] == whole.summary() | {"actions": ["continue", "continue", "reflect"]}
 
 
 def test_segments_stand_on_lines_of_their_own(tokenizer):
-    reasoning, _ = CoatReasoningParser(tokenizer).extract_reasoning(THOUGHT + ANSWER, request())
+    reasoning, *_ = parser(tokenizer).parse(
+        THOUGHT + ANSWER, request(), model_output_token_ids=tokenizer.encode(THOUGHT + ANSWER, add_special_tokens=False)
+    )
     assert reasoning is not None
     assert reasoning.splitlines()[:3] == ["47×6-100", "47×6: 7×6=42 → 282", "282-100: 2 → 182"]
 
@@ -71,9 +104,9 @@ def test_tokens_add_up(tokenizer):
     ids = tokenizer.encode(THOUGHT, add_special_tokens=False)
     closing = [*tokenizer.encode(ANSWER, add_special_tokens=False), tokenizer.eos_token_id]
     made = parser(tokenizer)
-    made.parse(THOUGHT + ANSWER, request())
-    assert made.count_reasoning_tokens([*ids, *closing]) == len(ids)
-    assert sum(segment["tokens"] for segment in made.coat.transcript.segments()) == len(ids)
+    made.parse(THOUGHT + ANSWER, request(), model_output_token_ids=[*ids, *closing])
+    assert made.count_reasoning_tokens([]) == len(ids)
+    assert sum(segment["tokens"] for segment in made.summary()["segments"]) == len(ids)
 
 
 def test_a_reply_without_actions_is_all_content(tokenizer):
@@ -87,6 +120,9 @@ def test_a_reply_that_was_cut_off(tokenizer):
     chunks, made, ids = stream(tokenizer, "<|continue|>47×6: 7×6")
     assert chunks[-1]["coat"]["segments"][0]["text"] == "47×6: 7×6"
     assert made.count_reasoning_tokens(ids) == len(ids)
+    whole = parser(tokenizer)
+    whole.parse("<|continue|>47×6: 7×6", request(), model_output_token_ids=ids)
+    assert whole.summary() == chunks[-1]["coat"] | {"segments": whole.summary()["segments"]}
 
 
 def test_raw_text_on_request(tokenizer):

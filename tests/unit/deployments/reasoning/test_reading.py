@@ -21,7 +21,7 @@ VOCABULARY = vocabulary(TOKENIZER)
 END = TOKENIZER.eos_token_id
 CONTINUE, REFLECT, EXPLORE = (TOKENIZER.convert_tokens_to_ids(token) for token in coat.ACTIONS)
 RECORDED = json.loads(gzip.decompress((Path(__file__).parent / "chains.json.gz").read_bytes()))
-"""Chains as the embedded model wrote them, as token ids: `.run/record.py` of the log, 2026-11-29."""
+"""Chains as the embedded model wrote them, as token ids; `dev/LOG.md` says how."""
 
 WORDS = [
     *("<|continue|>", "<|reflect|>", "<|explore|>", "<|im_end|>", "<|endoftext|>"),

@@ -8,6 +8,8 @@ from transformers import AutoTokenizer
 from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs, EngineCoreRequest, FinishReason
 
 from deployments.observability import metrics
+from deployments.reasoning import serving
+from deployments.reasoning.answers.comparer import Comparer
 from tests.support.in_process import Server, served
 from tests.support.paths import NANO
 
@@ -20,6 +22,22 @@ SHOWN = STEPS[0] + "\n".join(STEPS[1:])
 END = TOKENIZER.eos_token_id
 STEP = 3
 """Tokens that the core writes at a time."""
+
+
+class SameText(Comparer):
+    """Compares answers as text, without another process."""
+
+    def __init__(self) -> None: ...
+
+    def prepare(self) -> None: ...
+
+    async def key(self, answer: str) -> str:
+        return answer
+
+
+@pytest.fixture(autouse=True)
+def _one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serving, "Comparer", SameText)
 
 
 def tokens(text: str) -> list[int]:

@@ -3,17 +3,22 @@
 import asyncio
 import json
 import os
+import re
 import signal
+import time
 
 import httpx
 
-from cluster.bench import chaos
+from cluster.bench import chaos, soak
+from cluster.bench.mixed import Clients
 from tests.support.application import Served, Streaming
 from tests.support.page_user import ask0, use
 from tests.support.status import ready
 from tests.support.until import until, until_async
 
+HUNG_AFTER_S = 8
 ARGUMENTS = ("llm.num_replicas=2", "ingress.num_replicas=2", "ui.num_replicas=2", "llm.num_cpus=0.4", "ingress.num_cpus=0.4")
+ARGUMENTS += (f"llm.hung_after_s={HUNG_AFTER_S}", *soak.TOOLS)
 BURST = 32
 USERS = 50
 
@@ -79,6 +84,46 @@ async def test_fifty_users_of_two_replicas(served: Served) -> None:
         assert f'["answer"], "{105 + user}"]' in reply, reply
     after = ui_seconds(served)
     assert all(after[process] > before[process] for process in before), "both replicas had users"
+
+
+async def moved(http: httpx.AsyncClient) -> float:
+    """Return how many requests both ingresses have moved."""
+    texts = [
+        (await http.get(f"http://{target['targets'][0]}/metrics")).text
+        for target in (await http.get("/metrics/targets")).json()
+        if target["labels"]["deployment"] == "Ingress"
+    ]
+    return sum(float(count) for text in texts for count in re.findall(r"^satori_failover_requests_total (\S+)", text, re.MULTILINE))
+
+
+async def test_a_pause_is_not_a_death(served: Served) -> None:
+    """All processes are stopped for longer than anybody waits for a sign of life, and go on."""
+    stack = served.stack
+    async with chaos.client(served.url) as http:
+        wanted = await chaos.calm(http)
+        lasting, before = stack.lasting(), await moved(http)
+
+        def pause() -> None:
+            stack.pause()
+            time.sleep(3 * HUNG_AFTER_S)
+            stack.resume()
+
+        replies = await chaos.struck(http, chaos.STREAMS, pause)
+        assert [reply.errors for reply in replies if not reply.well] == []
+        assert [reply for reply, other in zip(replies, wanted, strict=True) if not reply.same(other)] == []
+        await stack.whole(http)
+        assert await moved(http) == before, "no request has left its replica"
+    assert stack.lasting() == lasting, "the same processes serve"
+
+
+async def test_a_short_soak_finds_nothing(served: Served) -> None:
+    """Requests of every kind: `make soak` for a quarter of a minute, in which it does not kill."""
+    run = await soak.run(served.stack, Clients(served.url, "nano", seed=1, pause_s=0.2), 4, seconds=15, every_s=600)
+    assert (run.failures, run.kills) == ([], [])
+    assert len(run.clients.outcomes) > 20
+    measured = {(one.role, one.measure) for one in run.watch.series}
+    assert {("ingress", "memory"), ("engine", "memory"), ("ingress", "tasks"), ("LLM replica", "series")} <= measured
+    assert {role for role, _ in measured} >= {"HAProxy", "Serve controller", "Ray GCS", "raylet", "/tmp"}
 
 
 async def held_by_ingress(http: httpx.AsyncClient, requests: int) -> dict[str, int]:

@@ -9,7 +9,6 @@ was replaced after a pause of all of them.
 
 import argparse
 import asyncio
-import json
 import os
 import random
 import re
@@ -17,19 +16,17 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import httpx
 import psutil
 
+from cluster.bench.chats import STREAMS, Reply, client, question
 from cluster.bench.stack import Stack, command_line, engines, ours, running
 from deployments import settings as settings_module
 from deployments.host.signals import interrupt_by_signals
 
 ARGUMENTS = ("llm.num_replicas=2", "llm.num_cpus=0.4", "ingress.num_cpus=0.4", "ui.enabled=false", "llm.hung_after_s=20")
-STREAMS = 50
-TOKENS = 160
 
 
 @dataclass(frozen=True)
@@ -75,75 +72,6 @@ FAULTS = {
 """`frozen` is an engine that hangs, `engine ended` one that gets SIGTERM, as when a host shuts down."""
 AFTERMATH_S = 60.0
 """So long after a pause, whoever would take a process for dead has replaced it."""
-
-
-def question(number: int) -> dict[str, Any]:
-    """Return chat `number` of a mixed load. For some of its kinds an engine keeps state besides the tokens."""
-    body: dict[str, Any] = {"model": "nano", "temperature": 0, "stream": True, "max_tokens": TOKENS}
-    body["messages"] = [{"role": "user", "content": f"What is {100 + number} * 6 - {3 * number}?"}]
-    kinds: list[dict[str, Any]] = [
-        {"ignore_eos": True, "coat": {"parse": False}},
-        {"min_tokens": TOKENS - 10, "logprobs": True, "top_logprobs": 2},
-        {"temperature": 1, "seed": number, "ignore_eos": True},
-        {"frequency_penalty": 0.2, "presence_penalty": 0.2, "ignore_eos": True},
-        {"structured_outputs": {"regex": f"[0-9 ]{{{TOKENS - 20}}}"}, "coat": {"parse": False}},
-        {"ignore_eos": True, "coat": {"max_reasoning_tokens": TOKENS // 2, "max_reflections": 1}},
-        {"n": 2, "temperature": 0.7, "seed": number, "ignore_eos": True, "stop": ["expected 7"]},
-    ]
-    return body | kinds[number % len(kinds)]
-
-
-@dataclass
-class Reply:
-    """What a client received of a stream."""
-
-    choices: int = 1
-    chunks: int = 0
-    text: dict[int, str] = field(default_factory=dict)
-    reasoning: dict[int, str] = field(default_factory=dict)
-    logprobs: list[str] = field(default_factory=list)
-    finish: dict[int, str] = field(default_factory=dict)
-    errors: list[str] = field(default_factory=list)
-
-    @property
-    def well(self) -> bool:
-        """Whether all its choices have ended, without an error."""
-        return len(self.finish) == self.choices and not self.errors
-
-    def same(self, other: "Reply") -> bool:
-        """Return whether two replies have the same content, however it was split into chunks."""
-        return all(getattr(self, name) == getattr(other, name) for name in ("text", "reasoning", "logprobs", "finish", "errors"))
-
-    async def read(self, http: httpx.AsyncClient, body: dict[str, Any]) -> None:
-        """Send the request, and read the stream to its end."""
-        self.choices = body.get("n", 1)
-        try:
-            async with http.stream("POST", "/v1/chat/completions", json=body) as response:
-                if response.status_code != 200:
-                    self.errors.append((await response.aread()).decode())
-                    return
-                done = False
-                async for line in response.aiter_lines():
-                    done |= line == "data: [DONE]"
-                    if line.startswith("data: {"):
-                        self._add(json.loads(line.removeprefix("data: ")))
-                if not done:
-                    self.errors.append("the stream ended short")
-        except httpx.HTTPError as error:
-            self.errors.append(repr(error))
-
-    def _add(self, event: dict[str, Any]) -> None:
-        if "error" in event:
-            self.errors.append(event["error"]["message"])
-            return
-        for choice in event["choices"]:
-            self.chunks += 1
-            index, delta = choice["index"], choice["delta"]
-            self.text[index] = self.text.get(index, "") + (delta.get("content") or "")
-            self.reasoning[index] = self.reasoning.get(index, "") + (delta.get("reasoning") or "")
-            self.logprobs += [item["token"] for item in (choice.get("logprobs") or {}).get("content", [])]
-            if choice["finish_reason"]:
-                self.finish[index] = choice["finish_reason"]
 
 
 @dataclass
@@ -236,11 +164,6 @@ async def strike(stack: Stack, http: httpx.AsyncClient, name: str, wanted: Seque
         whole_s,
         [words for process, words in lasting.items() if process not in here],
     )
-
-
-def client(url: str) -> httpx.AsyncClient:
-    """Return an HTTP client with a connection for each stream."""
-    return httpx.AsyncClient(base_url=url, timeout=900, limits=httpx.Limits(max_connections=STREAMS + 4), trust_env=False)
 
 
 async def run(stack: Stack, faults: Sequence[str], rounds: int, seed: int) -> list[Outcome]:

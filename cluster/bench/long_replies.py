@@ -18,7 +18,7 @@ from collections import Counter
 
 import httpx
 
-from cluster.bench.chaos import Reply, client, question
+from cluster.bench.chats import Reply, client, question
 from cluster.bench.stack import Stack, engines, ours, running
 from deployments import settings as settings_module
 from deployments.host.signals import interrupt_by_signals

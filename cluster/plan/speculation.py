@@ -1,14 +1,5 @@
-"""Speculation by n-grams: the tokens a step that it gives on recorded replies, and the batch size up to which it pays on a card.
+"""Speculation by n-grams: the batch sizes up to which it pays on a card, from the tokens a step that were counted."""
 
-Prints both for replies in a file: a line of JSON each, `{"prompt_token_ids": [...], "token_ids": [...]}`, as the completions API
-returns them with `return_token_ids`. With greedy replies the count is exact: a draft is accepted if it is what follows.
-
-    python -m cluster.plan.speculation replies.jsonl
-"""
-
-import argparse
-import json
-import sys
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -18,66 +9,12 @@ import yaml
 
 from cluster.plan.capacity import Replica
 
-Reply = tuple[Sequence[int], Sequence[int]]
-"""The token ids of a prompt, and of the reply to it."""
 Entry = tuple[int, int, int]
 """The first and the last of some batch sizes, and the number of drafts for them."""
-MOST_DRAFTS = 5
-LENGTHS = ((1, 3), (1, 4), (2, 2), (2, 3), (2, 4), (2, 5), (3, 3), (3, 5), (4, 4))
-"""The lengths of n-grams to try, shortest and longest."""
 CHOICES = (1, 3, 5)
 """The numbers of drafts that a schedule has: vLLM captures CUDA graphs for each."""
 WORTH = 1.05
 """The least gain for which drafts are made: below it, what the roofline leaves out may cost more."""
-
-
-class Ngrams:
-    """The n-grams of a sequence as it grows: what followed the last time that its end was seen.
-
-    As vLLM 0.32.0's speculator does it (`v1/worker/gpu/spec_decode/ngram`): the longest n-gram counts, then the latest.
-    """
-
-    def __init__(self, tokens: Sequence[int], shortest: int, longest: int) -> None:
-        """Begin with the tokens of a prompt; n-grams have `shortest` to `longest` tokens."""
-        self._tokens: list[int] = []
-        self._lengths = range(longest, shortest - 1, -1)
-        self._ends: dict[tuple[int, ...], int] = {}
-        for token in tokens:
-            self.append(token)
-
-    def append(self, token: int) -> None:
-        """Add a token."""
-        for length in self._lengths:  # only now can these be found: something follows them
-            if length <= len(self._tokens):
-                self._ends[tuple(self._tokens[-length:])] = len(self._tokens)
-        self._tokens.append(token)
-
-    def drafts(self, most: int) -> list[int]:
-        """Return `most` drafts, or none. Where too few tokens follow, the last token of all is repeated, as vLLM does."""
-        for length in self._lengths:
-            if length <= len(self._tokens) and (end := self._ends.get(tuple(self._tokens[-length:]))) is not None:
-                found = self._tokens[end : end + most]
-                return found + [self._tokens[-1]] * (most - len(found))
-        return []
-
-
-def tokens_a_step(replies: Sequence[Reply], drafts: int, shortest: int, longest: int) -> float:
-    """Return the tokens that a decode step gives a request on average, with that many drafts. A prefill gives the first token."""
-    steps = tokens = 0
-    for prompt, reply in replies:
-        seen, place = Ngrams([*prompt, *reply[:1]], shortest, longest), 1
-        tokens += max(0, len(reply) - 1)
-        while place < len(reply):
-            steps += 1
-            accepted = 0
-            for draft in seen.drafts(drafts):
-                if place + accepted + 1 >= len(reply) or draft != reply[place + accepted]:
-                    break
-                accepted += 1
-            for token in reply[place : place + accepted + 1]:
-                seen.append(token)
-            place += accepted + 1
-    return tokens / steps if steps else 1.0
 
 
 @cache
@@ -119,26 +56,3 @@ def schedule(replica: Replica, rates: Mapping[int, float], context_tokens: int, 
         first = entries.pop()[0] if entries and entries[-1][2] == drafts else batch
         entries.append((first, batch, drafts))
     return entries
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the tokens a step for the replies in a file; return the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("file", type=Path, help="replies, a line of JSON each")
-    path = parser.parse_args(arguments).file
-    try:
-        lines = [json.loads(line) for line in path.read_text().splitlines()]
-        replies = [(line["prompt_token_ids"], line["token_ids"]) for line in lines]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        print(f"speculation: {path}: {type(error).__name__}: {error}", file=sys.stderr)
-        return 2
-    print(f"{len(replies)} replies, {sum(len(reply) for _, reply in replies):,} tokens: tokens a step\n\nn-grams  drafts")
-    print("       " + "".join(f"{drafts:7}" for drafts in range(1, MOST_DRAFTS + 1)))
-    for shortest, longest in LENGTHS:
-        rates = [tokens_a_step(replies, drafts, shortest, longest) for drafts in range(1, MOST_DRAFTS + 1)]
-        print(f"{shortest} to {longest} " + "".join(f"{rate:7.2f}" for rate in rates))
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -9,7 +9,7 @@ import httpx
 import psutil
 import pytest
 
-from cluster.bench import chaos
+from cluster.bench import chaos, chats
 from cluster.bench.stack import engines, is_engine, run_of
 from tests.support.application import Served
 from tests.support.collector import Collector, attributes, collecting
@@ -72,7 +72,7 @@ async def test_metrics_go_with_replicas_and_counters_stay(served: Served) -> Non
     assert "vllm:num_requests_running" not in text[ingress]
     tokens = dict(re.findall(r'vllm:generation_tokens_total{engine="(\d)",model_name="nano"} (\S+)', text[ingress]))
     assert tokens.keys() == {"0", "1"}
-    assert sum(map(float, tokens.values())) > 2 * chaos.STREAMS * chaos.TOKENS
+    assert sum(map(float, tokens.values())) > 2 * chats.STREAMS * chats.TOKENS
 
 
 async def test_the_metrics_tell_of_it(served: Served) -> None:

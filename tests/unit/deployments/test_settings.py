@@ -52,7 +52,7 @@ def test_values_get_their_types() -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"preset": "nano"}, ["preset='nano'", "allowed: nano-cpu, satori-7b-4090"]),
+        ({"preset": "nano"}, ["preset='nano'", "allowed: nano-cpu, nano-gpu, satori-7b-4090"]),
         ({"modle": "x"}, ["modle='x'", "unknown key", "allowed: preset, model"]),
         ({"llm.num_replica": "2"}, ["llm.num_replica='2'", "unknown key", "allowed: num_replicas"]),
         ({"llm.num_replicas": "two"}, ["llm.num_replicas='two'", "integer"]),

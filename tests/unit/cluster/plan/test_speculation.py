@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 import yaml
 
-from cluster.plan import capacity, speculation
+from cluster.plan import capacity, ngrams, speculation
 from cluster.plan.architectures import shape
 from cluster.plan.capacity import PRECISIONS, Replica
-from cluster.plan.speculation import Ngrams, gain, schedule, tokens_a_step
+from cluster.plan.ngrams import Ngrams, tokens_a_step
+from cluster.plan.speculation import gain, schedule
 from deployments import settings
 
 QWEN2_7B = shape(yaml.safe_load(Path(capacity.__file__).with_name("published.yaml").read_text())["models"]["qwen2-7b"])
@@ -105,10 +106,10 @@ def test_the_presets_have_what_the_plan_says(preset: str, precision: str) -> Non
 def test_replies_are_read_from_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lines: list[dict[str, Any]] = [{"prompt_token_ids": [1], "token_ids": [2, 3] * 20}] * 2
     (tmp_path / "replies.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    assert speculation.main([str(tmp_path / "replies.jsonl")]) == 0
+    assert ngrams.main([str(tmp_path / "replies.jsonl")]) == 0
     printed = capsys.readouterr().out
     assert "2 replies, 80 tokens" in printed
-    assert printed.count(" to ") == len(speculation.LENGTHS)
+    assert printed.count(" to ") == len(ngrams.LENGTHS)
     (tmp_path / "replies.jsonl").write_text("{}")
-    assert speculation.main([str(tmp_path / "replies.jsonl")]) == 2
+    assert ngrams.main([str(tmp_path / "replies.jsonl")]) == 2
     assert "KeyError" in capsys.readouterr().err

@@ -107,6 +107,7 @@ class Reply:
         coat = delta.get("coat") or {}
         thought = delta.get("reasoning") or delta.get("reasoning_content") or ""
         content = delta.get("content") or ""
+        self._actions += coat.get("actions", [])  # before any text of the segments that they open
         if thought or content:
             self._record_token_time()
         if thought:
@@ -129,7 +130,6 @@ class Reply:
 
     def _add_thought(self, text: str, coat: dict[str, Any]) -> None:
         self._phase = "thinking"
-        self._actions += coat.get("actions", [])
         index = coat.get("index")
         if not self._steps or index != self._steps[-1].index:
             self._close_step()

@@ -99,6 +99,13 @@ def test_nothing_is_guessed() -> None:
     assert [stats[name] for name in ("tokens_per_s", "tokens", "reasoning_tokens", "reflections", "explorations")] == [None] * 5
 
 
+def test_an_action_may_come_before_the_text_of_its_step() -> None:
+    reply = Reply("q")
+    reply.add({"choices": [{"delta": {"role": "assistant", "coat": {"actions": ["continue"]}}}]})
+    reply.add(thought("2 + 2", None, 0, 4))
+    assert [(step["action"], step["text"]) for step in reply.state()["steps"]] == [("continue", "2 + 2")]
+
+
 def test_a_thought_without_actions_is_one_step() -> None:
     reply = Reply("q")
     for text in ("Let me", " see"):

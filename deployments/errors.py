@@ -112,6 +112,12 @@ class GrammarTooComplexError(OutOfBoundsError):
     code = "grammar_too_complex"
 
 
+class SchemaNotFollowedError(OutOfBoundsError):
+    """A JSON schema asks for what the engine cannot enforce, or for what no value can meet. `param` ends with the keyword."""
+
+    code = "schema_not_followed"
+
+
 def _codes(kind: type[SatoriError]) -> set[str]:
     return {kind.code}.union(*(_codes(child) for child in kind.__subclasses__()))
 

@@ -6,6 +6,14 @@ from typing import Any
 
 from deployments.settings import Settings
 
+STRUCTURED_OUTPUTS = {"backend": "guidance", "disable_any_whitespace": True}
+"""What vLLM's `structured_outputs_config` is, unless the settings say otherwise.
+
+The front end and the engine must use one backend: with "auto", vLLM's front end (0.32.0) checks each request for one of several,
+and the engine keeps the first that it was asked for. Guidance follows all of a schema that it accepts
+(`deployments.ingress.json_schema`). Without white space, a model that knows no JSON cannot go on with it for ever.
+"""
+
 
 def server_arguments(settings: Settings) -> Namespace:
     """Return the arguments of vLLM's API server that `settings` stand for, as its own parser makes them."""
@@ -20,7 +28,9 @@ def server_arguments(settings: Settings) -> Namespace:
 def server_words(settings: Settings) -> list[str]:
     """Return the command-line words of vLLM's API server that `settings` stand for."""
     words = ["--model", settings.model, "--served-model-name", settings.served_model_name]
-    for name, value in (settings.engine | settings.api).items():
+    arguments = settings.engine | settings.api
+    arguments["structured_outputs_config"] = STRUCTURED_OUTPUTS | (arguments.get("structured_outputs_config") or {})
+    for name, value in arguments.items():
         words += _words("--" + name.replace("_", "-"), value)
     return words
 

@@ -62,6 +62,11 @@ def engine_config(arguments: Namespace) -> "VllmConfig":
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.usage.usage_lib import UsageContext
 
+    from deployments.engine import guidance, thought_end
+
+    guidance.install()
+    if not arguments.structured_outputs_config.reasoning_parser and not getattr(arguments, "reasoning_parser", ""):
+        arguments.structured_outputs_config.reasoning_parser = thought_end.NAME
     config = AsyncEngineArgs.from_cli_args(arguments).create_engine_config(UsageContext.OPENAI_API_SERVER)
     module = "logits_v2" if config.use_v2_model_runner else "logits"  # the two runners' interfaces have nothing in common
     ours = f"deployments.engine.{module}:CoatLimits"

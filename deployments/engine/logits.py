@@ -5,11 +5,15 @@ This one is for vLLM's first model runner, which vLLM takes on CPUs; see `deploy
 Requests without rules cost one look-up in an empty table per engine step.
 """
 
+from functools import partial
+
 import torch
 from vllm.config import VllmConfig
 from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor, MoveDirectionality
 
-from deployments.reasoning.limits import Constraint, Rule, rules_of
+from deployments.engine.vocabulary import ModelVocabulary
+from deployments.reasoning.limits import Constraint
+from deployments.reasoning.rules import Rule, rules_of
 
 NEVER = float("-inf")
 
@@ -19,6 +23,7 @@ class CoatLimits(LogitsProcessor):
 
     def __init__(self, vllm_config: VllmConfig, device: torch.device, is_pin_memory: bool) -> None:
         self._rules: dict[int, list[Rule]] = {}
+        self._vocabulary = partial(ModelVocabulary.of, vllm_config)
 
     def is_argmax_invariant(self) -> bool:
         """Return False: the rules change greedy sampling, too."""
@@ -32,7 +37,7 @@ class CoatLimits(LogitsProcessor):
             self._rules.pop(row, None)
         for row, params, _, output in batch_update.added:
             self._rules.pop(row, None)
-            if rules := rules_of(params.extra_args, output):
+            if rules := rules_of(params.extra_args, output, sorted(params.all_stop_token_ids), self._vocabulary):
                 self._rules[row] = rules
         for first, second, direction in batch_update.moved:
             moved, other = self._rules.pop(first, None), self._rules.pop(second, None)
@@ -60,6 +65,23 @@ def constrain(logits: torch.Tensor, constraint: Constraint) -> None:
         redirected = list(constraint.redirected)
         logits[constraint.target] = torch.logsumexp(logits[[constraint.target, *redirected]], 0)
         logits[redirected] = NEVER
+    for group in constraint.preferred:
+        possible = [token for token in group if token < len(logits)]
+        if possible and bool(torch.isfinite(logits[possible]).any()):
+            _prefer(logits, possible, constraint.weight)
+            return
+
+
+def _prefer(logits: torch.Tensor, group: list[int], weight: float) -> None:
+    """Give the tokens of a group the share `weight` of all probability, and of the rest what they had of the whole."""
+    kept = logits[group].clone()
+    if weight < 1:
+        share = torch.exp(torch.logsumexp(kept, 0) - torch.logsumexp(logits, 0)).clamp(1e-30, 1 - 1e-6)
+        wanted = weight + (1 - weight) * share
+        logits[group] = kept + torch.logit(wanted.double()).to(kept.dtype) - torch.logit(share.double()).to(kept.dtype)
+    else:
+        logits.fill_(NEVER)
+        logits[group] = kept
 
 
 def _force(logits: torch.Tensor, token: int) -> None:

@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 
 from deployments.errors import OutOfBoundsError
 from deployments.ingress.grammar_limits import check_choices, check_grammar, check_regex, check_schema
+from deployments.ingress.json_schema import check_followed
 
 PROMPTS = 1024
 """Bound on prompts times choices of a completions request."""
@@ -34,7 +35,7 @@ CONTAINERS = 20_000
 PATTERN = 1024
 """Bound on each number in `repetition_detection`, which looks back that far at every token."""
 NOT_FOR_CLIENTS = ("kv_transfer_params", "ec_transfer_params")
-RESERVED = frozenset({*NOT_FOR_CLIENTS, "kv_cache_report_mode", "coat", "satori_repeat"})
+RESERVED = frozenset({*NOT_FOR_CLIENTS, "kv_cache_report_mode", "coat", "satori_repeat", "satori_thought"})
 """Extra arguments of the engine that clients may not set."""
 
 _NAME = re.compile(r"[!-~]*")
@@ -154,6 +155,7 @@ def _check_grammars(request: dict[str, Any]) -> None:
     outputs = _mapping(request, "structured_outputs")
     check_schema(outputs.get("json"), "structured_outputs.json")
     check_schema(outputs.get("structural_tag"), "structured_outputs.structural_tag")
+    _check_tag(outputs.get("structural_tag"), "structured_outputs.structural_tag")
     check_regex(outputs.get("regex"), "structured_outputs.regex")
     check_regex(outputs.get("whitespace_pattern"), "structured_outputs.whitespace_pattern")
     check_choices(outputs.get("choice"), "structured_outputs.choice")
@@ -162,6 +164,40 @@ def _check_grammars(request: dict[str, Any]) -> None:
     check_schema(_mapping(request, "text").get("format"), "text.format")
     check_schema(_mapping(request, "output_config").get("format"), "output_config.format")
     check_schema(request.get("tools"), "tools")
+    answer = _mapping(request, "response_format")
+    _check_tag(answer if answer.get("type") == "structural_tag" else None, "response_format")
+    for schema, where in (
+        (outputs.get("json"), "structured_outputs.json"),
+        (_mapping(answer, "json_schema").get("schema"), "response_format.json_schema.schema"),
+        (_mapping(_mapping(request, "text"), "format").get("schema"), "text.format.schema"),
+        (_mapping(_mapping(request, "output_config"), "format").get("schema"), "output_config.format.schema"),
+    ):
+        if schema is not None:
+            check_followed(_loaded(schema, where), where)
+    if outputs.get("whitespace_pattern") is not None:
+        _refuse("structured_outputs.whitespace_pattern", "not followed; leave it out")
+    for name in ("use_beam_search", "echo") if "messages" in request else ("use_beam_search",):
+        if request.get(name) and (outputs or answer.get("type", "text") != "text"):
+            _refuse(name, "it cannot be combined with structured output (response_format, structured_outputs)")
+
+
+def _check_tag(tag: Any, where: str) -> None:
+    """Check the schemas in a structural tag of the form that is followed: with `structures` and `triggers`."""
+    if tag is None:
+        return
+    tag = _loaded(tag, where)
+    if not isinstance(tag, dict) or not isinstance(structures := tag.get("structures"), list):
+        _refuse(where, "only structural tags with `structures` and `triggers` are followed")
+    for number, structure in enumerate(structures):
+        if isinstance(structure, dict) and isinstance(schema := structure.get("schema"), dict):
+            check_followed(schema, f"{where}.structures.{number}.schema")
+
+
+def _loaded(value: Any, where: str) -> Any:
+    try:
+        return json.loads(value) if isinstance(value, str) else value
+    except ValueError:
+        _refuse(where, "it is not JSON")
 
 
 def _mapping(request: dict[str, Any], name: str) -> dict[str, Any]:

@@ -1,17 +1,25 @@
 """vLLM's frontend, AsyncLLM, made to refuse at once what would wait too long, and to check a request before its stream begins."""
 
+import json
 from http import HTTPStatus
 from typing import Any
 
 from vllm.exceptions import GracefulHTTPError, MaxQueuedTokensError, QueueOverflowError, VLLMValidationError
 from vllm.inputs.engine import split_enc_dec_input
 from vllm.v1.engine.async_llm import AsyncLLM
-from vllm.v1.structured_output import backend_outlines
 
 from deployments.engine.config import TASKS
 from deployments.errors import SatoriError
+from deployments.ingress.json_schema import exact
 from deployments.observability.record import failed
 from deployments.patching import patch
+from deployments.reasoning.formatted import Formats, has_format
+
+FORMATS = "structured output (response_format, structured_outputs, text.format)"
+MASKS = ("min_tokens", "bad_words", "allowed_token_ids")
+"""Parameters that forbid tokens: together with a grammar, none may be left."""
+ENDS = ("stop", "stop_token_ids", "ignore_eos", "include_stop_str_in_output")
+"""Parameters with which a reply could end inside its thought, or with more than its answer."""
 
 
 class BoundedLLM(AsyncLLM):
@@ -20,7 +28,11 @@ class BoundedLLM(AsyncLLM):
     The bounds of its queue are vLLM's own: `engine.max_num_queued_reqs` (requests that have not ended) and
     `engine.max_num_queued_tokens` (tokens of prompts that are not read yet), each for one ingress. vLLM answers 503 beyond them;
     this class answers 429, because the API is only busy for the moment.
+
+    `formats` is set where the model thinks before it answers in a format.
     """
+
+    formats: Formats | None = None
 
     def check_admission(self, n: int = 1, request_id: str | None = None) -> None:
         """Raise GracefulHTTPError when `n` more sequences would exceed a bound."""
@@ -38,14 +50,33 @@ class BoundedLLM(AsyncLLM):
 
         vLLM (0.32.0) checks it when the first token is asked for; by then a stream has begun, with status 200.
         """
-        self.check(prompt, sampling_params)
+        self.check(prompt, sampling_params, **options)
+        if self.formats is not None and has_format(sampling_params.structured_outputs):
+            thinks = self._thinks_first(sampling_params, **options)
+            options |= self.formats.think_first(sampling_params) if thinks else {"reasoning_ended": True}
         return super().generate(prompt, sampling_params, *args, **options)
 
-    def check(self, prompt: Any, sampling_params: Any) -> None:
-        """Raise vLLM's VLLMValidationError when an engine cannot run a rendered request."""
+    def _thinks_first(
+        self, params: Any, reasoning_parser_kwargs: Any = None, reasoning_ended: bool | None = None, **options: Any
+    ) -> bool:
+        """Return whether a thought comes before an answer in a format; only some endpoints can tell one from the other."""
+        return bool(
+            self.formats and has_format(params.structured_outputs) and reasoning_parser_kwargs is not None and not reasoning_ended
+        )
+
+    def check(self, prompt: Any, sampling_params: Any, **options: Any) -> None:
+        """Raise vLLM's VLLMValidationError when an engine cannot run a rendered request. `options` are those of `generate`."""
         if isinstance(prompt, dict):
+            if (asked := sampling_params.structured_outputs) is not None and asked.json is not None:
+                asked.json = exact(json.loads(asked.json) if isinstance(asked.json, str) else asked.json)
             self.input_processor._validate_model_inputs(*split_enc_dec_input(prompt))
             self.input_processor._validate_params(sampling_params, TASKS)
+            for name in MASKS if has_format(sampling_params.structured_outputs) else ():
+                if getattr(sampling_params, name):
+                    raise VLLMValidationError(f"{name} cannot be combined with {FORMATS}", parameter=name)
+            for name in ENDS if self._thinks_first(sampling_params, **options) else ():
+                if getattr(sampling_params, name):
+                    raise VLLMValidationError(f"{name} cannot be combined with {FORMATS}", parameter=name)
 
     def refuse(self, request_id: str, error: SatoriError) -> None:
         """Let vLLM's server answer a request with this error."""
@@ -57,7 +88,7 @@ def check_responses_early(engine: BoundedLLM, responses: Any) -> None:
     """Have vLLM's server for `/v1/responses` check a request before its stream begins."""
 
     def generate(*, engine_input: Any, sampling_params: Any, **options: Any) -> Any:
-        engine.check(engine_input, sampling_params)
+        engine.check(engine_input, sampling_params, **options)
         return original(engine_input=engine_input, sampling_params=sampling_params, **options)
 
     original = patch(
@@ -66,21 +97,4 @@ def check_responses_early(engine: BoundedLLM, responses: Any) -> None:
         generate,
         why="vLLM 0.32.0 begins the stream of a response before it asks the engine, which is the first to check it",
         until="the server checks a request before it answers",
-    )
-
-
-def refuse_outlines(engine: BoundedLLM) -> None:
-    """Refuse schemas that need vLLM's slowest backend for structured output, unless the settings name a backend."""
-    if engine.input_processor.structured_outputs_config.backend != "auto":
-        return
-
-    def refuse(params: Any) -> None:
-        raise VLLMValidationError("the schema has features that are not supported together", parameter="structured_outputs")
-
-    patch(
-        backend_outlines,
-        "validate_structured_output_request_outlines",
-        refuse,
-        why="vLLM 0.32.0 falls back on outlines for some schemas, and nothing bounds what that costs",
-        until="the fallback can be turned off",
     )

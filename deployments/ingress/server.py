@@ -23,13 +23,14 @@ from vllm.v1.executor import Executor
 
 from deployments.access.keys import KeyStore
 from deployments.access.usage import client_name
+from deployments.engine import guidance
 from deployments.engine.arguments import server_arguments
 from deployments.engine.config import TASKS, frontend_config, tune_process
 from deployments.engine_client.client import Hooks, ServeEngineClient, used_by_async_llm
 from deployments.engine_client.replicas import LLMReplicas
 from deployments.errors import SatoriError
 from deployments.ingress import error_handlers, special_tokens
-from deployments.ingress.frontend import BoundedLLM, check_responses_early, refuse_outlines
+from deployments.ingress.frontend import BoundedLLM, check_responses_early
 from deployments.ingress.middleware.access import Guard
 from deployments.ingress.middleware.draining import Ongoing
 from deployments.ingress.middleware.intake import prepared
@@ -40,6 +41,7 @@ from deployments.patching import patch
 from deployments.reasoning import parser as parser  # registers the reasoning parser `coat`
 from deployments.reasoning import serving
 from deployments.reasoning.coat import ACTIONS
+from deployments.reasoning.formatted import Formats
 from deployments.settings import Settings, port_range
 
 if TYPE_CHECKING:
@@ -88,6 +90,7 @@ async def build(
     """
     make_chunks_without_check()
     special_tokens.install()
+    guidance.install()
     arguments = await asyncio.to_thread(server_arguments, settings)
     config = await asyncio.to_thread(frontend_config, arguments)
     coat = await asyncio.to_thread(writes_coat, arguments, config)
@@ -119,10 +122,9 @@ async def build(
     error_handlers.install(app)
     await init_app_state(engine, app.state, arguments, TASKS)
     check_responses_early(engine, app.state.openai_serving_responses)
-    refuse_outlines(engine)
     serving.mount(app)
     if coat:
-        serving.CoatServing.adopt(app.state, settings.coat)
+        write_coat(engine, app, settings)
     app.state.server = types.SimpleNamespace()  # vLLM's own launcher puts its uvicorn server here
     app.middleware_stack = None  # vLLM has built it already; the first request builds it again, with what was added since
     tune_process()
@@ -163,6 +165,14 @@ def make_chunks_without_check() -> None:
                 until="the check is for requests only",
             )
             part.model_rebuild(force=True)
+
+
+def write_coat(engine: BoundedLLM, app: FastAPI, settings: Settings) -> None:
+    """Have the endpoints read a Chain of Action-Thought, which comes before an answer in a format."""
+    formats = None
+    if not engine.vllm_config.structured_outputs_config.enable_in_reasoning:
+        formats = engine.formats = Formats.of(cached_tokenizer_from_config(engine.model_config), settings.coat)
+    serving.CoatServing.adopt(app.state, settings.coat, formats)
 
 
 def writes_coat(arguments: Namespace, frontend: VllmConfig) -> bool:

@@ -4,7 +4,7 @@ Limits travel in the sampling parameters (`extra_args["coat"]`, see `deployments
 so nothing here knows a tokenizer. Nothing here knows tensors either: `deployments.engine.logits` applies a rule to logits.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,13 +18,16 @@ class Constraint:
     """What the next token may be: only `forced`, if given.
 
     Otherwise it may be none of `banned`, and `target` replaces each of `redirected` and takes over its probability, unless
-    something else, as a grammar, forbids the target.
+    something else, as a grammar, forbids the target. Of `preferred`, the first group with a token that is still possible gets the
+    share `weight` of all probability, and its own part of the rest.
     """
 
     forced: int | None = None
     banned: Sequence[int] = ()
     redirected: Sequence[int] = ()
     target: int = -1
+    preferred: Iterable[Sequence[int]] = ()
+    weight: float = 0.0
 
 
 @dataclass
@@ -126,20 +129,3 @@ class Repetition:
         """Return what the next token may be."""
         position = len(self._output)
         return Constraint(forced=self._tokens[position] if position < len(self._tokens) else None)
-
-
-Rule = Chain | Repetition
-
-
-def rules_of(arguments: dict[str, Any] | None, output: list[int]) -> list[Rule]:
-    """Return the rules in a request's `extra_args`.
-
-    A client's own arguments of these names are no rules: they are never mappings, because vLLM's API takes none.
-    """
-    given = arguments or {}
-    rules: list[Rule] = []
-    if isinstance(given.get(ARGUMENT), dict):
-        rules.append(Chain(given[ARGUMENT], output))
-    if isinstance(given.get(REPEAT), dict):
-        rules.append(Repetition(given[REPEAT]["tokens"], output))
-    return rules

@@ -15,6 +15,7 @@ from vllm.reasoning import ReasoningParser, ReasoningParserManager
 
 from deployments.observability import metrics, record
 from deployments.reasoning.coat import Delta
+from deployments.reasoning.formatted import FormattedReading, Formats, thinks_first
 from deployments.reasoning.reading import Reading, Tokens, vocabulary
 
 
@@ -36,9 +37,13 @@ class CoatReasoningParser(ReasoningParser):
         self._raw = Tokens(self._vocabulary)
         self.reading = Reading(self._vocabulary)
 
-    def plant(self, prompt: Sequence[int], *, echo: bool, late: bool) -> None:
-        """Go on from the chain that a prompt ends within, if it does; for `echo` and `late` see `Reading`."""
-        self.reading = Reading(self._vocabulary, self._vocabulary.planted(prompt), echo=echo, late=late)
+    def plant(self, prompt: Sequence[int], *, echo: bool, late: bool, formats: Formats | None = None) -> None:
+        """Go on from the chain that a prompt ends within, if it does; for `echo` and `late` see `Reading`.
+
+        With `formats`, the reply is a thought and an answer in a format.
+        """
+        planted = self._vocabulary.planted(prompt)
+        self.reading = FormattedReading(formats, planted) if formats else Reading(self._vocabulary, planted, echo=echo, late=late)
 
     def adjust_request(self, request: Any) -> Any:
         """Return the request, changed so that the actions appear in the text."""
@@ -128,9 +133,13 @@ class CoatReasoningParser(ReasoningParser):
 
 
 class CoatParser(DelegatingParser):
-    """Parses one choice of a reply, and counts it in the metrics when it is complete."""
+    """Parses one choice of a reply, and counts it in the metrics when it is complete.
+
+    `formats` is set where the model thinks before it answers in a format.
+    """
 
     reasoning_parser_cls = CoatReasoningParser
+    formats: Formats | None = None
 
     def __init__(self, tokenizer: Any, *args: Any, model_config: Any = None, **kwargs: Any) -> None:
         super().__init__(tokenizer, *args, model_config=model_config, **kwargs)
@@ -191,7 +200,7 @@ class CoatParser(DelegatingParser):
             return DeltaMessage(content=delta.text)
         if not self._shows_reasoning:
             return None
-        coat: dict[str, Any] = {"index": delta.number}
+        coat: dict[str, Any] = {"index": delta.number} if delta.number >= 0 else {}
         return _reasoning(delta.text, coat if delta.number < self._told else coat | self._news(delta.number + 1))
 
     def summary(self) -> dict[str, Any]:
@@ -204,7 +213,8 @@ class CoatParser(DelegatingParser):
             self.begin(request)
         self._planted = True
         late = bool(getattr(request, "stop", None)) and not request.include_stop_str_in_output
-        self.coat.plant(prompt, echo=getattr(request, "echo", False), late=late)
+        formats = self.formats if self.formats and thinks_first(request) else None
+        self.coat.plant(prompt, echo=getattr(request, "echo", False), late=late, formats=formats)
 
     def _last(self, delta: Delta | None) -> DeltaMessage:
         reasoning, content = self.coat.rest()
@@ -216,7 +226,7 @@ class CoatParser(DelegatingParser):
         elif delta is not None:
             reasoning, index = delta.text + (reasoning or ""), delta.number
         if self._shows_reasoning:
-            coat = ({"index": index} if reasoning else {}) | self._news(actions) | coat
+            coat = ({"index": index} if reasoning and index >= 0 else {}) | self._news(actions) | coat
         shown = reasoning if self._shows_reasoning else None
         message = _reasoning(shown, coat) if shown else DeltaMessage(coat=coat)
         if content:
@@ -238,6 +248,11 @@ class CoatParser(DelegatingParser):
     def _count(self) -> None:
         if not self.coat.off and not self._vote:  # a vote counts all its chains
             self._record.answer_tokens += count(self._model, self.coat.reading)
+
+
+def reads_formats(formats: Formats | None) -> type[CoatParser]:
+    """Return the parser of a model that has `formats`."""
+    return type("FormatsParser", (CoatParser,), {"formats": formats})
 
 
 def count(model: str, reading: Reading, *, complete: bool = True) -> int:

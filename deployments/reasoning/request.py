@@ -75,6 +75,10 @@ class CoatChatRequest(ChatCompletionRequest):
         """Whether actions are parsed."""
         return self.coat is None or self.coat.parse
 
+    def resolve_reasoning_ended(self, parser: Any, prompt_token_ids: list[int]) -> bool | None:
+        """Return whether a format holds from the first token: not where the reply is a thought first, shown or not."""
+        return not self.parsed
+
     def to_sampling_params(self, max_tokens: int, default_sampling_params: dict[str, Any]) -> SamplingParams:
         """Return vLLM's sampling parameters; limits go to the engine's logits processor."""
         params = super().to_sampling_params(max_tokens, default_sampling_params)

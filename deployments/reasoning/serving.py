@@ -14,7 +14,8 @@ from vllm.outputs import RequestOutput
 from deployments.patching import patch
 from deployments.reasoning.answers.comparer import Comparer
 from deployments.reasoning.ballot import Ballot, progress_chunk
-from deployments.reasoning.parser import CoatParser
+from deployments.reasoning.formatted import Formats
+from deployments.reasoning.parser import reads_formats
 from deployments.reasoning.reading import Vocabulary, vocabulary
 from deployments.reasoning.request import CoatChatRequest
 from deployments.settings import CoatSettings
@@ -44,12 +45,13 @@ class CoatServing(OpenAIServingChat):
     _limit_tokens: dict[str, Any]
     _comparer: Comparer
     _vocabulary: Vocabulary
+    _formats: Formats | None
 
     @classmethod
-    def adopt(cls, state: Any, settings: CoatSettings) -> None:
+    def adopt(cls, state: Any, settings: CoatSettings, formats: Formats | None = None) -> None:
         """Turn vLLM's own instance, which its start-up keeps in the app's `state`, into one of these.
 
-        The serving objects of the other APIs get the same parser.
+        The serving objects of the other APIs get the same parser. With `formats`, replies in a format think first.
         """
         serving = state.openai_serving_chat
         patch(
@@ -62,7 +64,9 @@ class CoatServing(OpenAIServingChat):
         serving._vocabulary = vocabulary(serving.renderer.tokenizer)
         serving._limit_tokens = limit_tokens(serving.renderer.tokenizer, settings)
         serving._comparer = Comparer()
-        serving.parser_cls = state.anthropic_serving_messages.parser_cls = state.openai_serving_responses.parser = CoatParser
+        serving._formats = formats
+        parser = reads_formats(formats)
+        serving.parser_cls = state.anthropic_serving_messages.parser_cls = state.openai_serving_responses.parser = parser
 
     async def render_chat_request(self, request: Any) -> Any:
         """Return the conversation and the prompt, as vLLM does, and note a chain that the prompt ends within."""

@@ -12,7 +12,6 @@ from vllm.renderers.base import BaseRenderer
 from vllm.renderers.registry import RENDERER_REGISTRY
 from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs, EngineCoreRequest, FinishReason
 from vllm.v1.engine.core_client import EngineCoreClient
-from vllm.v1.structured_output import backend_outlines
 
 from deployments.engine import config
 from deployments.engine_client.client import Hooks
@@ -89,28 +88,26 @@ class Server:
 
 @contextmanager
 def vllm_restored() -> Iterator[None]:
-    """Undo afterwards what a server does to vLLM in its process: the renderer and the refusal of outlines.
+    """Undo afterwards what a server does to vLLM in its process: the renderer.
 
     Chunks stay without their check (`make_chunks_without_check`): no client sees a difference.
     """
-    outlines = "validate_structured_output_request_outlines"
     with (
         mock.patch.dict(RENDERER_REGISTRY.renderers),
         mock.patch.object(BaseRenderer, "_tokenize_prompt", BaseRenderer._tokenize_prompt),
-        mock.patch.object(backend_outlines, outlines, getattr(backend_outlines, outlines)),
     ):
         yield
 
 
 @asynccontextmanager
-async def served(**arguments: Any) -> AsyncIterator[Server]:
-    """Make the app that the ingress makes for these settings, on a scripted core."""
+async def served(core: Any = Core, **arguments: Any) -> AsyncIterator[Server]:
+    """Make the app that the ingress makes for these settings, on a scripted core, or on what `core` makes."""
     settings = load({"preset": "nano-cpu"} | {name.replace("__", "."): value for name, value in arguments.items()})
     config.prepare({"VLLM_TARGET_DEVICE": "cpu"})
     ingress = Ingress(settings, mock.MagicMock(), None, None)
     with (
         vllm_restored(),
-        mock.patch.object(server_module, "ServeEngineClient", Core),
+        mock.patch.object(server_module, "ServeEngineClient", core),
         mock.patch.object(server_module, "tune_process"),
     ):
         server = Server(ingress, await ingress._build(settings))

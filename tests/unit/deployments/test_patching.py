@@ -19,12 +19,13 @@ PATCHES = {
     ("autoscaling/scaler.py", "patch", "autoscaling_policy", "_get_cold_start_scale_up_replicas"),
     ("engine/grammar_budget.py", "patch", "grammar", "accept_tokens"),
     ("engine/grammar_budget.py", "patch", "grammar", "fill_bitmask"),
+    ("engine/guidance.py", "patch", "backend_guidance", "validate_guidance_grammar"),
+    ("engine/guidance.py", "patch", "backend_guidance.GuidanceBackend", "compile_grammar"),
     ("engine/process.py", "extend", "EngineCoreProc", "satori_gauges"),
     ("engine_client/client.py", "patched", "EngineCoreClient", "make_async_mp_client"),
     ("host/proxy.py", "patch", "controller", "HAProxyManager"),
     ("host/proxy.py", "patch", "haproxy", "HAPROXY_CONFIG_TEMPLATE"),
     ("host/proxy.py", "patch", "haproxy", "HAProxyApi"),
-    ("ingress/frontend.py", "patch", "backend_outlines", "validate_structured_output_request_outlines"),
     ("ingress/frontend.py", "patch", "responses", "_generate_with_builtin_tools"),
     ("ingress/special_tokens.py", "patch", "BaseRenderer", "_tokenize_prompt"),
     ("ingress/server.py", "patch", "decorators", "model_validators"),
@@ -33,8 +34,7 @@ PATCHES = {
 }
 """All changes to the insides of libraries: file, how, owner as it is written there, and name. Look at each with a new version."""
 OTHER_CHANGES = {
-    ("engine/grammar_budget.py", "grammar.satori_spent"),
-    ("engine/grammar_budget.py", "grammar.satori_tokens"),
+    ("engine/guidance.py", "backend_guidance.satori_installed"),
     ("ingress/special_tokens.py", "RENDERER_REGISTRY.renderers[mode]"),
     ("ingress/special_tokens.py", "self.tokenizer.__class__"),
 }

@@ -8,15 +8,15 @@ from typing import Any
 import pytest
 from vllm.config import SchedulerConfig
 from vllm.exceptions import GracefulHTTPError, VLLMValidationError
+from vllm.sampling_params import SamplingParams, StructuredOutputsParams
 from vllm.v1.engine.async_llm import AsyncLLM
-from vllm.v1.structured_output import backend_outlines
 
 from deployments.engine.config import TASKS
 from deployments.errors import EngineUnavailableError
-from deployments.ingress.frontend import BoundedLLM, check_responses_early, refuse_outlines
+from deployments.ingress.frontend import BoundedLLM, check_responses_early
 from deployments.observability import record as record_module
 from deployments.observability.record import Record
-from tests.support.in_process import vllm_restored
+from deployments.reasoning.formatted import Formats
 
 
 def frontend(unfinished: int, queued_tokens: int, **bounds: int) -> BoundedLLM:
@@ -57,9 +57,8 @@ def test_what_is_over_a_bound_is_refused(unfinished: int, queued_tokens: int, n:
 class Checks:
     """Stands for vLLM's input processor: it knows which requests an engine cannot run, and keeps what it was asked."""
 
-    def __init__(self, backend: str = "auto") -> None:
+    def __init__(self) -> None:
         self.asked: list[Any] = []
-        self.structured_outputs_config = SimpleNamespace(backend=backend)
 
     def _validate_model_inputs(self, encoder: Any, decoder: Any) -> None:
         self.asked.append(decoder)
@@ -71,12 +70,13 @@ class Checks:
         self.asked.append(params)
 
 
-def checking(**options: Any) -> tuple[BoundedLLM, Checks]:
-    made, checks = BoundedLLM.__new__(BoundedLLM), Checks(**options)
+def checking() -> tuple[BoundedLLM, Checks]:
+    made, checks = BoundedLLM.__new__(BoundedLLM), Checks()
     made.input_processor = checks  # type: ignore[assignment]
     return made, checks
 
 
+PARAMS = SamplingParams()
 GOOD, BAD = ({"type": "token", "prompt_token_ids": ids} for ids in ([5], []))
 
 
@@ -90,17 +90,71 @@ async def test_a_request_is_checked_before_its_first_token_is_asked_for(monkeypa
     monkeypatch.setattr(AsyncLLM, "generate", theirs)
     engine, checks = checking()
     with pytest.raises(VLLMValidationError, match="the prompt is empty"):
-        engine.generate(BAD, "params", "id")
-    outputs = engine.generate(GOOD, "params", "id", priority=3)
-    assert checks.asked == [BAD, GOOD, "params"]
+        engine.generate(BAD, PARAMS, "id")
+    outputs = engine.generate(GOOD, PARAMS, "id", priority=3)
+    assert checks.asked == [BAD, GOOD, PARAMS]
     assert passed == [], "nothing is done before a token is asked for"
     assert [output async for output in outputs] == ["a token"]
-    assert passed == [(GOOD, "params", ("id",), {"priority": 3})]
+    assert passed == [(GOOD, PARAMS, ("id",), {"priority": 3})]
+
+
+FORMATS = Formats(SimpleNamespace(decode=lambda *_, **__: ""), [7, 8], [7], 0.5)
+THINKING = {"reasoning_parser_kwargs": {}, "reasoning_ended": False}
+
+
+def formatted(**others: Any) -> SamplingParams:
+    return SamplingParams(structured_outputs=StructuredOutputsParams(json={}), **others)
+
+
+async def test_a_thought_comes_before_an_answer_in_a_format(monkeypatch: pytest.MonkeyPatch) -> None:
+    passed: list[Any] = []
+    monkeypatch.setattr(AsyncLLM, "generate", lambda self, prompt, params, *args, **options: passed.append(options))
+    engine, _ = checking()
+    engine.formats = FORMATS
+    thinking, not_told_apart, raw, free = formatted(), formatted(), formatted(), SamplingParams()
+    engine.generate(GOOD, thinking, "id", **THINKING)
+    engine.generate(GOOD, not_told_apart, "id")
+    engine.generate(GOOD, raw, "id", **(THINKING | {"reasoning_ended": True}))
+    engine.generate(GOOD, free, "id", **THINKING)
+    assert thinking.extra_args == {"satori_thought": {"separator": [7, 8], "special": [7], "copy": 0.5, "is_json": True}}
+    assert [params.extra_args for params in (not_told_apart, raw, free)] == [None, None, None]
+    assert passed == [
+        {"reasoning_parser_kwargs": {"separator": [7, 8]}, "reasoning_ended": False},
+        {"reasoning_ended": True},
+        {"reasoning_parser_kwargs": {}, "reasoning_ended": True},
+        THINKING,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "also_unthought"),
+    [
+        ("min_tokens", 3, True),
+        ("bad_words", ["x"], True),
+        ("allowed_token_ids", [1, 2], True),
+        ("stop", ["}"], False),
+        ("stop_token_ids", [3], False),
+        ("ignore_eos", True, False),
+        ("include_stop_str_in_output", True, False),
+    ],
+)
+def test_what_does_not_go_with_a_format_is_refused_with_both_names(name: str, value: Any, also_unthought: bool) -> None:
+    engine, _ = checking()
+    engine.formats = FORMATS
+    engine.check(GOOD, SamplingParams(**{name: value}), **THINKING)
+    with pytest.raises(VLLMValidationError, match=f"{name} cannot be combined with structured output .response_format") as caught:
+        engine.check(GOOD, formatted(**{name: value}), **THINKING)
+    assert caught.value.parameter == name
+    if also_unthought:
+        with pytest.raises(VLLMValidationError, match=name):
+            engine.check(GOOD, formatted(**{name: value}))
+    else:
+        engine.check(GOOD, formatted(**{name: value}))
 
 
 def test_what_is_not_rendered_is_vllms_to_check() -> None:
     engine, checks = checking()
-    engine.check("some text", "params")
+    engine.check("some text", PARAMS)
     assert checks.asked == []
 
 
@@ -109,28 +163,15 @@ def test_a_response_is_checked_before_its_stream_begins() -> None:
     responses = SimpleNamespace(_generate_with_builtin_tools=lambda **given: given)
     check_responses_early(engine, responses)
     with pytest.raises(VLLMValidationError, match="the prompt is empty"):
-        responses._generate_with_builtin_tools(engine_input=BAD, sampling_params="params", request_id="id")
-    given = {"engine_input": GOOD, "sampling_params": "params", "request_id": "id"}
+        responses._generate_with_builtin_tools(engine_input=BAD, sampling_params=PARAMS, request_id="id")
+    given = {"engine_input": GOOD, "sampling_params": PARAMS, "request_id": "id"}
     assert responses._generate_with_builtin_tools(**given) == given
-    assert checks.asked == [BAD, GOOD, "params"]
+    assert checks.asked == [BAD, GOOD, PARAMS]
 
 
 def test_a_server_of_responses_that_is_not_as_we_know_it_is_told() -> None:
     with pytest.raises(AttributeError, match="_generate_with_builtin_tools"):
         check_responses_early(checking()[0], SimpleNamespace())
-
-
-@pytest.mark.parametrize("backend", ["auto", "outlines"])
-def test_outlines_is_for_those_who_ask_for_it(backend: str) -> None:
-    with vllm_restored():
-        theirs = backend_outlines.validate_structured_output_request_outlines
-        refuse_outlines(checking(backend=backend)[0])
-        if backend == "auto":
-            with pytest.raises(VLLMValidationError, match="not supported together"):
-                backend_outlines.validate_structured_output_request_outlines(None)
-        else:
-            assert backend_outlines.validate_structured_output_request_outlines is theirs
-    assert backend_outlines.validate_structured_output_request_outlines is theirs
 
 
 def test_a_request_that_has_ended_with_an_error_is_answered_with_it() -> None:

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deployments.reasoning.limits import ARGUMENT, REPEAT, Chain, Constraint, Repetition, rules_of
+from deployments.reasoning.limits import ARGUMENT, REPEAT, Chain, Constraint, Repetition
+from deployments.reasoning.rules import rules_of
 from tests.support.vocabulary import BOXED, CONTINUE, END, EXPLORE, NEWLINE, REFLECT, SIZE, THE, TOKENS, WORD
 
 NOTHING = Constraint(banned=[], target=REFLECT)

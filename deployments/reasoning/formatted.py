@@ -1,0 +1,152 @@
+"""Replies that think first and then answer in a format: JSON, a regex, a choice or a grammar (see `deployments.reasoning.thought`).
+
+The thought goes to `reasoning`, with the statement that closes it, and the answer alone to `content`. Where the answer begins is
+read from the tokens; no text can look like it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+from vllm.sampling_params import SamplingParams, StructuredOutputsParams
+
+from deployments.reasoning.coat import Delta, boxed
+from deployments.reasoning.reading import Reading, Vocabulary, vocabulary
+from deployments.reasoning.thought import ARGUMENT, answer_begins
+from deployments.settings import CoatSettings
+
+SEPARATORS = ("<|im_start|>assistant\n", "<|start_header_id|>assistant<|end_header_id|>\n\n", "<s>", "<|endoftext|>")
+"""Separators to choose from: the first whose first token is special in the model's vocabulary, and does not end a turn."""
+
+
+@dataclass(frozen=True)
+class Formats:
+    """How a model's replies in a format are made and read. Token ids: `separator` and `special`, which an answer may not hold."""
+
+    vocabulary: Vocabulary
+    separator: list[int]
+    special: list[int]
+    copy: float
+
+    @classmethod
+    def of(cls, tokenizer: Any, settings: CoatSettings) -> Self | None:
+        """Return the formats of a model; None if its tokenizer has no token that can begin a separator."""
+        known = vocabulary(tokenizer)
+        special = sorted({*known.special, *tokenizer.all_special_ids, *tokenizer.get_added_vocab().values()})
+        taken = {tokenizer.eos_token_id, *known.actions}
+        for separator in [settings.separator] if settings.separator else SEPARATORS:
+            ids = list(tokenizer.encode(separator, add_special_tokens=False))
+            if ids and ids[0] in known.special and ids[0] not in taken:
+                return cls(known, ids, special, settings.copy_weight)
+        return None
+
+    def think_first(self, params: SamplingParams) -> dict[str, Any]:
+        """Have a request think first, and return what its engine must know of its thought (arguments of `AsyncLLM.generate`)."""
+        asked = params.structured_outputs
+        assert asked is not None
+        rule = {"separator": self.separator, "special": self.special, "copy": self.copy, "is_json": is_json(asked)}
+        params.extra_args = (params.extra_args or {}) | {ARGUMENT: rule}
+        return {"reasoning_ended": False, "reasoning_parser_kwargs": {"separator": self.separator}}
+
+
+def is_json(asked: StructuredOutputsParams) -> bool:
+    """Return whether the format is JSON."""
+    return asked.json is not None or bool(asked.json_object)
+
+
+def has_format(params: Any) -> bool:
+    """Return whether structured output is asked for; `params` are vLLM's StructuredOutputsParams or None."""
+    return params is not None and not params.all_constraints_none()
+
+
+def thinks_first(request: Any) -> bool:
+    """Return whether a reply is read as a thought and an answer in a format. `request` is one of vLLM's, or one of ours."""
+    return bool(getattr(request, "parsed", True)) and has_format(request.extract_structured_outputs())
+
+
+class FormattedReading(Reading):
+    """One reply in a format as read so far: a thought, a separator, and the answer.
+
+    All of the thought is thought, its closing statement too, and the separator's tokens count as its. `planted` as in `Reading`.
+    """
+
+    def __init__(self, formats: Formats, planted: Sequence[int] = ()) -> None:
+        super().__init__(formats.vocabulary)
+        self._formats = formats
+        self._action: str | None = None
+        self._number = -1  # the segment's; -1 before the first
+        self._starts: list[int] = []  # the first token of each segment
+        self._written: list[Delta] = []
+        self._separator: int | None = None  # characters of the separator that have not come; None in the thought
+        self._before = formats.vocabulary.decode(planted)
+        self._opening: list[Delta] = []
+        if planted:
+            self.planted = 1
+            self._opening = self._open([name for token in planted if (name := formats.vocabulary.actions.get(token))][-1], 0)
+
+    def feed(self, text: str, ids: Sequence[int]) -> list[Delta]:
+        """Read more tokens, and the text that came with them. Return what is certain."""
+        self._opening, deltas = [], self._opening
+        for part in self._tokens.cut(text, ids):
+            deltas += self._text(part) if isinstance(part, str) else self._token(part)
+        self._written += deltas
+        return deltas
+
+    def finish(self) -> list[Delta]:
+        """Return the rest: the reply is complete."""
+        self._opening, deltas = [], self._opening
+        if rest := self._tokens.rest():
+            deltas += self._text(rest)
+        self._written += deltas
+        return deltas
+
+    @property
+    def content(self) -> str:
+        """The text of the answer."""
+        return "".join(delta.text for delta in self._written if delta.content)
+
+    @property
+    def answer(self) -> str | None:
+        """What the last box of the thought holds; None without one."""
+        return boxed(self._before + "".join(delta.text for delta in self._written if not delta.content))
+
+    @property
+    def thought_tokens(self) -> int:
+        """The number of tokens before the answer, including those of the separator."""
+        begins = answer_begins(self.ids, self._formats.separator)
+        return len(self.ids) if begins is None else min(begins, len(self.ids))
+
+    def segments(self) -> list[dict[str, Any]]:
+        """Return the segments: `action`, and `text` and `tokens` of their thought. The first may go on from the prompt."""
+        texts: list[list[str]] = [[] for _ in self._starts]
+        for delta in self._written:
+            if not delta.content and delta.number >= 0:
+                texts[delta.number].append(delta.text)
+        ends = [*self._starts[1:], self.thought_tokens]
+        return [
+            {"action": action, "text": "".join(text), "tokens": end - start}
+            for action, text, start, end in zip(self.actions, texts, self._starts, ends, strict=False)
+        ]
+
+    def _open(self, action: str, index: int) -> list[Delta]:
+        """Begin a segment at a token."""
+        self._action, self._number = action, self._number + 1
+        self.actions.append(action)
+        self._starts.append(index)
+        return [Delta(False, action, self._number, "")]
+
+    def _token(self, index: int) -> list[Delta]:
+        """Pass a special token."""
+        token, separator = self.ids[index], self._formats.separator
+        if self._separator is None and token == separator[0]:
+            self._separator = len(self._formats.vocabulary.decode(separator[1:]))
+        elif self._separator is None and (action := self._formats.vocabulary.actions.get(token)):
+            return self._open(action, index)
+        return []
+
+    def _text(self, text: str) -> list[Delta]:
+        if self._separator is None:
+            return [Delta(False, self._action, self._number, text)]
+        answer = text[self._separator :]
+        self._separator -= len(text) - len(answer)
+        return [Delta(True, self._action, self._number, answer)] if answer else []

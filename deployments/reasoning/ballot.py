@@ -15,6 +15,7 @@ from deployments.reasoning.reading import Reading, Vocabulary
 from deployments.reasoning.vote import Election
 
 if TYPE_CHECKING:
+    from deployments.reasoning.formatted import FormattedAnswers
     from deployments.reasoning.request import Vote
 
 
@@ -39,9 +40,8 @@ class Sample:
         """Whether the chain has ended."""
         return self.last is not None and self.last.finish_reason is not None
 
-    def read(self, vocabulary: Vocabulary, prompt: Sequence[int]) -> Reading:
-        """Return the reading of what has been generated."""
-        reading = Reading(vocabulary, vocabulary.planted(prompt))
+    def read(self, reading: Reading) -> Reading:
+        """Return a new reading after what has been generated."""
         reading.feed("".join(self.text), self.ids)
         reading.finish()
         return reading
@@ -55,12 +55,17 @@ class Sample:
 
 
 class Ballot:
-    """Counts the votes of one request's samples. Stops the other samples when the vote is decided, if the request wants that."""
+    """Counts the votes of one request's samples. Stops the other samples when the vote is decided, if the request wants that.
 
-    def __init__(self, vote: "Vote", model: str, comparer: Comparer, vocabulary: Vocabulary) -> None:
+    `answers` reads the answers of replies in a format; without it, an answer is what is in the box.
+    """
+
+    def __init__(
+        self, vote: "Vote", model: str, comparer: Comparer, vocabulary: Vocabulary, answers: "FormattedAnswers | None" = None
+    ) -> None:
         self._stop = vote.stop_when_decided
         self._model, self._vocabulary = model, vocabulary
-        self._comparer = comparer
+        self._comparer, self._answers = comparer, answers
         self._keys: dict[str, str] = {}
         self._samples = [Sample() for _ in range(vote.samples)]
         self._election = Election(vote.samples)
@@ -81,8 +86,7 @@ class Ballot:
                     sample = self._samples[output.index]
                     sample.add(output)
                     if output.finish_reason is not None:
-                        reading = sample.read(self._vocabulary, result.prompt_token_ids or ())
-                        await self._add(output.index, reading.answer)
+                        await self._add(output.index, self._answer(sample, result.prompt_token_ids or ()))
                         yield self._election.progress()
                 if self._stop and self._election.decided:
                     break
@@ -97,10 +101,23 @@ class Ballot:
         metrics.VOTES.labels(self._model, "early" if early else "complete").inc()
         self._count_tokens()
 
+    def _read(self, sample: Sample, prompt: Sequence[int]) -> Reading:
+        new = self._answers.reading(prompt) if self._answers else Reading(self._vocabulary, self._vocabulary.planted(prompt))
+        return sample.read(new)
+
+    def _answer(self, sample: Sample, prompt: Sequence[int]) -> str | None:
+        """Return a finished sample's answer; None without one, or with one in a format that is not complete."""
+        reading = self._read(sample, prompt)
+        if self._answers is None:
+            return reading.answer
+        complete = sample.last is not None and sample.last.finish_reason == "stop"
+        return reading.content if complete else None
+
     async def _add(self, number: int, answer: str | None) -> None:
         """Count a sample. The same text has the same key in all of a vote, also where it was not read in time once."""
         if answer is not None and answer not in self._keys:
-            self._keys[answer] = await self._comparer.key(answer)
+            key = self._answers.key(answer) if self._answers else None
+            self._keys[answer] = key or await self._comparer.key(answer)
         self._election.add(number, answer, None if answer is None else self._keys[answer])
 
     @property
@@ -132,7 +149,7 @@ class Ballot:
         prompt = (self._reply.prompt_token_ids if self._reply else None) or ()
         answers = 0
         for sample in self._samples:
-            reading = sample.read(self._vocabulary, prompt)
+            reading = self._read(sample, prompt)
             answers += count(self._model, reading, complete=sample.finished)
             self._reasoning_tokens += reading.thought_tokens
         if (request := record.current.get()) is not None:

@@ -4,8 +4,10 @@ The thought goes to `reasoning`, with the statement that closes it, and the answ
 read from the tokens; no text can look like it.
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
 from typing import Any, Self
 
 from vllm.sampling_params import SamplingParams, StructuredOutputsParams
@@ -150,3 +152,47 @@ class FormattedReading(Reading):
         answer = text[self._separator :]
         self._separator -= len(text) - len(answer)
         return [Delta(True, self._action, self._number, answer)] if answer else []
+
+
+class _Number(str):
+    """A number of a JSON text, in a form that is the same for equal numbers; it is written without quotes."""
+
+    __slots__ = ()
+
+    def __new__(cls, written: str) -> Self:
+        try:
+            sign, digits, exponent = Decimal(written).as_tuple()
+        except InvalidOperation:  # an exponent of more than 18 digits
+            return super().__new__(cls, written)
+        figures = "".join(map(str, digits)).lstrip("0")
+        stripped = figures.rstrip("0")
+        if not stripped:
+            return super().__new__(cls, "0")
+        return super().__new__(cls, f"{'-' * sign}{stripped}e{int(exponent) + len(figures) - len(stripped)}")
+
+    __repr__ = str.__str__
+
+
+class FormattedAnswers:
+    """The answers of the samples of a vote in a format. Equal JSON values agree, whatever the order of their members."""
+
+    def __init__(self, formats: Formats, asked: StructuredOutputsParams) -> None:
+        self._formats, self._is_json = formats, is_json(asked)
+
+    def reading(self, prompt: Sequence[int]) -> FormattedReading:
+        """Return the reading of a sample of which nothing has come."""
+        return FormattedReading(self._formats, self._formats.vocabulary.planted(prompt))
+
+    def key(self, answer: str) -> str | None:
+        """Return what equal JSON values have in common; None where the format is not JSON."""
+        if not self._is_json:
+            return None
+        try:
+            value = json.loads(answer, parse_float=_Number, parse_int=_Number, object_pairs_hook=_members)
+            return f"JSON {value!r}"
+        except (ValueError, RecursionError):
+            return None
+
+
+def _members(pairs: list[tuple[str, Any]]) -> tuple[tuple[str, Any], ...]:
+    return tuple(sorted(dict(pairs).items()))

@@ -14,7 +14,7 @@ from vllm.outputs import RequestOutput
 from deployments.patching import patch
 from deployments.reasoning.answers.comparer import Comparer
 from deployments.reasoning.ballot import Ballot, progress_chunk
-from deployments.reasoning.formatted import Formats
+from deployments.reasoning.formatted import FormattedAnswers, Formats, thinks_first
 from deployments.reasoning.parser import reads_formats
 from deployments.reasoning.reading import Vocabulary, vocabulary
 from deployments.reasoning.request import CoatChatRequest
@@ -129,7 +129,10 @@ class CoatServing(OpenAIServingChat):
             yield ballot.with_usage(chunk)
 
     def _ballot(self, request: Any) -> Ballot:
-        return Ballot(request.vote, self.models.model_name(), self._comparer, self._vocabulary)
+        answers = None
+        if self._formats is not None and thinks_first(request):
+            answers = FormattedAnswers(self._formats, request.extract_structured_outputs())
+        return Ballot(request.vote, self.models.model_name(), self._comparer, self._vocabulary, answers)
 
 
 def limit_tokens(tokenizer: Any, settings: CoatSettings) -> dict[str, Any]:

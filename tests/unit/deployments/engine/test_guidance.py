@@ -85,6 +85,7 @@ def test_a_grammar_that_cannot_be_compiled_is_an_error_in_the_engine() -> None:
         backend().compile_grammar(StructuredOutputOptions.REGEX, r"a\bb")
 
 
+@pytest.mark.filterwarnings("ignore:max_rollback_tokens is deprecated")  # vLLM's own backend sets it
 def test_a_structural_tag_of_a_tool_parser_is_followed() -> None:
     made = backend()
     grammar = made.compile_grammar(StructuredOutputOptions.STRUCTURAL_TAG, json.dumps(TAG))

@@ -11,7 +11,7 @@ from tests.support.in_process import Server, served
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 HI = {"role": "user", "content": "hi"}
-MIXED = {"type": "object", "properties": {"a": {}}, "patternProperties": {"a": {}}}
+UNIQUE = {"type": "array", "uniqueItems": True}
 PERSON = {"type": "object", "properties": {"name": {"type": "string"}}}
 NOWHERE = ("/nowhere", "/v1/models/..%2f..%2fetc", "/v1/%ff", "/v1/responses/..%2fx", "/v1/responses/resp_x", "/v1//models")
 CHAT = {"model": "nano", "messages": [HI]}
@@ -82,8 +82,8 @@ async def test_another_media_type(server: Server) -> None:
         ("structured_outputs", {"regex": "(a*)*"}, "structured_outputs.regex"),
         (
             "structured_outputs",
-            {"json": MIXED},
-            "structured_outputs",
+            {"json": UNIQUE},
+            "structured_outputs.json.uniqueItems",
         ),
         ("messages", [{"role": "user", "content": "x " * 5000}], "input_tokens"),
         ("messages", [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "file:///etc/passwd"}}]}], None),

@@ -180,10 +180,11 @@ class CoatSettings(Section):
     `answer` is the text that the engine forces once a request's reasoning tokens are spent. A text in `openings` begins a closing
     statement: the engine turns it into a reflection until the request's `min_reflections` are reached.
 
-    A reply in a format (`response_format`) is a thought, `separator`, and the answer. The separator begins with a special token,
-    which the model cannot write itself; by default it is `<|im_start|>assistant` and a line break. `copy_weight` is the share of
-    probability that goes to the boxed result where it fits into the format: 1 for a model that knows no JSON, 0 for one that needs
-    no help. Between them the model has its way where it is sure (at 0.4, of a token with over two thirds of its probability).
+    A reply in a format (`response_format`) is a thought, `separator`, and the answer. The separator begins with a special token, at
+    which a thought ends also where the model writes it; by default it is `<|im_start|>assistant` and a line break. `copy_weight` is
+    the share of probability that goes to the boxed result where it fits into the format: 1 for a model that knows no JSON, 0 for
+    one that needs no help. Between them the model has its way where it is sure (at 0.4, of a token with over two thirds of its
+    probability).
     """
 
     answer: str = "\n\nThe final answer is: $\\boxed{"

@@ -10,12 +10,14 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from deployments.host.garbage import collect_less
+from deployments.settings import Settings
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
 
 
 TASKS = ("generate",)
+V2 = "VLLM_USE_V2_MODEL_RUNNER"
 ENVIRONMENT = {
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_LOGGING_LEVEL": "WARNING",
@@ -55,6 +57,12 @@ def sparing_logging() -> Iterator[None]:
         del os.environ[name]
         if before is not None:
             os.environ[name] = before
+
+
+def may_take_v2(settings: Settings) -> bool:
+    """Return whether engines may take vLLM's Model Runner V2, as far as a host without their GPUs can tell (vLLM 0.32.0)."""
+    asked = settings.llm.env.get(V2, os.environ.get(V2))
+    return bool(settings.llm.num_gpus) if asked is None else asked != "0"
 
 
 def engine_config(arguments: Namespace) -> "VllmConfig":

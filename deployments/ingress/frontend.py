@@ -8,7 +8,7 @@ from vllm.exceptions import GracefulHTTPError, MaxQueuedTokensError, QueueOverfl
 from vllm.inputs.engine import split_enc_dec_input
 from vllm.v1.engine.async_llm import AsyncLLM
 
-from deployments.engine.config import TASKS
+from deployments.engine.config import TASKS, V2
 from deployments.errors import SatoriError
 from deployments.ingress.json_schema import exact
 from deployments.observability.record import failed
@@ -20,6 +20,10 @@ MASKS = ("min_tokens", "bad_words", "allowed_token_ids")
 """Parameters that forbid tokens: together with a grammar, none may be left."""
 ENDS = ("stop", "stop_token_ids", "ignore_eos", "include_stop_str_in_output")
 """Parameters with which a reply could end inside its thought, or with more than its answer."""
+ON_V2 = (
+    f"{FORMATS} behind a thought is not supported by vLLM's Model Runner V2: serve with llm.env.{V2}=0, or ask with"
+    " coat.parse=false for a reply that follows the format from its first token"
+)
 
 
 class BoundedLLM(AsyncLLM):
@@ -29,10 +33,11 @@ class BoundedLLM(AsyncLLM):
     `engine.max_num_queued_tokens` (tokens of prompts that are not read yet), each for one ingress. vLLM answers 503 beyond them;
     this class answers 429, because the API is only busy for the moment.
 
-    `formats` is set where the model thinks before it answers in a format.
+    `formats` is set where the model thinks before it answers in a format, and `on_v2` where engines may be unable to have it do so.
     """
 
     formats: Formats | None = None
+    on_v2 = False
 
     def check_admission(self, n: int = 1, request_id: str | None = None) -> None:
         """Raise GracefulHTTPError when `n` more sequences would exceed a bound."""
@@ -74,9 +79,15 @@ class BoundedLLM(AsyncLLM):
             for name in MASKS if has_format(sampling_params.structured_outputs) else ():
                 if getattr(sampling_params, name):
                     raise VLLMValidationError(f"{name} cannot be combined with {FORMATS}", parameter=name)
-            for name in ENDS if self._thinks_first(sampling_params, **options) else ():
-                if getattr(sampling_params, name):
-                    raise VLLMValidationError(f"{name} cannot be combined with {FORMATS}", parameter=name)
+            if self._thinks_first(sampling_params, **options):
+                self._check_thinking(sampling_params)
+
+    def _check_thinking(self, params: Any) -> None:
+        for name in ENDS:
+            if getattr(params, name):
+                raise VLLMValidationError(f"{name} cannot be combined with {FORMATS}", parameter=name)
+        if self.on_v2:
+            raise VLLMValidationError(ON_V2, parameter="structured_outputs")
 
     def refuse(self, request_id: str, error: SatoriError) -> None:
         """Let vLLM's server answer a request with this error."""

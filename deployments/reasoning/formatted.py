@@ -78,39 +78,39 @@ class FormattedReading(Reading):
         self._action: str | None = None
         self._number = -1  # the segment's; -1 before the first
         self._starts: list[int] = []  # the first token of each segment
-        self._written: list[Delta] = []
+        self._shown: list[Delta] = []
         self._separator: int | None = None  # characters of the separator that have not come; None in the thought
         self._before = formats.vocabulary.decode(planted)
-        self._opening: list[Delta] = []
+        self._planted_first: list[Delta] = []
         if planted:
             self.planted = 1
-            self._opening = self._open([name for token in planted if (name := formats.vocabulary.actions.get(token))][-1], 0)
+            self._planted_first = self._open([name for token in planted if (name := formats.vocabulary.actions.get(token))][-1], 0)
 
     def feed(self, text: str, ids: Sequence[int]) -> list[Delta]:
         """Read more tokens, and the text that came with them. Return what is certain."""
-        self._opening, deltas = [], self._opening
+        self._planted_first, deltas = [], self._planted_first
         for part in self._tokens.cut(text, ids):
             deltas += self._text(part) if isinstance(part, str) else self._token(part)
-        self._written += deltas
+        self._shown += deltas
         return deltas
 
     def finish(self) -> list[Delta]:
         """Return the rest: the reply is complete."""
-        self._opening, deltas = [], self._opening
+        self._planted_first, deltas = [], self._planted_first
         if rest := self._tokens.rest():
             deltas += self._text(rest)
-        self._written += deltas
+        self._shown += deltas
         return deltas
 
     @property
     def content(self) -> str:
         """The text of the answer."""
-        return "".join(delta.text for delta in self._written if delta.content)
+        return "".join(delta.text for delta in self._shown if delta.content)
 
     @property
     def answer(self) -> str | None:
         """What the last box of the thought holds; None without one."""
-        return boxed(self._before + "".join(delta.text for delta in self._written if not delta.content))
+        return boxed(self._before + "".join(delta.text for delta in self._shown if not delta.content))
 
     @property
     def thought_tokens(self) -> int:
@@ -121,7 +121,7 @@ class FormattedReading(Reading):
     def segments(self) -> list[dict[str, Any]]:
         """Return the segments: `action`, and `text` and `tokens` of their thought. The first may go on from the prompt."""
         texts: list[list[str]] = [[] for _ in self._starts]
-        for delta in self._written:
+        for delta in self._shown:
             if not delta.content and delta.number >= 0:
                 texts[delta.number].append(delta.text)
         ends = [*self._starts[1:], self.thought_tokens]

@@ -15,7 +15,7 @@ from vllm.reasoning import ReasoningParser, ReasoningParserManager
 
 from deployments.observability import metrics, record
 from deployments.reasoning.coat import Delta
-from deployments.reasoning.formatted import FormattedReading, Formats, thinks_first
+from deployments.reasoning.formatted import Formats, FormattedReading, thinks_first
 from deployments.reasoning.reading import Reading, Tokens, vocabulary
 
 

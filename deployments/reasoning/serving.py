@@ -14,7 +14,7 @@ from vllm.outputs import RequestOutput
 from deployments.patching import patch
 from deployments.reasoning.answers.comparer import Comparer
 from deployments.reasoning.ballot import Ballot, progress_chunk
-from deployments.reasoning.formatted import FormattedAnswers, Formats, thinks_first
+from deployments.reasoning.formatted import Formats, FormattedAnswers, thinks_first
 from deployments.reasoning.parser import reads_formats
 from deployments.reasoning.reading import Vocabulary, vocabulary
 from deployments.reasoning.request import CoatChatRequest

@@ -2,8 +2,8 @@
 
 A thought ends where the model would end its turn. The engine writes a separator there instead, and the grammar begins behind it
 (`deployments.engine.thought_end` tells vLLM so). The separator begins with a special token that no thought holds: where a model
-writes it itself, its thought ends, too. So the place where the answer begins is a function of the tokens alone. In the answer special tokens are banned: their
-texts can be written by other tokens, and an action would end the answer or be taken for one.
+writes it itself, its thought ends, too. So the place where the answer begins is a function of the tokens alone. In the answer
+special tokens are banned: their texts can be written by other tokens, and an action would end the answer or be taken for one.
 """
 
 from collections.abc import Sequence

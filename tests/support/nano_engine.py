@@ -12,6 +12,7 @@ from vllm.v1.engine import EngineCoreOutputs, EngineCoreRequest
 from vllm.v1.engine.core_client import EngineCoreClient, InprocClient
 from vllm.v1.executor import Executor
 
+from deployments.engine import grammar_budget
 from deployments.engine.arguments import server_arguments
 from deployments.engine.config import TASKS, engine_config, prepare
 from deployments.engine_client.client import Hooks
@@ -54,6 +55,7 @@ class NanoEngine(EngineCoreClient):
     def _run(self) -> None:
         os.environ.update(self.settings.llm.env)
         prepare({})
+        grammar_budget.install()
         config = engine_config(server_arguments(self.settings))
         engine = InprocClient(config, Executor.get_class(config), log_stats=False)
         scheduler = engine.engine_core.scheduler

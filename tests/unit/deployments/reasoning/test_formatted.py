@@ -11,7 +11,7 @@ from vllm.outputs import CompletionOutput, RequestOutput
 from vllm.sampling_params import StructuredOutputsParams
 
 from deployments.reasoning.ballot import Ballot
-from deployments.reasoning.formatted import FormattedAnswers, Formats, thinks_first
+from deployments.reasoning.formatted import Formats, FormattedAnswers, thinks_first
 from deployments.reasoning.parser import reads_formats
 from deployments.reasoning.request import CoatChatRequest, Vote
 from deployments.settings import CoatSettings
@@ -152,7 +152,9 @@ async def test_a_vote_counts_complete_answers_by_their_values() -> None:
     async def results() -> AsyncGenerator[RequestOutput, None]:
         for number, (answer, end) in enumerate(replies):
             ids = tokens(answer=answer)
-            yield RequestOutput("r", None, [], None, [CompletionOutput(number, text_of(ids), ids, None, None, end)], False)
+            yield RequestOutput(
+                "r", None, [], None, [CompletionOutput(number, text_of(ids), ids, None, None, finish_reason=end)], finished=False
+            )
 
     comparer: Any = SimpleNamespace(prepare=lambda: None)
     assert FORMATS is not None

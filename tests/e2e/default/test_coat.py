@@ -345,6 +345,76 @@ def test_a_streamed_vote_tells_its_progress(http: httpx.Client) -> None:
     assert chunks[-1]["usage"]["completion_tokens"] == deltas[-1]["coat"]["vote"]["tokens"]
 
 
+SUMS = {
+    "What is 12 + 7?": 19,
+    "Calculate 3 × 4 + 5.": 17,
+    "What is 123 + 456?": 579,
+    "What is 86 - 39?": 47,
+    "Calculate 17 × 6.": 102,
+    "What is 250 + 125 - 75?": 300,
+    "What is (12 + 8) × 4?": 80,
+    "What is 999 - 1?": 998,
+    "Calculate 45 × 3.": 135,
+    "What is 7 + 8 + 9?": 24,
+    "Calculate 64 - 28 + 11.": 47,
+    "What is 5 × 13 - 20?": 45,
+}
+SCHEMA = {"type": "object", "properties": {"answer": {"type": "integer"}}, "required": ["answer"], "additionalProperties": False}
+FORMAT = {"response_format": {"type": "json_schema", "json_schema": {"name": "sum", "schema": SCHEMA}}}
+
+
+def in_format(http: httpx.Client, question: str = QUESTION, **more: Any) -> dict[str, Any]:
+    asked = body() | FORMAT | {"messages": [{"role": "user", "content": question}]} | more
+    response = http.post("/v1/chat/completions", json=asked)
+    assert response.status_code == 200, response.text
+    [choice] = response.json()["choices"]
+    assert choice["finish_reason"] == "stop"
+    message: dict[str, Any] = choice["message"]
+    return message
+
+
+def test_sums_are_right_in_a_format_too(http: httpx.Client) -> None:
+    with concurrent.futures.ThreadPoolExecutor(len(SUMS)) as pool:
+        replies = list(pool.map(lambda question: in_format(http, question), SUMS))
+    assert [json.loads(reply["content"]) for reply in replies] == [{"answer": result} for result in SUMS.values()]
+    assert [reply["coat"]["answer"] for reply in replies] == [str(result) for result in SUMS.values()]
+    assert all(reply["reasoning"] and "{" not in reply["reasoning"].replace("\\boxed{", "") for reply in replies)
+
+
+def test_a_stream_in_a_format_carries_the_same(http: httpx.Client) -> None:
+    whole = in_format(http)
+    asked = body() | FORMAT | {"stream": True}
+    with http.stream("POST", "/v1/chat/completions", json=asked) as response:
+        lines = [line.removeprefix("data: ") for line in response.iter_lines() if line]
+    deltas = [json.loads(line)["choices"][0]["delta"] for line in lines[:-1]]
+    for field in ("reasoning", "content"):
+        assert "".join(delta.get(field) or "" for delta in deltas) == whole[field]
+    assert {name: deltas[-1]["coat"][name] for name in whole["coat"]} == whole["coat"]
+
+
+def test_limits_and_votes_in_a_format(http: httpx.Client) -> None:
+    limited = in_format(http, coat={"min_reflections": 2, "max_explorations": 0})
+    assert actions(limited["coat"]).count("reflect") >= 2
+    assert json.loads(limited["content"]) == {"answer": 182}
+    cut = in_format(http, coat={"max_reasoning_tokens": 10})
+    assert json.loads(cut["content"]) == {"answer": int(cut["coat"]["answer"])}
+    voted = in_format(http, coat={"vote": {"samples": 3, "stop_when_decided": False}})
+    assert voted["coat"]["vote"]["counted"] == 3
+    assert json.loads(voted["coat"]["vote"]["votes"][0]["answer"]) == json.loads(voted["content"])
+
+
+def test_responses_and_messages_think_before_a_format(served: Served) -> None:
+    text: Any = {"format": {"type": "json_schema", "name": "sum", "schema": SCHEMA}}
+    client = openai.OpenAI(base_url=f"{served.url}/v1", api_key="unused")
+    response = client.responses.create(model="nano", input=QUESTION, text=text, max_output_tokens=1500, temperature=0)
+    assert json.loads(response.output_text) == {"answer": 182}
+    message = anthropic.Anthropic(base_url=served.url, api_key="unused").messages.create(
+        model="nano", messages=ASK, max_tokens=1500, temperature=0, extra_body={"output_config": {"format": text["format"]}}
+    )
+    [answer] = [part.text for part in message.content if part.type == "text"]
+    assert json.loads(answer) == {"answer": 182}
+
+
 def test_openai_client(served: Served) -> None:
     client = openai.OpenAI(base_url=f"{served.url}/v1", api_key="none", max_retries=0)
     options: Any = {"model": "nano", "messages": ASK, "temperature": 0}

@@ -409,7 +409,7 @@ def test_responses_and_messages_think_before_a_format(served: Served) -> None:
     response = client.responses.create(model="nano", input=QUESTION, text=text, max_output_tokens=1500, temperature=0)
     assert json.loads(response.output_text) == {"answer": 182}
     message = anthropic.Anthropic(base_url=served.url, api_key="unused").messages.create(
-        model="nano", messages=ASK, max_tokens=1500, temperature=0, extra_body={"output_config": {"format": text["format"]}}
+        model="nano", messages=ASK, max_tokens=1500, extra_body={"temperature": 0, "output_config": text}
     )
     [answer] = [part.text for part in message.content if part.type == "text"]
     assert json.loads(answer) == {"answer": 182}

@@ -17,7 +17,8 @@ from vllm.v1.worker.gpu.states import RequestState
 
 from deployments.engine.logits import constrain
 from deployments.engine.logits_v2 import CoatLimits
-from deployments.reasoning.limits import ARGUMENT, REPEAT, rules_of
+from deployments.reasoning.limits import ARGUMENT, REPEAT
+from deployments.reasoning.rules import rules_of
 from tests.support.paths import ROOT
 from tests.support.vocabulary import BOXED, END, NEWLINE, SIZE, THE, TOKENS
 

@@ -17,7 +17,8 @@ from vllm.v1.serial_utils import MsgpackDecoder, MsgpackEncoder
 
 from deployments.errors import EngineLostError, EngineUnavailableError
 from deployments.observability import exposition, progress
-from deployments.reasoning.limits import Chain, Repetition, rules_of
+from deployments.reasoning.limits import Chain, Repetition
+from deployments.reasoning.rules import rules_of
 from deployments.replica import deployment
 from deployments.replica.deployment import LLM
 from deployments.settings import load

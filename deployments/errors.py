@@ -118,12 +118,16 @@ class SchemaNotFollowedError(OutOfBoundsError):
     code = "schema_not_followed"
 
 
-def _codes(kind: type[SatoriError]) -> set[str]:
-    return {kind.code}.union(*(_codes(child) for child in kind.__subclasses__()))
+def _statuses(kind: type[SatoriError]) -> dict[str, int]:
+    found = {kind.code: kind.status}
+    for child in kind.__subclasses__():
+        found |= _statuses(child)
+    return found
 
 
-CODES = frozenset(
-    _codes(SatoriError) - {SettingsError.code, PortInUseError.code, WeightsError.code}
-    | {"queue_full", "draining", "deadline_exceeded"}
-)
-"""All our codes with which a request can end; metrics label refusals by them. The last three belong to no exception of ours."""
+STATUS_OF = _statuses(SatoriError) | {"queue_full": 429, "draining": 503, "deadline_exceeded": 504}
+"""All our codes with which a request can end, with their HTTP status. The last three belong to no exception of ours."""
+for kind in (SettingsError, PortInUseError, WeightsError):
+    del STATUS_OF[kind.code]
+CODES = frozenset(STATUS_OF)
+"""Metrics label refusals by these codes."""

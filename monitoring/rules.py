@@ -120,6 +120,13 @@ def _capacity() -> list[dict[str, Any]]:
             "Good replies of {{ $labels.model }} have fallen to {{ $value | humanize }} per second, at the same demand as before.",
         ),
         _alert(
+            "SatoriStrayStates",
+            f"{select(metrics.STRAYS, of=())} > 0",
+            "1m",
+            "ticket",
+            "Ingress {{ $labels.replica }} keeps {{ $value }} states of requests that no engine has: a bug.",
+        ),
+        _alert(
             "SatoriIngressSaturated",
             f"{busy} > {slo.INGRESS_CPU} or {late} > {slo.LOOP_LAG_S}",
             "5m",

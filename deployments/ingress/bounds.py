@@ -21,12 +21,13 @@ ITEMS = {
     "tools": 128,
     "documents": 128,
     "stop": 16,
+    "stop_sequences": 16,
     "bad_words": 128,
     "logit_bias": 1024,
     "stop_token_ids": 1024,
     "allowed_token_ids": 200_000,
 }
-CHARACTERS = {"stop": 1024, "bad_words": 256}
+CHARACTERS = {"stop": 1024, "stop_sequences": 1024, "bad_words": 256}
 """Bounds on the characters of each item."""
 NAMES = ("model", "request_id", "session_id", "user", "cache_salt", "previous_response_id")
 NAME_CHARACTERS = 256
@@ -38,6 +39,11 @@ NOT_FOR_CLIENTS = ("kv_transfer_params", "ec_transfer_params")
 RESERVED = frozenset({*NOT_FOR_CLIENTS, "kv_cache_report_mode", "coat", "satori_repeat", "satori_thought"})
 """Extra arguments of the engine that clients may not set."""
 
+ROLES = ("system", "developer", "user", "assistant", "tool", "function")
+"""Whose messages a chat can have. vLLM leaves it to templates, and most leave out what they do not know."""
+EMPTY = ("assistant",)
+"""Whose messages may have no content, such as one that only calls tools."""
+
 _NAME = re.compile(r"[!-~]*")
 _LONG_NUMBER = re.compile(rb"\d{19}")
 _STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
@@ -45,8 +51,8 @@ _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 _INT64 = range(-(2**63), 2**63)
 
 
-def check(body: bytes, headers: Mapping[str, str], choices: int) -> None:
-    """Raise OutOfBoundsError for a request that asks for too much, such as more than `choices` replies.
+def check(body: bytes, headers: Mapping[str, str], choices: int, path: str = "/v1/chat/completions") -> None:
+    """Raise OutOfBoundsError for a request to `path` that asks for too much, such as more than `choices` replies.
 
     A body that is not a JSON object passes: vLLM says what is wrong with it.
     """
@@ -54,6 +60,12 @@ def check(body: bytes, headers: Mapping[str, str], choices: int) -> None:
     request = _parsed(body)
     if not isinstance(request, dict):
         return
+    if path == "/v1/chat/completions":
+        _check_messages(request.get("messages"))
+    if path == "/tokenize" and request.get("prompt") is not None and request.get("messages") is not None:
+        _refuse("messages", "it cannot be combined with prompt")
+    if request.get("background"):
+        _refuse("background", "replies are not kept here, so none can be written in the background; leave it out")
     for name in NOT_FOR_CLIENTS:
         if request.get(name) is not None:
             _refuse(name, "not supported here; leave it out")
@@ -65,12 +77,14 @@ def check(body: bytes, headers: Mapping[str, str], choices: int) -> None:
     _check_choices(request, choices)
     _check_items(request)
     for name, value in _mapping(request, "repetition_detection").items():
-        if isinstance(value, int) and value > PATTERN:
+        if _number(value) > PATTERN:
             _refuse(f"repetition_detection.{name}", f"at most {PATTERN} is allowed")
     _check_grammars(request)
 
 
 def _parsed(body: bytes) -> Any:
+    if not json.detect_encoding(body).startswith("utf-8"):
+        _refuse(None, "the body is not UTF-8")
     if (containers := _containers(body)) > CONTAINERS and _containers(_STRING.sub(b"", body)) > CONTAINERS:
         _refuse(None, f"the body has more than {CONTAINERS} objects and arrays")
     try:
@@ -130,13 +144,30 @@ def _check_name(name: str, value: str) -> None:
 
 def _check_choices(request: dict[str, Any], limit: int) -> None:
     for name in ("n", "best_of"):
-        if isinstance(value := request.get(name), int) and value > limit:
+        if _number(value := request.get(name)) > limit:
             _refuse(name, f"{value}; at most {limit} are allowed (http.max_choices)")
-    prompts, n = request.get("prompt"), request.get("n")
-    if isinstance(prompts, list) and prompts and not isinstance(prompts[0], int):
-        sequences = len(prompts) * (n if isinstance(n, int) else 1)
-        if sequences > PROMPTS:
-            _refuse("prompt", f"{sequences} prompts times choices (n); at most {PROMPTS} are allowed")
+    prompts, n = request.get("prompt"), max(1, _number(request.get("n")))
+    if isinstance(prompts, list) and prompts and not isinstance(prompts[0], int) and len(prompts) * n > PROMPTS:
+        _refuse("prompt", f"{len(prompts) * n:g} prompts times choices (n); at most {PROMPTS} are allowed")
+
+
+def _check_messages(messages: Any) -> None:
+    for number, message in enumerate(messages if isinstance(messages, list) else ()):
+        if not isinstance(message, dict):
+            continue
+        role = message.get("role")
+        if isinstance(role, str) and role not in ROLES:
+            _refuse(f"messages.{number}.role", f"{role[:NAME_CHARACTERS]!r}; allowed: {', '.join(ROLES)}")
+        if role in ROLES and role not in EMPTY and message.get("content") is None:
+            _refuse(f"messages.{number}.content", "a message of this role needs content")
+
+
+def _number(value: Any) -> float:
+    """Return a number in any form that vLLM's models take for one (129, 129.0, "129"), and 0 for anything else."""
+    try:
+        return float(value) if isinstance(value, str | int | float) else 0
+    except (ValueError, OverflowError):
+        return 0
 
 
 def _check_items(request: dict[str, Any]) -> None:

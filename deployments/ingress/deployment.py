@@ -68,6 +68,7 @@ class Ingress:
         phases.done("start")
         metrics.ONGOING.labels().set_function(lambda: self._server.ongoing.count)
         metrics.UNASSIGNED.labels().set_function(lambda: self._server.client.unassigned)
+        metrics.STRAYS.labels().set_function(lambda: self._server.strays())
         node = ray.get_runtime_context().get_node_id()
         metrics.HAPROXIES.labels().set_function(lambda: haproxy_processes(node))
         self._replicas.watch()
@@ -119,6 +120,7 @@ class Ingress:
             "open": len(self._server.client.open_requests),
             "carriers": self._server.client.carriers,
             "states": self._server.engine.get_num_unfinished_requests(),
+            "strays": self._server.strays(),
             "requests": self._server.ongoing.count,
         }
         if draining():

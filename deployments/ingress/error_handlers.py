@@ -1,22 +1,32 @@
 """The server's error responses: always in the form of OpenAI's API, and without internal details."""
 
+import json
 import traceback
 from http import HTTPStatus
+from typing import Any
 
 from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
+from vllm.entrypoints.serve.exception_handling.handlers.validation import clean_loc_for_param
+from vllm.exceptions import VLLMValidationError
 
 from deployments.errors import SatoriError, error_body
 from deployments.observability import logs
 
 logger = logs.logger("ingress")
+SAID = 3
+"""So many of the values in a body that are not allowed are named; vLLM's models can find thousands in one."""
+CHARACTERS = 80
+"""So much is repeated of a value."""
 
 
 def install(app: FastAPI) -> None:
     """Add handlers for the errors that vLLM's own (0.32.0) leave to the framework, and one that hides internal failures."""
     app.exception_handler(HTTPException)(_http)
+    app.exception_handler(RequestValidationError)(_invalid)
     app.exception_handler(SatoriError)(_ours)
     app.exception_handler(Exception)(_unknown)
 
@@ -24,6 +34,29 @@ def install(app: FastAPI) -> None:
 async def _http(request: Request, error: HTTPException) -> JSONResponse:
     body = error_body(str(error.detail), HTTPStatus(error.status_code).phrase, error.status_code)
     return JSONResponse(body, error.status_code, error.headers)
+
+
+async def _invalid(request: Request, error: RequestValidationError) -> JSONResponse:
+    found = dict(_said(each) for each in error.errors())
+    params, said = list(found), [f"{param}: {message}" if param else message for param, message in found.items()]
+    more = [f"and {len(said) - SAID} more"] if len(said) > SAID else []
+    return JSONResponse(error_body("; ".join(said[:SAID] + more), "BadRequestError", 400, params[0] if params else None), 400)
+
+
+def _said(error: dict[str, Any] | str) -> tuple[str | None, str]:
+    """Return the path of a value that is not allowed, and what is wrong with it."""
+    if isinstance(error, str):
+        return None, error
+    cause = error.get("ctx", {}).get("error")
+    if isinstance(cause, VLLMValidationError):
+        return cause.parameter, str(cause)
+    message = str(error["msg"]).removeprefix("Value error, ")
+    if error["type"] == "json_invalid":
+        return None, f"the body is not JSON: {cause} (character {error['loc'][-1]})"
+    param = clean_loc_for_param(error["loc"]).removeprefix("body").removeprefix(".") or None
+    if error["type"] != "missing" and isinstance(value := error.get("input"), str | int | float | bool):
+        message += f", got {json.dumps(value, ensure_ascii=False)[:CHARACTERS]}"
+    return param, message[0].lower() + message[1:]
 
 
 async def _ours(request: Request, error: SatoriError) -> JSONResponse:

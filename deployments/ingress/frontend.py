@@ -1,18 +1,21 @@
 """vLLM's frontend, AsyncLLM, made to refuse at once what would wait too long, and to check a request before its stream begins."""
 
 import json
+from contextlib import suppress
 from http import HTTPStatus
 from typing import Any
 
+import msgspec
 from vllm.exceptions import GracefulHTTPError, MaxQueuedTokensError, QueueOverflowError, VLLMValidationError
 from vllm.inputs.engine import split_enc_dec_input
+from vllm.sampling_params import SamplingParams
+from vllm.v1.engine import EngineCoreRequest
 from vllm.v1.engine.async_llm import AsyncLLM
 
 from deployments.engine.config import TASKS, V2
 from deployments.errors import SatoriError
 from deployments.ingress.json_schema import exact
 from deployments.observability.record import failed
-from deployments.patching import patch
 from deployments.reasoning.formatted import Formats, has_format
 
 FORMATS = "structured output (response_format, structured_outputs, text.format)"
@@ -76,6 +79,7 @@ class BoundedLLM(AsyncLLM):
                 asked.json = exact(json.loads(asked.json) if isinstance(asked.json, str) else asked.json)
             self.input_processor._validate_model_inputs(*split_enc_dec_input(prompt))
             self.input_processor._validate_params(sampling_params, TASKS)
+            _check_encodable(sampling_params)
             for name in MASKS if has_format(sampling_params.structured_outputs) else ():
                 if getattr(sampling_params, name):
                     raise VLLMValidationError(f"{name} cannot be combined with {FORMATS}", parameter=name)
@@ -89,23 +93,34 @@ class BoundedLLM(AsyncLLM):
         if self.on_v2:
             raise VLLMValidationError(ON_V2, parameter="structured_outputs")
 
+    async def _add_request(self, request: EngineCoreRequest, *arguments: Any) -> None:
+        """Add a request as vLLM does, but leave nothing behind when that fails: a state counts against the bounds of the queue."""
+        try:
+            await super()._add_request(request, *arguments)
+        except BaseException:
+            await self.abort(request.request_id, internal=True)
+            raise
+
     def refuse(self, request_id: str, error: SatoriError) -> None:
         """Let vLLM's server answer a request with this error."""
         if (state := self.output_processor.request_states.get(request_id)) is not None and state.queue is not None:
             state.queue.put(GracefulHTTPError(f"{error.code}: {error}", HTTPStatus(error.status)))
 
 
-def check_responses_early(engine: BoundedLLM, responses: Any) -> None:
-    """Have vLLM's server for `/v1/responses` check a request before its stream begins."""
+def _check_encodable(params: SamplingParams) -> None:
+    """Raise VLLMValidationError for a number that has no encoding on the way to the engine."""
+    with suppress(TypeError):  # what msgspec does not know, vLLM's encoder does
+        try:
+            msgspec.msgpack.encode(params)
+        except OverflowError:
+            name = next(filter(lambda name: not _fits(getattr(params, name)), params.__struct_fields__), None)
+            raise VLLMValidationError(f"{name}: the number is out of range", parameter=name) from None
 
-    def generate(*, engine_input: Any, sampling_params: Any, **options: Any) -> Any:
-        engine.check(engine_input, sampling_params, **options)
-        return original(engine_input=engine_input, sampling_params=sampling_params, **options)
 
-    original = patch(
-        responses,
-        "_generate_with_builtin_tools",
-        generate,
-        why="vLLM 0.32.0 begins the stream of a response before it asks the engine, which is the first to check it",
-        until="the server checks a request before it answers",
-    )
+def _fits(value: Any) -> bool:
+    with suppress(TypeError):
+        try:
+            msgspec.msgpack.encode(value)
+        except OverflowError:
+            return False
+    return True

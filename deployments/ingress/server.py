@@ -5,6 +5,7 @@ Its imports take seconds, so an ingress imports it in a thread.
 
 import asyncio
 import os
+import time
 import types
 from argparse import Namespace
 from typing import TYPE_CHECKING
@@ -29,8 +30,8 @@ from deployments.engine.config import TASKS, frontend_config, may_take_v2, tune_
 from deployments.engine_client.client import Hooks, ServeEngineClient, used_by_async_llm
 from deployments.engine_client.replicas import LLMReplicas
 from deployments.errors import SatoriError
-from deployments.ingress import error_handlers, special_tokens
-from deployments.ingress.frontend import BoundedLLM, check_responses_early
+from deployments.ingress import endpoints, error_handlers, special_tokens
+from deployments.ingress.frontend import BoundedLLM
 from deployments.ingress.middleware.access import Guard
 from deployments.ingress.middleware.draining import Ongoing
 from deployments.ingress.middleware.intake import prepared
@@ -60,6 +61,7 @@ vLLM 0.32.0 has routes that no client of a shared server may use: to abort the r
 bypasses its own checks (`/inference/v1/generate`). With VLLM_SERVER_DEV_MODE or VLLM_ALLOW_RUNTIME_LORA_UPDATING it adds routes
 that put the engine to sleep, change its weights, load files or call any of its methods.
 """
+STRAY_S = 10.0
 CHECK = "__log_extra_fields__"
 CHUNKS: tuple[type[BaseModel], ...] = (
     DeltaMessage,
@@ -79,6 +81,16 @@ class Server:
 
     def __init__(self, app: FastAPI, engine: BoundedLLM, client: ServeEngineClient, ongoing: Ongoing) -> None:
         self.app, self.engine, self.client, self.ongoing = app, engine, client, ongoing
+        self._strays: dict[str, float] = {}
+
+    def strays(self) -> int:
+        """Return how many states vLLM's frontend keeps of requests that the engine has not had for `STRAY_S`: a leak.
+
+        Each counts against the bounds of the queue. Those of requests that are just ending are not counted.
+        """
+        now, states = time.monotonic(), self.engine.output_processor.request_states.keys() - set(self.client.open_requests)
+        self._strays = {request: self._strays.get(request, now) for request in states}
+        return sum(now - since >= STRAY_S for since in self._strays.values())
 
 
 async def build(
@@ -121,7 +133,7 @@ async def build(
     )
     error_handlers.install(app)
     await init_app_state(engine, app.state, arguments, TASKS)
-    check_responses_early(engine, app.state.openai_serving_responses)
+    endpoints.mend(app, engine, len(cached_tokenizer_from_config(config.model_config)))
     serving.mount(app)
     if coat:
         write_coat(engine, app, settings)

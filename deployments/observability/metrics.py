@@ -254,6 +254,9 @@ CHANNEL_DROPPED = Metric(
 )
 ONGOING = Metric(Gauge, "satori_ongoing_requests", "API requests whose response is not complete.", "requests")
 UNASSIGNED = Metric(Gauge, "satori_unassigned_requests", "Requests that wait for an LLM replica.", "requests")
+STRAYS = Metric(
+    Gauge, "satori_stray_states", "States that an ingress keeps of requests which the engine has no longer: a leak.", "states"
+)
 HAPROXIES = Metric(
     Gauge,
     "satori_haproxy_processes",

@@ -31,6 +31,15 @@ NOW = (
         bad=2,
     ),
     stat(
+        "Stray states",
+        "States in an ingress of requests that the engine does not have. More than 0 for a minute is a bug.",
+        "short",
+        total(metrics.STRAYS),
+        warn=1,
+        bad=1,
+        empty="no ingress is scraped",
+    ),
+    stat(
         "Waiting for a replica",
         "Requests that no LLM replica has taken yet.",
         "short",

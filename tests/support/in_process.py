@@ -115,4 +115,6 @@ async def served(core: Any = Core, **arguments: Any) -> AsyncIterator[Server]:
             yield server
         finally:
             await server.http.aclose()
+            if (comparer := getattr(server.app.state.openai_serving_chat, "_comparer", None)) is not None:
+                comparer.close()
             server.engine.shutdown()

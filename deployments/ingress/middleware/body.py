@@ -1,5 +1,6 @@
 """Bounds on request bodies: on each one, on all that this process holds, and on their content (`deployments.ingress.bounds`)."""
 
+from starlette._utils import get_route_path  # the path that starlette's own router matches
 from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -33,12 +34,11 @@ class BodyLimit:
             headers = Headers(scope=scope)
             await body.read(receive, headers.get("content-length", ""))
             if scope["method"] == "POST":
-                body.check(headers, self._choices)
+                body.check(headers, self._choices, get_route_path(scope))
             await self._app(scope, body.replayed(receive), send)
         except _Refused as refused:
             retry = {"Retry-After": "1"} if refused.error.retryable else {}
-            anthropic = {"type": "error"} if scope["path"].startswith("/v1/messages") else {}
-            await JSONResponse(anthropic | refused.error.body(), refused.error.status, retry)(scope, receive, send)
+            await JSONResponse(refused.error.body(), refused.error.status, retry)(scope, receive, send)
         finally:
             self._held -= body.size
 
@@ -79,9 +79,9 @@ class _Body:
             self._limit.hold(size, self.size)
             more = message.get("more_body", False)
 
-    def check(self, headers: Headers, choices: int) -> None:
+    def check(self, headers: Headers, choices: int, path: str) -> None:
         try:
-            bounds.check(b"".join(message.get("body", b"") for message in self._messages), headers, choices)
+            bounds.check(b"".join(message.get("body", b"") for message in self._messages), headers, choices, path)
         except SatoriError as error:
             raise _Refused(error) from None
 

@@ -9,6 +9,7 @@ from deployments.ingress.error_handlers import Misread
 from deployments.ingress.middleware.access import Access, Guard
 from deployments.ingress.middleware.body import BodyLimit
 from deployments.ingress.middleware.deadline import Deadline
+from deployments.ingress.middleware.dialects import Dialects
 from deployments.ingress.middleware.draining import Draining, Ongoing
 from deployments.ingress.middleware.intake import Intake
 from deployments.ingress.middleware.keepalive import KeepAlive
@@ -38,6 +39,7 @@ def stack(
     return [
         *([Middleware(Measuring, writer=writer, tracer=tracer)] if writer is not None else []),
         Middleware(ResponseHeaders, pace_s=pace_s),
+        Middleware(Dialects),
         Middleware(Access, guard=guard),
         Middleware(Draining, ongoing=ongoing),
         Middleware(KeepAlive),

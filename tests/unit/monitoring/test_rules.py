@@ -67,6 +67,7 @@ CASES: dict[str, tuple[int, dict[str, str], int, int]] = {
         22,
     ),
     "SatoriGoodputFalling": (1, {slo("yes"): "0+100x60 6010+10x60", slo("no"): "0x60 90+90x60"}, 60, 85),
+    "SatoriStrayStates": (1, {'satori_stray_states{deployment="Ingress", replica="r"}': "0x10 1x5"}, 10, 13),
     "SatoriIngressSaturated": (
         1,
         {'process_cpu_seconds_total{deployment="Ingress", replica="r"}': "0+30x20 660+59x20"},

@@ -42,6 +42,8 @@ def refusal(body: Any, **headers: str) -> tuple[str | None, str] | None:
         {"top_p": 1e300, "logit_bias": {"5": 1}, "vllm_xargs": {"session_id": "x", "other": 1}, "kv_transfer_params": None},
         {"tools": [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}], "n": None},
         {"response_format": {"type": "json_object"}, "structured_outputs": None, "text": "x", "output_config": 5, "tools": "x"},
+        {"n": "128", "messages": [{"role": "assistant", "tool_calls": []}, {"role": ["x"]}, {}], "background": False},
+        b'\xef\xbb\xbf{"n": 1}',
         {"n": "many", "messages": 5, "stop": 7, "logit_bias": [], "vllm_xargs": [], "prompt": [None], "bad_words": [5]},
         [1, 2],
         None,
@@ -63,6 +65,20 @@ def test_what_is_within_bounds_or_for_vllm_to_judge_passes(request_: Any) -> Non
     [
         ({"n": 129}, "n"),
         ({"n": 10**9}, "n"),
+        ({"n": "129"}, "n"),
+        ({"n": 129.0}, "n"),
+        ({"best_of": " 1_29.0 "}, "best_of"),
+        (b'{"n": 1.29e2}', "n"),
+        ({"prompt": [[5]] * 100, "n": "11"}, "prompt"),
+        ({"repetition_detection": {"max_pattern_size": "1025"}}, "repetition_detection.max_pattern_size"),
+        (json.dumps({"n": 1}).encode("utf-16"), None),
+        (json.dumps({"n": 1}).encode("utf-32-le"), None),
+        ({"stop_sequences": ["x" * 1025]}, "stop_sequences"),
+        ({"stop_sequences": ["x"] * 17}, "stop_sequences"),
+        ({"background": True}, "background"),
+        ({"messages": [{"role": "user", "content": "x"}, {"role": "bogus", "content": "x"}]}, "messages.1.role"),
+        ({"messages": [{"role": "user"}]}, "messages.0.content"),
+        ({"messages": [{"role": "system", "content": None}]}, "messages.0.content"),
         ({"best_of": 10**6}, "best_of"),
         ({"prompt": ["x"] * 1025}, "prompt"),
         ({"prompt": [[5]] * 100, "n": 11}, "prompt"),
@@ -102,7 +118,7 @@ def test_what_is_within_bounds_or_for_vllm_to_judge_passes(request_: Any) -> Non
         ({"a": json.loads("[" * DEPTH + "]" * DEPTH)}, None),
         (b"[" + b"[]," * 20_000 + b"1]", None),
     ],
-    ids=range(40),
+    ids=range(54),
 )
 @pytest.mark.timeout(20)  # what explodes takes minutes
 def test_what_is_out_of_bounds_is_refused_by_name_and_at_once(request_: Any, param: str | None) -> None:

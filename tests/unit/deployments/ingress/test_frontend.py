@@ -13,7 +13,8 @@ from vllm.v1.engine.async_llm import AsyncLLM
 
 from deployments.engine.config import TASKS, V2, may_take_v2
 from deployments.errors import EngineUnavailableError
-from deployments.ingress.frontend import BoundedLLM, check_responses_early
+from deployments.ingress.endpoints import check_responses_early
+from deployments.ingress.frontend import BoundedLLM
 from deployments.observability import record as record_module
 from deployments.observability.record import Record
 from deployments.reasoning.formatted import Formats

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 from contextvars import ContextVar
 from pathlib import Path
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 from typing import Any
 
 import httpx
@@ -27,6 +27,7 @@ from deployments.ingress.error_handlers import Misread
 from deployments.ingress.middleware.access import Access, Guard
 from deployments.ingress.middleware.body import BodyLimit
 from deployments.ingress.middleware.deadline import Deadline
+from deployments.ingress.middleware.dialects import Dialects
 from deployments.ingress.middleware.draining import Draining, Ongoing
 from deployments.ingress.middleware.intake import Intake
 from deployments.ingress.middleware.keepalive import KeepAlive
@@ -39,7 +40,7 @@ from deployments.settings import HttpSettings, SloSettings
 from tests.support.in_process import served
 
 SECRET = "sk-satori-alice"
-BEFORE = [ResponseHeaders, Access, Draining, KeepAlive, Deadline, Intake]
+BEFORE = [ResponseHeaders, Dialects, Access, Draining, KeepAlive, Deadline, Intake]
 AFTER = [BodyLimit, Misread]
 
 
@@ -119,7 +120,7 @@ async def test_access_comes_before_vllms_own_middleware_and_lets_preflights_thro
 
 
 MODULES = sorted(f"{package.__name__}.{found.name}" for found in pkgutil.iter_modules(package.__path__))
-IMMUTABLE = (str, bytes, int, float, frozenset, tuple, re.Pattern, type(None), ContextVar, logging.Logger)
+IMMUTABLE = (str, bytes, int, float, frozenset, tuple, MappingProxyType, re.Pattern, type(None), ContextVar, logging.Logger)
 """What a module may keep: values that do not change, values of one request, and a logger."""
 
 

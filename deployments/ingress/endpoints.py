@@ -1,0 +1,122 @@
+"""vLLM's endpoints (0.32.0), mended where they answer what is not so."""
+
+from collections.abc import AsyncGenerator
+from typing import Any
+
+from fastapi import FastAPI
+from starlette.responses import JSONResponse
+from vllm.entrypoints.openai.chat_completion import serving as chat
+from vllm.entrypoints.openai.completion import serving as completion
+from vllm.entrypoints.openai.responses.protocol import ResponsesResponse
+from vllm.entrypoints.serve.utils.api_utils import get_max_tokens
+from vllm.exceptions import VLLMValidationError
+
+from deployments.errors import error_body
+from deployments.ingress.frontend import BoundedLLM
+from deployments.patching import patch
+
+ERROR = 'data: {"error"'
+from_request = ResponsesResponse.from_request
+
+
+def mend(app: FastAPI, engine: BoundedLLM, vocabulary: int) -> None:
+    """Mend the endpoints of vLLM's app, whose tokenizer has `vocabulary` tokens, and add the route of one model."""
+    state = app.state
+    check_responses_early(engine, state.openai_serving_responses)
+    _let_errors_through(state.anthropic_serving_messages)
+    _refuse_unknown_tokens(state.serving_tokenization, vocabulary)
+    patch(
+        ResponsesResponse,
+        "from_request",
+        _not_stored,
+        why="vLLM 0.32.0 says nothing of it to clients that asked for a response to be stored, as OpenAI's own do by default",
+        until="responses are stored",
+    )
+    for module in (chat, completion):
+        patch(
+            module,
+            "get_max_tokens",
+            _tokens_left,
+            why="vLLM 0.32.0 says 'max_tokens must be at least 1, got 0' of a prompt that fills the context",
+            until="it says what is wrong",
+        )
+    for path in state.openai_serving_models.base_model_paths:
+        path.model_path = path.name  # clients are shown it as the model's `root`; it is a path of this host
+
+    @app.get("/v1/models/{model:path}")
+    async def retrieve(model: str) -> JSONResponse:
+        """Return one served model."""
+        for card in (await state.openai_serving_models.show_available_models()).data:
+            if card.id == model:
+                return JSONResponse(card.model_dump())
+        return JSONResponse(error_body(f"The model `{model}` does not exist.", "NotFoundError", 404, "model"), 404)
+
+
+def check_responses_early(engine: BoundedLLM, responses: Any) -> None:
+    """Have vLLM's server for `/v1/responses` check a request before its stream begins."""
+
+    def generate(*, engine_input: Any, sampling_params: Any, **options: Any) -> Any:
+        engine.check(engine_input, sampling_params, **options)
+        return original(engine_input=engine_input, sampling_params=sampling_params, **options)
+
+    original = patch(
+        responses,
+        "_generate_with_builtin_tools",
+        generate,
+        why="vLLM 0.32.0 begins the stream of a response before it asks the engine, which is the first to check it",
+        until="the server checks a request before it answers",
+    )
+
+
+def _let_errors_through(messages: Any) -> None:
+    async def convert(chunks: AsyncGenerator[str, None]) -> AsyncGenerator[str, None]:
+        errors = []
+
+        async def good() -> AsyncGenerator[str, None]:
+            async for chunk in chunks:
+                if chunk.startswith(ERROR):
+                    errors.append(chunk)
+                    return
+                yield chunk
+
+        async for event in original(good()):
+            yield event
+        for error in errors:
+            yield error
+
+    original = patch(
+        messages,
+        "message_stream_converter",
+        convert,
+        why="vLLM 0.32.0 reads an error in a stream of chat completions as a chunk, and tells clients why that failed",
+        until="its stream of messages passes errors on",
+    )
+
+
+def _refuse_unknown_tokens(tokenization: Any, vocabulary: int) -> None:
+    async def detokenize(request: Any, raw_request: Any) -> Any:
+        if (unknown := next((token for token in request.tokens if token >= vocabulary), None)) is not None:
+            raise VLLMValidationError(f"tokens: {unknown} is no token of the model, which has {vocabulary}", parameter="tokens")
+        return await original(request, raw_request)
+
+    original = patch(
+        tokenization,
+        "create_detokenize",
+        detokenize,
+        why="vLLM 0.32.0 leaves out what is no token, without a word",
+        until="it refuses them",
+    )
+
+
+def _not_stored(*arguments: Any, **options: Any) -> ResponsesResponse:
+    response = from_request(*arguments, **options)
+    response.store = False  # an extra field
+    return response
+
+
+def _tokens_left(max_model_len: int, max_tokens: int | None, *arguments: Any, **options: Any) -> int:
+    left: int = get_max_tokens(max_model_len, max_tokens, *arguments, **options)
+    if left == 0 and max_tokens != 0:
+        message = f"the prompt fills the model's context of {max_model_len} tokens; no room is left for an answer"
+        raise VLLMValidationError(message, parameter="input_tokens", value=max_model_len)
+    return left

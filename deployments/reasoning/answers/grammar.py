@@ -190,7 +190,7 @@ class Parser:
                 right = self._signed()
                 node = ("*", node, right) if token.text == "*" else ("/", node, right)
             elif self._begins(token) and not (stop and self._is_function(token)):
-                if token.kind == "number":
+                if token.kind == "number" and self._tokens[self._at - 1].text != "!":
                     raise UnreadError("two numbers side by side")
                 node = ("*", node, self._power())
             else:

@@ -43,6 +43,7 @@ MONTHS = {
 NUMBER = re.compile(r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)")
 INTRODUCTION = re.compile(
     r"^⟦?\s*(?:the )?(?:final |correct )?answer(?: is)?\s*[:=]?\s*⟧?\s*(?=\S)"
+    r"|^(?:所以|因此|故|综上)?[,:]?\s*(?:最终|最后|正确)?的?(?:答案|结果)\s*(?:是|为|应为)?\s*[:=]?\s*(?=\S)"
     r"|^(?:approximately|approx\.?|about|roughly|exactly)\s+(?=[\d\\-])|^[≈~=]\s*",
     re.IGNORECASE,
 )
@@ -144,6 +145,8 @@ def _day(year: int | None, month: int, day: int) -> Key | None:
 
 
 def _time(text: str, inner: Inner) -> Key | None:
+    if match := re.fullmatch(r"(1[3-9]|2[0-3]):([0-5]\d)(?::([0-5]\d))?(?:\s*⟦?\s*(?:hours|hrs|h)\s*⟧?)?", text):
+        return ("time", int(match[1]), int(match[2]), int(match[3] or 0))
     match = re.fullmatch(r"(\d{1,2})(?::(\d{2}))?(?::(\d{2}))?\s*⟦?\s*([ap])\.?\s?m\.?\s*⟧?", text, re.IGNORECASE)
     if match:
         hour, minute, second = int(match[1]), int(match[2] or 0), int(match[3] or 0)
@@ -152,15 +155,23 @@ def _time(text: str, inner: Inner) -> Key | None:
     return None
 
 
+def _option(text: str, inner: Inner) -> Key | None:
+    """Letters of options: A), Option A, choice (B)."""
+    match = re.fullmatch(r"⟦?\s*(?:(?:[Oo]ption|[Cc]hoice)s?\s+\(?([A-H])\)?|([A-H])\s*\))\s*⟧?", text)
+    return inner(match[1] or match[2]) if match else None
+
+
 def _several(text: str, inner: Inner) -> Key | None:
     text = joined(text, True)
-    parts, signs = split(text, re.compile(r",\s*(?:and|or)\b(?!\w)|[,;]|(?<!\w)(?:and|or)(?!\w)|(?<=\w) & (?=\w)", re.IGNORECASE))
+    parts, signs = split(text, re.compile(r",\s*(?:and|or)\b(?!\w)|[,;∧∨]|(?<!\w)(?:and|or)(?!\w)|(?<=\w) & (?=\w)", re.IGNORECASE))
     if len(parts) == 1 or not all(parts):
         return None
     if any("…" in part for part in parts):
         return ("sequence…", *(("…",) if part == "…" else inner(part) for part in parts))
     if (region := relations.inequalities(parts, signs)) is not None:
         return regions.key(region)
+    if "∧" in signs or "∨" in signs:
+        return (signs[0], *sorted(map(inner, parts), key=repr)) if len(set(signs)) == 1 else None
     if (limited := relations.by_variable(parts)) is not None:
         return limited
     if (assigned := relations.assigned(parts, inner)) is not None:
@@ -208,6 +219,8 @@ def _brackets(text: str, inner: Inner) -> Key | None:
         keys: list[Key] = [("…",) if part == "…" else inner(part) for part in parts]
         return (f"{text[0]}…", *keys)
     keys = [inner(part) for part in parts]
+    if text[0] == "⟪" and len(keys) == 1 and (inner.depth or keys[0][0] == "set"):
+        return ("set", *keys)
     if text[0] in "⟪{":
         return set_of(keys)
     if text[0] == "⟨":
@@ -229,14 +242,19 @@ def _in_brackets(text: str, parts: list[str], keys: list[Key], inner: Inner) -> 
 
 
 def _matrix(text: str, inner: Inner) -> Key | None:
+    factor = ""
+    if scaled := re.fullmatch(r"([^&]*[^&\s*\[(])\s*\*?\s*(\\begin \{[pbB]?(?:small)?matrix\}.*)", text):
+        factor, text = "-1" if scaled[1] == "-" else scaled[1], scaled[2]
+        if node_of(factor) is None:
+            return None
     match = re.fullmatch(r"\\begin \{([pbB]?(?:small)?matrix|array)\}\s*(?:\{[clr| ]*\})?(.*)\\end \{\1\}", text)
     outer = match is None and re.fullmatch(r"[\[(]\s*(\\begin \{(?:array|matrix|smallmatrix)\}.*\\end \{\w+\})\s*[\])]", text)
     if outer:
         return _matrix(outer[1].strip(), inner)
     if not match or "\\begin" in match[2]:
         return None
-    rows = [row for row in match[2].split("\\newline") if row.strip()]
-    return ("matrix", *(tuple(inner(cell) for cell in row.split("&")) for row in rows))
+    rows = [row.split("&") for row in match[2].split("\\newline") if row.strip()]
+    return ("matrix", *(tuple(inner(f"({factor})*({cell})" if factor else cell) for cell in row) for row in rows))
 
 
 def _plus_minus(text: str, inner: Inner) -> Key | None:
@@ -282,6 +300,9 @@ RULES: tuple[Callable[[str, Inner], Key | None], ...] = (
     _whole_sets,
     _date,
     _time,
+    _option,
+    numerals.remainder,
+    numerals.compound,
     _matrix,
     _outward,
     _several,

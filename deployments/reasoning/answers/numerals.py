@@ -132,6 +132,31 @@ def multiple(text: str, inner: Inner) -> Key | None:
     return number(value * units.MULTIPLES[match[3].lower()])
 
 
+def compound(text: str, inner: Inner) -> Key | None:
+    """Quantities in several units of one dimension, the largest first, as a number of that unit: 2 hours 30 minutes."""
+    parts = re.split(r"(?<=[^\W\d_]|⟧|\.)[\s,]+(?:and\s+)?(?=\d)", text)
+    if not 2 <= len(parts) <= 4:
+        return None
+    value, first, last = Fraction(0), None, math.inf
+    for part in parts:
+        found = units.split(part, counted=False)
+        factor = found and (units.FACTORS.get(found.unit) or units.FACTORS.get(found.unit.lower()))
+        amount = value_of(found.head) if found else None
+        if not factor or not isinstance(amount, Fraction) or amount < 0:
+            return None
+        first = first or factor
+        if factor[0] != first[0] or factor[1] >= last or (value and amount * Fraction(str(factor[1])) >= Fraction(str(last))):
+            return None
+        value, last = value + amount * Fraction(str(factor[1])), factor[1]
+    return None if first is None else number(value / Fraction(str(first[1])))
+
+
+def remainder(text: str, inner: Inner) -> Key | None:
+    """Quotients with a remainder: 7 R 2, 7 remainder 2."""
+    match = re.fullmatch(r"(\d+)\s*,?\s*⟦?\s*(?:with )?(?:a )?(?:[Rr]|[Rr]em(?:ainder)?\.?|余)(?: of)?\s*⟧?\s*(\d+)", text)
+    return ("remainder", match[1].lstrip("0") or "0", match[2].lstrip("0") or "0") if match else None
+
+
 def unit(text: str, inner: Inner) -> Key | None:
     """What has a unit, without it."""
     found = units.split(text, counted=inner.depth == 0)
@@ -139,4 +164,5 @@ def unit(text: str, inner: Inner) -> Key | None:
         return None
     if found.unit in units.CURRENCY and re.fullmatch(r"\d{1,3}(?:\.\d{3})*,\d{2}", found.head):
         return inner(found.head.replace(".", "").replace(",", "."))  # 5,00 €
-    return inner(found.head)
+    key = inner(found.head)
+    return None if key[0] == "text" and re.search(r"\d", found.head) else key  # words whose last one looks like a unit

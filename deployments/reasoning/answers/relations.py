@@ -21,7 +21,7 @@ LABEL = re.compile(
     r"|\\frac \{d\w*\}\{d\w+\}"
 )
 TUPLE_OF_NAMES = re.compile(rf"\(\s*{NAME.pattern}(?:\s*,\s*{NAME.pattern})+\s*\)")
-EMPTY_SET = re.compile(r"∅|⟪\s*⟫|(?:the )?empty set", re.IGNORECASE)
+EMPTY_SET = re.compile(r"∅|⟪\s*⟫|⟦?(?:(?:the )?empty set|(?:there (?:is|are) )?no (?:real )?solutions?|无解)⟧?", re.IGNORECASE)
 ALL_REALS = re.compile(r"ℝ|\(\s*-\s*∞\s*,\s*\+?\s*∞\s*\)|(?:all )?real numbers?|all reals", re.IGNORECASE)
 SIGN = re.compile(f"[{RELATIONS}]")
 
@@ -38,7 +38,7 @@ def inequalities(parts: list[str], signs: list[str]) -> Region | None:
         found.append(region)
     if len({_variable(part) for part in parts}) > 1:
         return None
-    if any(re.search("or", sign, re.IGNORECASE) for sign in signs):
+    if any(re.search("or|∨", sign, re.IGNORECASE) for sign in signs):
         return regions.union(interval for region in found for interval in region)
     both = found[0]
     for region in found[1:]:

@@ -39,8 +39,8 @@ SIGNS = {
     "℃": "°⟦C⟧",
     "℉": "°⟦F⟧",
     "≡": "≡",
-    "∧": " and ",
-    "∨": " or ",
+    "∠": "\\angle ",
+    "△": "\\triangle ",
     "≅": "≈",
     "≃": "≈",
     "µ": "μ",
@@ -92,8 +92,8 @@ COMMANDS = {
     "lbrack": "[",
     "rbrack": "]",
     **dict.fromkeys(("emptyset", "varnothing", "O"), "∅"),
-    **dict.fromkeys(("wedge", "land"), " and "),
-    **dict.fromkeys(("vee", "lor"), " or "),
+    **dict.fromkeys(("wedge", "land"), "∧"),
+    **dict.fromkeys(("vee", "lor"), "∨"),
     "colon": ":",
     "equiv": "≡",
     **dict.fromkeys(("bmod", "mod"), " mod "),
@@ -138,6 +138,7 @@ PAIRS = [
     ("\\(", "\\)"),
     ("\\[", "\\]"),
     ("**", "**"),
+    ("*", "*"),
     ("__", "__"),
     ("```", "```"),
     ("`", "`"),
@@ -173,6 +174,10 @@ def clean(answer: str) -> str:
     text = re.sub(r"<\s*=|=\s*<", "≤", text)
     text = re.sub(r">\s*=", "≥", text)
     text = re.sub(r"!=|<>|=/=", "≠", text)
+    text = re.sub(r"^<([^<>=]+,[^<>=]+)>$", r"⟨\1⟩", text)
+    text = re.sub(r"(?<![A-Za-z\\])(d\w?)\s*/\s*(d[a-z])(?=\s*=)", r"\\frac {\1}{\2}", text)
+    text = re.sub(r"(?<=[\d)\]}°])\s*(?:和|与|及|以及)\s*(?=[\d(\[{\\a-z-])", " and ", text)
+    text = re.sub(r"(?<=[\d)\]}°])\s*或者?\s*(?=[\d(\[{\\a-z-])", " or ", text)
     text = re.sub(r"\+\s*/?\s*-(?=\s*[\d\\(])", lambda match: "±" if "/" in match[0] else match[0], text)
     text = re.sub(r"(?<=\d)\s*[xX]\s*(?=10\s*\^)", "*", text)
     return re.sub(r"\s+", " ", _unwrapped(text)).strip()

@@ -18,6 +18,8 @@ _WORDS = """
     franc francs pence penny pennies unit units u point points people person persons student students child children boy boys
     girl girls man men woman women book books apple apples orange oranges way ways time times item items piece pieces number
     integers solution solutions square squares cubic sq cu atm knots knot light-year light-years parsec
+    元 角 块 美元 欧元 个 只 本 人 次 种 条 张 台 件 名 位 岁 天 日 周 月 年 小时 分钟 分 秒 度 米 厘米 毫米 千米 公里
+    克 千克 公斤 吨 升 毫升 平方米 平方厘米 平方千米 立方米 立方厘米
 """.split()
 _SIGNS = set("€£¥₹¢°$")
 CURRENCY = "€£¥₹$"
@@ -74,6 +76,8 @@ NOT_UNITS = set(
     """.split()
 )
 """Words after a number that say something else than what is counted."""
+QUANTIFIERS = set("no not all any some every each both many few several most infinitely".split())
+"""Words before a noun that are no number of it."""
 MULTIPLES = {
     "hundred": 10**2,
     "thousand": 10**3,
@@ -142,6 +146,8 @@ def _is_tail(head: str, tail: str, counted: bool, spaced: bool) -> bool:
     words = words_of(tail)
     if "°" in tail and re.search(r"(?:sin|cos|tan|cot|sec|csc)(?![a-z])", head):
         return False  # an angle's
+    if head.strip("⟦⟧ ").lower() in QUANTIFIERS:
+        return False  # no solutions
     if not words or head[-1] in "^_+-/*=<>≤≥≠±(,\\" or any(word.lower() in NOT_UNITS for word in words):
         return False
     ends_in_number = head[-1].isdigit() or head[-1] in ")}°" or re.search(r"\\(?:pi|infty) ?$", head) is not None
@@ -151,7 +157,7 @@ def _is_tail(head: str, tail: str, counted: bool, spaced: bool) -> bool:
         first = words[0]
         if first in _SIGNS or upright:
             return True
-        if len(first) == 1 or first in ("in", "pt", "u", "mi", "ha", "min", "a", "an", "of"):
+        if (len(first) == 1 and first.isascii()) or first in ("in", "pt", "u", "mi", "ha", "min", "a", "an", "of"):
             return ends_in_number and (spaced or "/" in tail) and first in (*_SHORT, "in", "pt", "mi", "ha", "min", "u")
         return ends_in_number or spaced
     plain = re.fullmatch(r"-?[\d.,/\s]+%?", head) is not None

@@ -163,8 +163,8 @@ class Stack:
 class Server:
     """What `running` starts: a process for each of the commands, with this environment. The last one listens on `http.port`.
 
-    The server is up once `ready` returns true, within `ready_s`. `stop` is the signal that ends it. Its output is in
-    `.run/bench-NAME.log`.
+    The server is up once `ready` returns true, asked every `poll_s`, within `ready_s`. `stop` is the signal that ends it. Its
+    output is in `.run/bench-NAME.log`.
     """
 
     name: str
@@ -175,6 +175,7 @@ class Server:
     folder: Path = ROOT
     stop: signal.Signals = signal.SIGTERM
     ready_s: float = READY_S
+    poll_s: float = 0.5
 
     @property
     def url(self) -> str:
@@ -259,7 +260,7 @@ def running(server: Server) -> Iterator[Stack]:
         while not server.ready():
             if any(process.poll() is not None for process in started) or time.monotonic() > deadline:
                 sys.exit(f"{server.name} did not start; see {log}")
-            time.sleep(0.5)
+            time.sleep(server.poll_s)
         *beside, root = (psutil.Process(process.pid) for process in started)
         stack = Stack(server.url, root, tuple(beside))
         known |= set(stack.processes())

@@ -2,9 +2,10 @@
 
 Each fault strikes at a random moment while 50 different chats stream. The same chats have run undisturbed before, so a token that
 is lost, doubled or wrong is seen. The exit status is 1 if a stream was affected by a fault that streams must survive, or a process
-was replaced after a pause of all of them.
+was replaced after a pause of all of them. `long replies` come last: replies of `--long` seconds while
+ingresses are killed (`cluster.bench.long_replies`).
 
-    python -m cluster.bench.chaos [--rounds 1] [--seed 1] [--faults engine actor ...] [key=value ...]
+    python -m cluster.bench.chaos [--rounds 1] [--seed 1] [--faults engine actor ...] [--long 252] [key=value ...]
 """
 
 import argparse
@@ -21,6 +22,7 @@ from dataclasses import dataclass
 import httpx
 import psutil
 
+from cluster.bench import long_replies
 from cluster.bench.chats import STREAMS, Reply, client, question
 from cluster.bench.stack import Stack, command_line, engines, ours, running
 from deployments import settings as settings_module
@@ -70,6 +72,8 @@ FAULTS = {
     "pause of 600 s": pause(600),
 }
 """`frozen` is an engine that hangs, `engine ended` one that gets SIGTERM, as when a host shuts down."""
+LONG, LONG_S = "long replies", 2.1 * long_replies.HARD_STOP_S
+"""Twice as long as a HAProxy that is replaced as Serve does it, and a little."""
 AFTERMATH_S = 60.0
 """So long after a pause, whoever would take a process for dead has replaced it."""
 
@@ -184,19 +188,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--faults", nargs="+", choices=list(FAULTS), default=list(FAULTS))
+    parser.add_argument("--faults", nargs="+", choices=[*FAULTS, LONG], default=[*FAULTS, LONG])
+    parser.add_argument("--long", type=float, default=LONG_S, help="seconds that long replies take")
     parser.add_argument("arguments", nargs="*", help="settings, key=value")
     options = parser.parse_args()
     interrupt_by_signals()
     arguments = [*ARGUMENTS, *options.arguments]
     settings = settings_module.load(dict(word.split("=", 1) for word in arguments))
-    with running(ours("chaos", settings, arguments)) as stack:
-        stack.settle()
-        outcomes = asyncio.run(run(stack, options.faults, options.rounds, options.seed))
+    outcomes: list[Outcome] = []
+    if faults := [name for name in options.faults if name != LONG]:
+        with running(ours("chaos", settings, arguments)) as stack:
+            stack.settle()
+            outcomes = asyncio.run(run(stack, faults, options.rounds, options.seed))
+    cut = LONG in options.faults and not long_replies.see_through(options.long)
     broken = [o for o in outcomes if FAULTS[o.fault].survived and (o.lost or o.wrong or (FAULTS[o.fault].pause_s and o.replaced))]
     for outcome in broken:
         print(f"{outcome.fault}: {outcome.wrong} wrong, lost: {outcome.lost[:5]}, replaced: {outcome.replaced}", file=sys.stderr)
-    sys.exit(1 if broken else 0)
+    sys.exit(1 if broken or cut else 0)
 
 
 if __name__ == "__main__":

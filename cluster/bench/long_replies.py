@@ -1,29 +1,27 @@
-"""Replies of many minutes, while ingresses die: counts those that do not arrive whole.
-
-    python -m cluster.bench.long_replies [SECONDS]
+"""Replies of many minutes, while ingresses die, for `cluster.bench.chaos`: counts those that do not arrive whole.
 
 Streams and whole replies begin, and the engine is stopped for so many seconds, which stands in for a long reply. Meanwhile one of
 two ingresses is killed, and the one that takes its place, and the next. Only the streams that the first one held may be lost: what
-has no answer yet is asked again of another ingress. 700 s are more than the limits that HAProxy, proxies and the clients' libraries
-have by default (docs/timeouts.md).
+has no answer yet is asked again of another ingress. A replaced HAProxy ends after `HARD_STOP_S`, with all streams.
 """
 
-import argparse
 import asyncio
 import os
 import signal
 import sys
 import time
 from collections import Counter
+from dataclasses import replace
 
 import httpx
 
 from cluster.bench.chats import Reply, client, question
 from cluster.bench.stack import Stack, engines, ours, running
 from deployments import settings as settings_module
-from deployments.host.signals import interrupt_by_signals
+from deployments.host.environment import HARD_STOP, HARD_STOP_DEFAULT_S
 
 KILLS = 3
+HARD_STOP_S = HARD_STOP_DEFAULT_S
 
 
 def arguments(long_s: float) -> list[str]:
@@ -93,18 +91,9 @@ async def run(stack: Stack, long_s: float, streams: int = 8) -> bool:
     return len(lost) in shares.values() and not failed and same and after == proxies
 
 
-def main() -> None:
-    """Start the application, and see long replies through."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("seconds", type=float, nargs="?", default=700)
-    long_s = parser.parse_args().seconds
-    interrupt_by_signals()
+def see_through(long_s: float) -> bool:
+    """Start the application, and see replies of so many seconds through; return whether none was lost that need not be."""
     words = arguments(long_s)
-    settings = settings_module.load(dict(word.split("=", 1) for word in words))
-    with running(ours("long", settings, words)) as stack:
-        well = asyncio.run(run(stack, long_s))
-    sys.exit(0 if well else 1)
-
-
-if __name__ == "__main__":
-    main()
+    server = ours("long", settings_module.load(dict(word.split("=", 1) for word in words)), words)
+    with running(replace(server, environment=server.environment | {HARD_STOP: str(HARD_STOP_S)})) as stack:
+        return asyncio.run(run(stack, long_s))

@@ -13,9 +13,10 @@ import contextlib
 import logging
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import ray
-from ray.serve._private import controller, haproxy
+from ray.serve._private import application_state, controller, haproxy
 from ray.serve._private.constants import SERVE_LOGGER_NAME
 
 from deployments.patching import patch
@@ -24,7 +25,7 @@ logger = logging.getLogger(SERVE_LOGGER_NAME)
 
 Servers = dict[tuple[str, str], str]
 """A HAProxy's servers: backend and name -> address and options, as `add server` takes them."""
-MOST_OLD = 8
+MOST_OLD = 32
 """How many replaced HAProxy processes may still carry replies. Of more, the oldest are told to end."""
 ANCHOR = "    # Static routing based on path prefixes in decreasing length then alphabetical order\n"
 SUCCESSOR = """    # What arrives on a kept connection after this process was replaced goes to the one that listens now.
@@ -67,7 +68,7 @@ class Proxy(haproxy.HAProxyApi):
         super().__init__(*args, **options)
         self._file = ""
         self._servers: Servers = {}
-        self._leaving: set[tuple[str, str]] = set()
+        self._leaving: Servers = {}
 
     async def start(self) -> None:
         """Start HAProxy with the servers known so far."""
@@ -83,7 +84,7 @@ class Proxy(haproxy.HAProxyApi):
         if file == self._file and await self._changed(servers):
             return
         await super()._graceful_reload()
-        self._file, self._servers, self._leaving = file, servers, set()
+        self._file, self._servers, self._leaving = file, servers, {}
         self._end_oldest()
 
     async def _save_server_state(self) -> None:
@@ -103,7 +104,7 @@ class Proxy(haproxy.HAProxyApi):
                 await self._add(server, wanted[server])
             for server in self._servers.keys() - wanted.keys():
                 await self._order(f"set server {'/'.join(server)} state maint")  # it goes on with its replies, and gets no more
-                self._leaving.add(server)
+                self._leaving[server] = self._servers[server]
         except (RuntimeError, ValueError) as error:
             logger.warning("HAProxy is replaced, because its servers could not be changed: %s", error)
             return False
@@ -113,10 +114,13 @@ class Proxy(haproxy.HAProxyApi):
         return True
 
     async def _add(self, server: tuple[str, str], options: str) -> None:
+        """Add a server, or take back one that is leaving."""
         path = "/".join(server)
-        await self._order(f"add server {path} {options}", "New server registered.")
-        await self._order(f"enable health {path}")
+        if self._leaving.get(server) != options:
+            await self._order(f"add server {path} {options}", "New server registered.")
+            await self._order(f"enable health {path}")
         await self._order(f"set server {path} state ready")
+        self._leaving.pop(server, None)
 
     async def _order(self, command: str, expected: str = "") -> None:
         """Send a command to HAProxy. Raises ValueError when it answers something else, RuntimeError when it does not answer."""
@@ -129,7 +133,7 @@ class Proxy(haproxy.HAProxyApi):
         for server in sorted(self._leaving):
             with contextlib.suppress(RuntimeError, ValueError):
                 await self._order(f"del server {'/'.join(server)}", "Server deleted.")
-                self._leaving.discard(server)
+                del self._leaving[server]
 
     def _end_oldest(self) -> None:
         self._prune_old_procs()
@@ -170,8 +174,28 @@ def prepare() -> None:
     )
 
 
+LAST: WeakKeyDictionary[application_state.ApplicationState, str] = WeakKeyDictionary()
+"""The last ingress deployments of Serve's applications."""
+
+
+def ingress_deployment(self: application_state.ApplicationStateManager, name: str) -> str | None:
+    """Return the name of an application's ingress deployment; while it has none, the last one. None for one that does not exist."""
+    if (state := self._application_states.get(name)) is None:
+        return None
+    if state.ingress_deployment is not None:
+        LAST[state] = state.ingress_deployment
+    return LAST.get(state)
+
+
 def install() -> None:
-    """Have Serve's controller, in whose process this is called, start `Manager`."""
+    """Change Serve's controller, in whose process this is called: it starts `Manager`, and ingresses stay during a redeploy."""
+    patch(
+        application_state.ApplicationStateManager,
+        "get_ingress_deployment_name",
+        ingress_deployment,
+        why="while `serve deploy` builds an application anew, and when that fails, HAProxy (Ray 2.60.0) has none of its ingresses",
+        until="Ray Serve keeps the name of the ingress deployment until it has another",
+    )
     patch(
         controller,
         "HAProxyManager",

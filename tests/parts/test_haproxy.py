@@ -22,9 +22,13 @@ LONGEST_S = 4
 
 
 class Ingress:
-    """A server that answers requests and checks with its port, and a request for `/stream` with a stream of `LONGEST_S`."""
+    """A server that answers requests and checks with its port.
+
+    A request for `/stream` gets a stream of `LONGEST_S`, one for `/long` a stream that ends when `over` is set.
+    """
 
     def __init__(self) -> None:
+        self.over = asyncio.Event()
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
         self.port = 0
@@ -37,6 +41,11 @@ class Ingress:
 
     async def __aexit__(self, *_: object) -> None:
         await self.die()
+
+    async def answers(self) -> None:
+        """Wait until it answers a request."""
+        before = self.answered
+        await until_async(lambda: self.answered > before, "it answers")
 
     async def die(self) -> None:
         """Listen no more, and close all connections, as a killed process does."""
@@ -57,6 +66,10 @@ class Ingress:
                     await asyncio.sleep(2)
                 if head.startswith(b"POST /stream"):
                     await self._stream(writer)
+                elif head.startswith(b"POST /long"):
+                    writer.write(STREAM + CHUNK)
+                    await self.over.wait()
+                    writer.write(END)
                 else:
                     name = str(self.port).encode()
                     writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%s" % (len(name), name))
@@ -111,10 +124,10 @@ class Clients:
             self._over = True
 
 
-async def begin(proxy: HAProxy) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+async def begin(proxy: HAProxy, request: bytes = STREAMING) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     """Return the connection of a stream that has begun."""
     reader, writer = await proxy.connect()
-    writer.write(STREAMING)
+    writer.write(request)
     await reader.readuntil(b"\r\n\r\n")
     return reader, writer
 
@@ -177,17 +190,36 @@ async def test_ingresses_come_and_go_and_the_streams_of_the_others_go_on(ours: b
         assert (proxy.pid, proxy.processes) == (first, 1)
 
 
+async def test_ingresses_that_leave_and_come_back_go_on_with_their_streams(tmp_path: Path) -> None:
+    """As Serve does it while it builds an application anew: it names no ingress, and then the same ones again."""
+    limit = SERVING | {HARD_STOP: "1"}
+    async with Ingress() as fallback, Ingress() as leaves, haproxy(tmp_path, [leaves.port], limit) as proxy:
+        pid = proxy.pid
+        streams = [await begin(proxy) for _ in range(4)]
+        async with Clients(proxy).asking() as clients:
+            for _ in range(2):
+                await proxy.use(fallback.port)
+                before = leaves.answered
+                await clients.more()
+                assert leaves.answered - before <= CLIENTS, "it gets no new requests"
+                await proxy.use(leaves.port)
+                await leaves.answers()
+        for reader, writer in streams:
+            assert (await reader.readuntil(END)).count(b"x") == LONGEST_S * 10
+            writer.close()
+        assert proxy.pid == pid
+
+
 async def test_servers_that_cannot_be_changed_are_those_of_a_new_haproxy(tmp_path: Path) -> None:
-    """One that left and is still at work has its name; when it comes back, it gets requests all the same."""
-    async with Ingress() as stays, Ingress() as other, haproxy(tmp_path, [other.port]) as proxy:
+    """One that left and is still at work has its name; when that comes back with another address, it gets requests all the same."""
+    async with Ingress() as stays, Ingress() as other, Ingress() as moved, haproxy(tmp_path, [other.port]) as proxy:
         first = proxy.pid
         reader, writer = await begin(proxy)
         await proxy.use(stays.port)
-        await proxy.use(stays.port, other.port)
+        await proxy.use(stays=stays.port, **{f"ingress-{other.port}": moved.port})
         assert proxy.pid != first
         async with Clients(proxy).asking() as clients:
-            before = other.answered
-            await until_async(lambda: other.answered - before, "the one that came back answers")
+            await until_async(lambda: moved.answered, "the one that came back answers")
             await clients.more()
         await reader.readuntil(END)
         writer.close()
@@ -222,6 +254,20 @@ async def test_a_replaced_haproxy_passes_requests_on(ours: bool, tmp_path: Path)
         reader, writer = await proxy.connect()
         assert (await ask(reader, writer))[0] == new.port
         writer.close()
+
+
+async def test_replies_outlast_many_replacements(tmp_path: Path) -> None:
+    """Each HAProxy but the last has a reply when it is replaced; all of them end well."""
+    async with Ingress() as only, haproxy(tmp_path, [only.port]) as proxy:
+        streams = []
+        for _ in range(CHANGES):
+            streams.append(await begin(proxy, REQUEST.replace(b"POST / ", b"POST /long ")))
+            await proxy.replace()
+        assert proxy.processes == CHANGES + 1
+        only.over.set()
+        for reader, writer in streams:
+            assert await reader.readuntil(END)
+            writer.close()
 
 
 async def test_replaced_haproxies_are_few(tmp_path: Path) -> None:

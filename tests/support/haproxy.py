@@ -22,12 +22,14 @@ from ray.serve.config import HTTPOptions
 from deployments.host import environment, proxy
 
 def backends(ports):
-    servers = [ServerConfig(f"ingress-{port}", "127.0.0.1", port) for port in ports]
+    named = ports.items() if isinstance(ports, dict) else [(f"ingress-{port}", port) for port in ports]
+    servers = [ServerConfig(name, "127.0.0.1", port) for name, port in named]
     return {"all": BackendConfig(name="all", path_prefix="/", app_name="all", servers=servers)}
 
 async def main(folder, port, stats, metrics, servers, ours, most_old):
     if ours:
         proxy.prepare()
+    if most_old is not None:
         proxy.MOST_OLD = most_old
     config = HAProxyConfig(
         socket_path=f"{folder}/admin.sock", server_state_base=folder, server_state_file=f"{folder}/state", stats_port=stats,
@@ -71,9 +73,9 @@ class HAProxy:
         """Replace it, as Serve does when its host begins to drain, and when that ends."""
         await self._order(None)
 
-    async def use(self, *ports: int) -> None:
-        """Have it send requests to the servers on these ports."""
-        await self._order(ports)
+    async def use(self, *ports: int, **named: int) -> None:
+        """Have it send requests to the servers on these ports, or to those with names."""
+        await self._order(named or ports)
 
     async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """Return a new connection."""
@@ -82,7 +84,7 @@ class HAProxy:
 
 @asynccontextmanager
 async def haproxy(
-    folder: Path, servers: Sequence[int], variables: Mapping[str, str] = SERVING, ours: bool = True, most_old: int = 8
+    folder: Path, servers: Sequence[int], variables: Mapping[str, str] = SERVING, ours: bool = True, most_old: int | None = None
 ) -> AsyncIterator[HAProxy]:
     """Run HAProxy before the servers on these ports, by Serve's manager in this environment."""
     port, *more = free_ports(3)

@@ -23,6 +23,7 @@ PATCHES = {
     ("engine/guidance.py", "patch", "backend_guidance.GuidanceBackend", "compile_grammar"),
     ("engine/process.py", "extend", "EngineCoreProc", "satori_gauges"),
     ("engine_client/client.py", "patched", "EngineCoreClient", "make_async_mp_client"),
+    ("host/proxy.py", "patch", "application_state.ApplicationStateManager", "get_ingress_deployment_name"),
     ("host/proxy.py", "patch", "controller", "HAProxyManager"),
     ("host/proxy.py", "patch", "haproxy", "HAPROXY_CONFIG_TEMPLATE"),
     ("host/proxy.py", "patch", "haproxy", "HAProxyApi"),

@@ -4,6 +4,7 @@ import pytest
 import ray
 from ray._common.utils import import_attr
 from ray.serve._private import controller, haproxy
+from ray.serve._private.application_state import ApplicationState, ApplicationStateManager
 
 from deployments.host import proxy
 from deployments.host.environment import SERVING
@@ -48,11 +49,26 @@ def test_another_version_of_serves_template_is_noticed(monkeypatch: pytest.Monke
         proxy.template()
 
 
+def test_an_application_keeps_its_ingresses_while_it_is_built_anew() -> None:
+    manager = object.__new__(ApplicationStateManager)
+    app = object.__new__(ApplicationState)
+    manager._application_states = {"default": app}
+    for name, found in ((None, None), ("Ingress", "Ingress"), (None, "Ingress"), ("Other", "Other"), (None, "Other")):
+        app._ingress_deployment_name = name
+        assert proxy.ingress_deployment(manager, "default") == found
+    manager._application_states = {"default": object.__new__(ApplicationState)}
+    manager._application_states["default"]._ingress_deployment_name = None
+    assert proxy.ingress_deployment(manager, "default") is None, "another application of that name"
+    assert proxy.ingress_deployment(manager, "none") is None
+
+
 def test_serves_controller_starts_ours(monkeypatch: pytest.MonkeyPatch) -> None:
     theirs = controller.HAProxyManager
     monkeypatch.setattr(controller, "HAProxyManager", theirs)
+    monkeypatch.setattr(ApplicationStateManager, "get_ingress_deployment_name", ApplicationStateManager.get_ingress_deployment_name)
     import_attr(SERVING["RAY_SERVE_CONTROLLER_CALLBACK_IMPORT_PATH"])()
     ours = controller.HAProxyManager
     assert ours is not theirs
     assert isinstance(ours, ray.actor.ActorClass)
+    assert ApplicationStateManager.get_ingress_deployment_name is proxy.ingress_deployment
     assert issubclass(proxy.Manager, theirs.__ray_metadata__.modified_class.__ray_actor_class__)

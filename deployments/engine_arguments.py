@@ -9,6 +9,15 @@ from pathlib import Path
 from typing import Any
 
 ARGUMENTS = Path(__file__).parent / "engine_arguments.json"
+REFUSED = {
+    "api_key": "vLLM would keep and log keys in the clear; allowed: access.keys, a file of keys' digests",
+    "cohere_format": "Cohere's API is not served here",
+    "cohere_is_reasoning_model": "Cohere's API is not served here",
+    "enable_flash_late_interaction": "it is for pooling models, which are not served here",
+    "enable_scale_out": "its routes control the engine; allowed: autoscaling.* and llm.num_replicas",
+    "tool_server": "tools that the server itself runs are not supported here",
+}
+"""Arguments of vLLM's API server that would do nothing here, or harm, each with why and what to set instead."""
 
 
 @cache
@@ -25,9 +34,10 @@ def check_arguments(section: str, given: Any) -> tuple[dict[str, Any], list[str]
     for name, value in given.items():
         near = [] if name in known else difflib.get_close_matches(name, known, n=3)
         if "api_key" in (name, *near):  # the value is a secret: not shown
-            problems.append(
-                f"{section}.{name}: vLLM would keep and log keys in the clear; allowed: access.keys, a file of keys' digests"
-            )
+            problems.append(f"{section}.{name}: {REFUSED['api_key']}")
+            continue
+        if section == "api" and name in REFUSED:
+            problems.append(f"{section}.{name}={value!r}: {REFUSED[name]}")
             continue
         if name not in known:
             hint = f"near: {', '.join(near)}; " if near else ""
@@ -38,6 +48,11 @@ def check_arguments(section: str, given: Any) -> tuple[dict[str, Any], list[str]
         except ValueError as error:
             problems.append(f"{section}.{name}={value!r}: {error}")
     return checked, problems
+
+
+def kind(name: str) -> str:
+    """Return the type of one of vLLM's arguments, as `dev/engine_arguments.py` names types."""
+    return next((arguments[name]["type"] for arguments in _catalogue().values() if name in arguments), "any")
 
 
 def _convert(value: Any, type: str, choices: list[str] | None = None) -> Any:
@@ -62,7 +77,9 @@ def _convert(value: Any, type: str, choices: list[str] | None = None) -> Any:
         return value
     if type.startswith("size") and not re.fullmatch(r"\d+|\d+(\.\d+)?[kKmMgGtT]", word):
         raise ValueError("allowed: a whole number, or one with a unit such as 32k" + (", or auto" * (type != "size")))
-    if type == "any" and isinstance(value, str) and value[:1] in "[{":
+    if type in ("json_list", "repeated") and not isinstance(value, list) and not word.startswith("["):
+        return [value]
+    if type not in ("int", "str") and isinstance(value, str) and value[:1] in ("[", "{"):
         try:
             return json.loads(value)
         except ValueError as error:

@@ -23,8 +23,13 @@ OURS = re.compile(
 
 
 def describe(action: argparse.Action) -> dict[str, Any]:
-    """Return `type` (bool, int, float, str, size as in "32k", size_or_auto, or any) and, where the argument has them, `choices`."""
+    """Return `type` (bool, int, float, str, size as in "32k", size_or_auto, json_list, repeated, or any), and `choices` if any.
+
+    A json_list is a list in one word of JSON; one that is `repeated` has its flag before each item.
+    """
     name = getattr(action.type, "__name__", "")
+    if isinstance(action.default, list) and action.nargs is None:
+        return {"type": "json_list" if action.type is json.loads else "repeated"}
     if isinstance(action, argparse.BooleanOptionalAction) or name == "bool" or action.nargs == 0:
         return {"type": "bool"}
     if name == "_optional_type":  # vLLM's `optional_type(T)`: T or "None"

@@ -4,6 +4,7 @@ import json
 from argparse import Namespace
 from typing import Any
 
+from deployments.engine_arguments import kind
 from deployments.settings import Settings
 
 STRUCTURED_OUTPUTS = {"backend": "guidance", "disable_any_whitespace": True}
@@ -31,13 +32,17 @@ def server_words(settings: Settings) -> list[str]:
     arguments = settings.engine | settings.api
     arguments["structured_outputs_config"] = STRUCTURED_OUTPUTS | (arguments.get("structured_outputs_config") or {})
     for name, value in arguments.items():
-        words += _words("--" + name.replace("_", "-"), value)
+        words += _words("--" + name.replace("_", "-"), value, kind(name))
     return words
 
 
-def _words(flag: str, value: Any) -> list[str]:
+def _words(flag: str, value: Any, kind: str) -> list[str]:
     if value is None:
         return []
+    if kind == "json_list":
+        return [flag, json.dumps(value)]
+    if kind == "repeated":
+        return [word for item in value for word in (flag, item)]
     if isinstance(value, bool):
         return [flag if value else flag.replace("--", "--no-", 1)]
     if isinstance(value, dict):

@@ -51,11 +51,11 @@ if TYPE_CHECKING:
 ALLOWED = frozenset(
     """
     /v1/models /v1/chat/completions /v1/completions /v1/responses /v1/responses/{response_id} /v1/responses/{response_id}/cancel
-    /v1/messages /v1/messages/count_tokens /tokenize /detokenize
-    /health /load /version /metrics /docs /docs/oauth2-redirect /redoc /openapi.json
+    /v1/messages /v1/messages/count_tokens /tokenize /detokenize /tokenizer_info
+    /health /load /version /metrics /docs /docs/oauth2-redirect /redoc /openapi.json /static
     """.split()
 )
-"""The routes of vLLM's app that are served.
+"""The routes of vLLM's app that are served; some only where a setting asks for them.
 
 vLLM 0.32.0 has routes that no client of a shared server may use: to abort the requests of others, to scale, to run a request that
 bypasses its own checks (`/inference/v1/generate`). With VLLM_SERVER_DEV_MODE or VLLM_ALLOW_RUNTIME_LORA_UPDATING it adds routes

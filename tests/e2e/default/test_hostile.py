@@ -103,8 +103,8 @@ def test_what_the_documentation_allows_is_no_server_error(served: Served) -> Non
         def call(case: schemathesis.Case) -> None:
             if isinstance(case.body, dict):
                 for name in ("max_tokens", "max_completion_tokens", "max_output_tokens"):
-                    if isinstance(case.body.get(name), int):
-                        case.body[name] = min(case.body[name], 4)
+                    if isinstance(given := case.body.get(name), int | None):  # without a limit, a reply fills the context
+                        case.body[name] = min(given or 4, 4)
             response = case.call(timeout=60)
             assert response.status_code < 500, (case.as_curl_command(), response.text)
 

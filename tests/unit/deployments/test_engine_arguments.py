@@ -3,6 +3,8 @@
 import importlib.util
 import json
 
+import pytest
+
 from deployments import engine_arguments
 from tests.support.paths import ROOT
 
@@ -14,3 +16,12 @@ def test_the_list_of_arguments_is_that_of_the_installed_vllm() -> None:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     assert json.loads(engine_arguments.ARGUMENTS.read_text()) == module.catalogue()
+
+
+@pytest.mark.parametrize("name", sorted(engine_arguments.REFUSED))
+def test_what_would_do_nothing_is_refused_and_says_why(name: str) -> None:
+    assert name in json.loads(engine_arguments.ARGUMENTS.read_text())["api"]
+    checked, [problem] = engine_arguments.check_arguments("api", {name: "x"})
+    assert checked == {}
+    assert engine_arguments.REFUSED[name] in problem
+    assert problem.startswith(f"api.{name}")

@@ -27,6 +27,9 @@ def test_values_of_all_kinds_reach_vllm() -> None:
             "engine.seed": "7",
             "api.enable_auto_tool_choice": "true",
             "api.tool_call_parser": "hermes",
+            "api.allowed_origins": '["https://a.example", "https://b.example"]',
+            "api.allowed_methods": "GET",
+            "api.middleware": ["one.Two", "three.Four"],
         }
     )
     arguments = server_arguments(loaded)
@@ -36,6 +39,9 @@ def test_values_of_all_kinds_reach_vllm() -> None:
     assert arguments.seed == 7
     assert arguments.enable_auto_tool_choice is True
     assert arguments.tool_call_parser == "hermes"
+    assert arguments.allowed_origins == ["https://a.example", "https://b.example"]
+    assert arguments.allowed_methods == ["GET"]
+    assert arguments.middleware == ["one.Two", "three.Four"]
 
 
 def test_unset_values_are_left_to_vllm() -> None:

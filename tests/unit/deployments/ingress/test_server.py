@@ -44,10 +44,28 @@ async def test_only_allowed_routes_whatever_the_environment(monkeypatch: pytest.
 async def test_every_allowed_route_is_vllms() -> None:
     """A name that vLLM changes would otherwise silently be missing."""
     async with served() as server:
-        assert {route.path for route in server.app.router.routes} == ALLOWED | OURS
+        assert {route.path for route in server.app.router.routes} == (ALLOWED | OURS) - {"/tokenizer_info", "/static"}
         assert (await server.http.get("/v1/models")).status_code == 200
         assert (await server.http.get("/metrics")).status_code == 200
         assert (await server.chat(QUESTION)).status_code == 200
+
+
+async def test_routes_and_origins_that_settings_ask_for() -> None:
+    asked = {
+        "api__enable_tokenizer_info_endpoint": True,
+        "api__allowed_origins": ["https://a.example"],
+        "api__enable_offline_docs": True,
+    }
+    async with served(**asked) as server:
+        info = await server.http.get("/tokenizer_info")
+        assert (info.status_code, info.json()["chat_template"][:2]) == (200, "{%")
+        assert "/static/swagger-ui-bundle.js" in (await server.http.get("/docs")).text
+        assert (await server.http.get("/static/swagger-ui-bundle.js")).status_code == 200
+        ask = {"access-control-request-method": "POST", "access-control-request-headers": "authorization,content-type"}
+        allowed = await server.http.options("/v1/chat/completions", headers=ask | {"origin": "https://a.example"})
+        assert (allowed.status_code, allowed.headers["access-control-allow-origin"]) == (200, "https://a.example")
+        refused = await server.http.options("/v1/chat/completions", headers=ask | {"origin": "https://b.example"})
+        assert refused.status_code == 400
 
 
 async def test_requests_are_ongoing_until_they_are_answered_and_leave_the_intake_before() -> None:

@@ -16,6 +16,7 @@ from deployments.engine.config import TASKS, V2
 from deployments.errors import SatoriError
 from deployments.ingress.json_schema import exact
 from deployments.observability.record import failed
+from deployments.reasoning import effort
 from deployments.reasoning.formatted import Formats, has_format
 
 FORMATS = "structured output (response_format, structured_outputs, text.format)"
@@ -41,6 +42,8 @@ class BoundedLLM(AsyncLLM):
 
     formats: Formats | None = None
     on_v2 = False
+    limit_tokens: dict[str, Any] | None = None
+    """The token ids that limits of a chain need, of a model that writes chains."""
 
     def check_admission(self, n: int = 1, request_id: str | None = None) -> None:
         """Raise GracefulHTTPError when `n` more sequences would exceed a bound."""
@@ -58,6 +61,9 @@ class BoundedLLM(AsyncLLM):
 
         vLLM (0.32.0) checks it when the first token is asked for; by then a stream has begun, with status 200.
         """
+        if self.limit_tokens is not None:
+            template = (options.get("reasoning_parser_kwargs") or {}).get("chat_template_kwargs") or {}
+            effort.apply(sampling_params, template.get("reasoning_effort"), self.limit_tokens)
         self.check(prompt, sampling_params, **options)
         if self.formats is not None and has_format(sampling_params.structured_outputs):
             thinks = self._thinks_first(sampling_params, **options)

@@ -54,6 +54,36 @@ def test_chat(client: openai.OpenAI) -> None:
     assert done.usage.total_tokens == done.usage.prompt_tokens + 24
 
 
+def test_efforts_and_budgets_limit_the_thought(client: openai.OpenAI) -> None:
+    def thought(**asked: Any) -> int:
+        done = client.chat.completions.create(model="nano", messages=ASK, temperature=0, **asked)
+        assert done.choices[0].finish_reason == "stop"
+        return done.usage.completion_tokens_details.reasoning_tokens  # type: ignore[union-attr, return-value]
+
+    assert thought(reasoning_effort="none") == 0
+    short = thought(extra_body={"thinking_token_budget": 10})
+    assert short == thought(extra_body={"coat": {"max_reasoning_tokens": 10}}) < thought(reasoning_effort="medium")
+    high = client.responses.create(model="nano", input="What is 12 + 30?", temperature=0, reasoning={"effort": "high"})
+    low = client.responses.create(model="nano", input="What is 12 + 30?", temperature=0, reasoning={"effort": "minimal"})
+    assert high.usage
+    assert low.usage
+    assert high.usage.output_tokens > low.usage.output_tokens
+
+
+def test_one_model_and_heads(served: Served, client: openai.OpenAI) -> None:
+    assert client.models.retrieve("nano").id == "nano"
+    for path in ("/health", "/v1/models", "/v1/models/nano"):
+        head = httpx.head(f"{served.url}{path}")
+        assert (head.status_code, head.content) == (200, b"")
+    assert httpx.head(f"{served.url}/v1/models/other").status_code == 404
+
+
+def test_a_response_that_is_cut_says_so(client: openai.OpenAI) -> None:
+    events = list(client.responses.create(model="nano", input="What is 12 + 30?", max_output_tokens=5, stream=True))
+    assert [event.type for event in events][-1] == "response.incomplete"
+    assert not any(event.type == "response.completed" for event in events)
+
+
 def test_chat_answers_the_question(client: openai.OpenAI) -> None:
     done = client.chat.completions.create(model="nano", messages=ASK, temperature=0)
     assert done.choices[0].message.content == "The final answer is \\boxed{42}."

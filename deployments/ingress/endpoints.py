@@ -24,6 +24,7 @@ def mend(app: FastAPI, engine: BoundedLLM, vocabulary: int) -> None:
     state = app.state
     check_responses_early(engine, state.openai_serving_responses)
     _let_errors_through(state.anthropic_serving_messages)
+    _take_no_tools_for_none(state.anthropic_serving_messages)
     _refuse_unknown_tokens(state.serving_tokenization, vocabulary)
     patch(
         ResponsesResponse,
@@ -90,6 +91,21 @@ def _let_errors_through(messages: Any) -> None:
         convert,
         why="vLLM 0.32.0 reads an error in a stream of chat completions as a chunk, and tells clients why that failed",
         until="its stream of messages passes errors on",
+    )
+
+
+def _take_no_tools_for_none(messages: Any) -> None:
+    async def create(request: Any, *arguments: Any) -> Any:
+        if not request.tools:
+            request.tools = request.tool_choice = None
+        return await original(request, *arguments)
+
+    original = patch(
+        messages,
+        "create_messages",
+        create,
+        why="vLLM 0.32.0 takes an empty list of tools for a wish that the model chooses among them",
+        until="it takes it for none",
     )
 
 

@@ -59,6 +59,14 @@ class CoatChatRequest(ChatCompletionRequest):
     field_names: ClassVar[set[str] | None] = None
     _tokens: dict[str, Any] = PrivateAttr(default_factory=dict)  # token ids for the limits, set by `deployments.reasoning.serving`
 
+    @model_validator(mode="before")
+    @classmethod
+    def _no_tools_at_all(cls, given: Any) -> Any:
+        """Take an empty list of tools for none, as agents without tools send it; vLLM refuses it."""
+        if isinstance(given, dict) and given.get("tools") == []:
+            return {name: value for name, value in given.items() if name not in ("tools", "tool_choice")}
+        return given
+
     @model_validator(mode="after")
     def _one_choice_in_a_vote(self) -> Self:
         if self.vote and (self.n or 1) > 1:

@@ -28,6 +28,7 @@ PATCHES = {
     ("host/proxy.py", "patch", "haproxy", "HAPROXY_CONFIG_TEMPLATE"),
     ("host/proxy.py", "patch", "haproxy", "HAProxyApi"),
     ("ingress/endpoints.py", "patch", "ResponsesResponse", "from_request"),
+    ("ingress/endpoints.py", "patch", "messages", "create_messages"),
     ("ingress/endpoints.py", "patch", "messages", "message_stream_converter"),
     ("ingress/endpoints.py", "patch", "module", "get_max_tokens"),
     ("ingress/endpoints.py", "patch", "responses", "_generate_with_builtin_tools"),

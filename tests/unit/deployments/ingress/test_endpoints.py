@@ -117,3 +117,12 @@ async def test_a_number_that_does_not_fit_into_the_request(server: Server, field
     assert answer.status_code == 400, answer.text
     assert field in answer.json()["error"]["message"]
     assert server.engine.get_num_unfinished_requests() == 0
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/messages", "/v1/responses"])
+async def test_an_empty_list_of_tools_is_none(server: Server, path: str, stream: bool) -> None:
+    question = {"input": "1"} if "responses" in path else {"messages": [{"role": "user", "content": "1"}], "max_tokens": 9}
+    auto = {"type": "auto"} if "messages" in path else "auto"
+    answer = await server.http.post(path, json={"model": "nano", "tools": [], "tool_choice": auto, "stream": stream} | question)
+    assert answer.status_code == 200, answer.text

@@ -1,4 +1,4 @@
-"""nginx and Caddy, as docs/proxies configures them, in front of HAProxy: streams pass as they come, addresses are right."""
+"""nginx and Caddy in front of HAProxy: streams pass as they come, addresses are right."""
 
 import asyncio
 from collections.abc import AsyncIterator

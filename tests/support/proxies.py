@@ -1,4 +1,4 @@
-"""The proxies that people put in front, with the configurations of docs/proxies: real ones, on a port of this machine, with TLS."""
+"""The proxies that people put in front: real ones with TLS, on a port of this machine."""
 
 import contextlib
 import os
@@ -37,7 +37,16 @@ CADDY = """{{
     storage file_system {folder}/storage
 }}
 """
-PROXIES = ("nginx", "caddy")
+SIMPLE_CADDY = """
+chat.example.com {
+    encode gzip
+    reverse_proxy 127.0.0.1:8000
+}
+"""
+"""What somebody writes who has read nothing of ours."""
+DOCUMENTED = ("nginx", "caddy")
+"""Those that docs/proxies configures."""
+PROXIES = (*DOCUMENTED, "simple caddy")
 
 
 def replaced(text: str, **changes: str) -> str:
@@ -64,11 +73,15 @@ def _nginx(folder: Path, port: int, behind: str) -> list[str]:
     return ["nginx", "-c", str(folder / "nginx.conf"), "-p", str(folder)]
 
 
-def _caddy(folder: Path, port: int, behind: str) -> list[str]:
+def _caddy(folder: Path, port: int, behind: str, site: str | None = None) -> list[str]:
     changes = {"\nchat.example.com ": f"\nhttps://localhost:{port} ", "127.0.0.1:8000": behind}
-    site = replaced((ROOT / "docs/proxies/Caddyfile").read_text(), **changes)
+    site = replaced(site or (ROOT / "docs/proxies/Caddyfile").read_text(), **changes)
     (folder / "Caddyfile").write_text(CADDY.format(folder=folder) + site)
     return ["caddy", "run", "--config", str(folder / "Caddyfile"), "--adapter", "caddyfile"]
+
+
+def _simple_caddy(folder: Path, port: int, behind: str) -> list[str]:
+    return _caddy(folder, port, behind, SIMPLE_CADDY)
 
 
 def _answers(port: int) -> bool:
@@ -84,10 +97,10 @@ def _answers(port: int) -> bool:
 
 @contextlib.contextmanager
 def in_front(name: str, folder: Path, behind: str) -> Iterator[str]:
-    """Run a proxy in front of the address `behind`; yield its URL. Skips the test where the program is not here."""
-    require(name, *(["openssl"] if name == "nginx" else []))
+    """Run one of `PROXIES` in front of the address `behind`; yield its URL. Skips the test where the program is not here."""
+    require(name.rpartition(" ")[2], *(["openssl"] if name == "nginx" else []))
     (port,) = free_ports(1)
-    command = {"nginx": _nginx, "caddy": _caddy}[name](folder, port, behind)
+    command = {"nginx": _nginx, "caddy": _caddy, "simple caddy": _simple_caddy}[name](folder, port, behind)
     home = os.environ | {"HOME": str(folder), "XDG_DATA_HOME": str(folder), "XDG_CONFIG_HOME": str(folder)}
     with (folder / "output").open("w+") as output:
         process = subprocess.Popen(command, env=home, stdout=output, stderr=subprocess.STDOUT)

@@ -1,0 +1,68 @@
+"""The application behind nginx and Caddy: the API streams, and the page works."""
+
+import asyncio
+from pathlib import Path
+
+import httpx
+import pytest
+from playwright.sync_api import expect
+
+from cluster.bench import chaos
+from tests.support.application import Served
+from tests.support.page import Chat, chromium
+from tests.support.page_user import ask0, use
+from tests.support.proxies import DOCUMENTED, PROXIES, in_front
+from tests.support.status import ready
+from tests.support.until import until_async
+
+STEPS = 3
+"""By so many tokens one of two streams may be ahead, if its request was read sooner."""
+
+
+@pytest.mark.parametrize("name", PROXIES)
+async def test_a_stream_and_the_pages_events_pass_as_they_come(served: Served, tmp_path: Path, name: str) -> None:
+    """A stream has brought as much through the proxy as past it when the engine stops in its midst."""
+    body = chaos.question(0) | {"max_tokens": 1500}
+    engine = served.engine()
+    with in_front(name, tmp_path, served.url.removeprefix("http://")) as url:
+        through = httpx.AsyncClient(base_url=url, verify=False, trust_env=False, timeout=60, headers={"accept-encoding": "gzip"})
+        async with through as http, chaos.client(served.url) as past:
+            replies = [chaos.Reply(), chaos.Reply()]
+            engine.suspend()  # both begin in the same step
+            reading = asyncio.gather(replies[0].read(http, body), replies[1].read(past, body))
+            try:
+
+                async def held() -> int:
+                    return int((await ready(past))["ingress"]["open"])
+
+                await until_async(held, "the engine has both", holds=lambda count: count == 2)
+            finally:
+                engine.resume()
+            await until_async(lambda: min(reply.chunks for reply in replies), "both stream", holds=lambda n: n > 20, every_s=0.001)
+            engine.suspend()
+            try:
+                await until_async(
+                    lambda: abs(replies[0].chunks - replies[1].chunks), "as much has come", holds=lambda ahead: ahead <= STEPS
+                )
+                assert not reading.done()
+            finally:
+                engine.resume()
+            await reading
+            assert replies[0].well
+            assert replies[0].same(replies[1])
+            states = await use(http, await ask0(http), 1, "What is 100 + 5?")
+            assert '["answer"], "105"]' in str(states).replace("'", '"')
+
+
+@pytest.mark.parametrize("name", DOCUMENTED)
+def test_the_page_in_a_browser(served: Served, tmp_path: Path, name: str) -> None:
+    """Everything that it asks for comes through the proxy."""
+    with in_front(name, tmp_path, served.url.removeprefix("http://")) as url, chromium() as browser:
+        chat = Chat(browser, f"{url}/", ignore_https_errors=True)
+        assert chat.page.url == f"{url}/ui/"
+        chat.ask()
+        expect(chat.panel.locator(".reply .answer output").last).to_have_text("182", timeout=60_000)
+        chat.answered()
+        assert [asked for asked in chat.requests if not asked.startswith((url, "data:", "blob:"))] == []
+        assert chat.errors == []
+        chat.context.close()

@@ -6,19 +6,28 @@ import os
 import re
 import signal
 import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import httpx
+import pytest
 
 from cluster.bench import chaos, soak
 from cluster.bench.mixed import Clients
+from monitoring import rules
+from monitoring.serve import Prometheus
 from tests.support.application import Served, Streaming
 from tests.support.page_user import ask0, use
+from tests.support.ports import free_ports
+from tests.support.programs import require
 from tests.support.status import ready
 from tests.support.until import until, until_async
 
 HUNG_AFTER_S = 8
+PAUSE_S = 3 * HUNG_AFTER_S
 ARGUMENTS = ("llm.num_replicas=2", "ingress.num_replicas=2", "ui.num_replicas=2", "llm.num_cpus=0.4", "ingress.num_cpus=0.4")
-ARGUMENTS += (f"llm.hung_after_s={HUNG_AFTER_S}", *soak.TOOLS)
+ARGUMENTS += (f"llm.hung_after_s={HUNG_AFTER_S}", f"slo.ttft_s={PAUSE_S / 2}", "slo.tpot_s=1", *soak.TOOLS)
 BURST = 32
 USERS = 50
 
@@ -96,23 +105,57 @@ async def moved(http: httpx.AsyncClient) -> float:
     return sum(float(count) for text in texts for count in re.findall(r"^satori_failover_requests_total (\S+)", text, re.MULTILINE))
 
 
-async def test_a_pause_is_not_a_death(served: Served) -> None:
-    """All processes are stopped for longer than anybody waits for a sign of life, and go on."""
+@pytest.fixture
+def prometheus(served: Served, tmp_path: Path) -> Iterator[Prometheus]:
+    """A Prometheus with our rules."""
+    require("prometheus")
+    server = Prometheus(served.url, tmp_path, free_ports(1)[0], "1s")
+    try:
+        server.wait_ready()
+        yield server
+    finally:
+        server.stop()
+
+
+async def alarming(server: Prometheus) -> list[str]:
+    """Return the alerts whose expressions hold, once all targets have been scraped and the rules have been evaluated since.
+
+    So an alert need not last for minutes before it counts. Only that an ingress is busy is another matter: here, it is.
+    """
+    began = time.time()
+
+    async def found(expr: str) -> list[Any]:
+        return list((await asyncio.to_thread(server.get, "query", query=expr))["result"])
+
+    current = (
+        f'count(up{{job="satori"}} == 1 and timestamp(up) > {began}) == 6 and min(timestamp(satori:bad:ratio_rate5m)) > {began}'
+    )
+    await until_async(lambda: found(current), "a look at all six replicas", 60, every_s=0.2)
+    alerts = {rule["alert"]: rule["expr"] for rule in rules.alerts()["groups"][0]["rules"]}
+    return [name for name, expr in alerts.items() if name != "SatoriIngressSaturated" and await found(expr)]
+
+
+async def test_a_pause_is_not_a_death(served: Served, prometheus: Prometheus) -> None:
+    """All processes are stopped for longer than anybody waits for a sign of life, and go on; no alert follows."""
     stack = served.stack
     async with chaos.client(served.url) as http:
         wanted = await chaos.calm(http)
+        assert await alarming(prometheus) == []
         lasting, before = stack.lasting(), await moved(http)
 
         def pause() -> None:
+            prometheus.process.send_signal(signal.SIGSTOP)
             stack.pause()
-            time.sleep(3 * HUNG_AFTER_S)
+            time.sleep(PAUSE_S)
             stack.resume()
+            prometheus.process.send_signal(signal.SIGCONT)
 
         replies = await chaos.struck(http, chaos.STREAMS, pause)
         assert [reply.errors for reply in replies if not reply.well] == []
         assert [reply for reply, other in zip(replies, wanted, strict=True) if not reply.same(other)] == []
         await stack.whole(http)
         assert await moved(http) == before, "no request has left its replica"
+        assert await alarming(prometheus) == []
     assert stack.lasting() == lasting, "the same processes serve"
 
 

@@ -66,10 +66,11 @@ def _serve(config: Any, handshake_address: str) -> None:
     from vllm.v1.engine.core import EngineCoreProc
     from vllm.v1.executor import Executor
 
-    from deployments.engine import grammar_budget, guidance, thought_end  # noqa: F401  # it registers itself
+    from deployments.engine import grammar_budget, guidance, kv_cache, thought_end  # noqa: F401  # it registers itself
 
     guidance.install()  # this may be another process than the one that made the configuration
     grammar_budget.install()
+    kv_cache.install()
     extend(
         EngineCoreProc,
         "satori_gauges",

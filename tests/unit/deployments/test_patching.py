@@ -21,6 +21,8 @@ PATCHES = {
     ("engine/grammar_budget.py", "patch", "grammar", "fill_bitmask"),
     ("engine/guidance.py", "patch", "backend_guidance", "validate_guidance_grammar"),
     ("engine/guidance.py", "patch", "backend_guidance.GuidanceBackend", "compile_grammar"),
+    ("engine/kv_cache.py", "patch", "gpu_model_runner", "allocate_kv_cache"),
+    ("engine/kv_cache.py", "patched", "torch", "zeros"),
     ("engine/process.py", "extend", "EngineCoreProc", "satori_gauges"),
     ("engine_client/client.py", "patched", "EngineCoreClient", "make_async_mp_client"),
     ("host/proxy.py", "patch", "application_state.ApplicationStateManager", "get_ingress_deployment_name"),

@@ -34,8 +34,8 @@ ROLES = {
     "dashboard/dashboard.py": "Ray dashboard",
     "log_monitor.py": "Ray log monitor",
     "monitor.py": "Ray monitor",
+    "deployments.launch.driver": "serve run",
     "deployments.launch": "launcher",
-    "serve run": "serve run",
 }
 """Part of a command line -> what the process is. The first one counts."""
 MEASURES = {"memory": "MiB", "descriptors": "", "threads": "", "tasks": "", "series": "", "states": ""}

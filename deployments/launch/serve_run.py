@@ -32,6 +32,8 @@ from deployments.observability.startup import MARK
 from deployments.settings import ROOT, Settings
 
 LOG = ROOT / ".run" / "serve.log"
+LEAN = {"RAY_preload_python_modules": "deployments.host.lean"}
+"""Each of Ray's workers imports this before it is given work."""
 # The time for a clean stop. After it, the processes that are left are killed; the whole stop stays under 15 s.
 STOP_S = 9.0
 GONE_S = 5.0
@@ -43,7 +45,7 @@ def environment(more: Mapping[str, str] | None = None) -> dict[str, str]:
     """Return the environment for Ray's processes: the caller's, over defaults and `more`, and the variables of this run."""
     # A cluster of its own: Ray would wait for the address that a killed `ray start` has left behind, and the processes of a running
     # cluster do not have this environment.
-    defaults = SERVING | {"RAY_ADDRESS": "local"} | dict(more or {})
+    defaults = SERVING | LEAN | {"RAY_ADDRESS": "local"} | dict(more or {})
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     return defaults | os.environ | {RUN: uuid.uuid4().hex, "PYTHONPATH": path}
 
@@ -100,7 +102,7 @@ class Application:
         # SCHED_BATCH makes for fewer preemptions: a process that a token has just woken does not push aside the one that sent it.
         # All processes started below inherit it. It saves 6 % of the CPU time that a token costs under load.
         os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
-        command = [str(Path(sys.executable).with_name("serve")), "run", "deployments.config", *arguments]
+        command = [sys.executable, "-m", "deployments.launch.driver", "run", "deployments.config", *arguments]
         # A process group of its own, so that only the launcher gets Ctrl-C. Not a session of its own, because Linux divides the CPU
         # by sessions (autogroup): on Linux 6.18, a busy application's session starved others, such as its clients', for seconds.
         self._process = subprocess.Popen(

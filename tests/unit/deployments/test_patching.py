@@ -37,12 +37,15 @@ PATCHES = {
     ("ingress/endpoints.py", "patch", "tokenization", "create_detokenize"),
     ("ingress/special_tokens.py", "patch", "BaseRenderer", "_tokenize_prompt"),
     ("ingress/server.py", "patch", "decorators", "model_validators"),
+    ("launch/driver.py", "patch", "RayParams", "__init__"),
+    ("launch/driver.py", "patch", "services", "start_ray_process"),
     ("observability/vllm_metrics.py", "patched", "loggers", "unregister_vllm_metrics"),
     ("reasoning/serving.py", "patch", "serving", "__class__"),
 }
 """All changes to the insides of libraries: file, how, owner as it is written there, and name. Look at each with a new version."""
 OTHER_CHANGES = {
     ("engine/guidance.py", "backend_guidance.satori_installed"),
+    ("host/lean.py", "sys.modules['pandas']"),
     ("ingress/special_tokens.py", "RENDERER_REGISTRY.renderers[mode]"),
     ("ingress/special_tokens.py", "self.tokenizer.__class__"),
 }

@@ -1,0 +1,36 @@
+"""`serve run` with fewer of Ray's processes: what Ray is asked to start. The end-to-end tests start it."""
+
+from typing import Any
+
+import pytest
+from ray._private import services
+from ray._private.parameter import RayParams
+from ray._private.ray_constants import PROCESS_TYPE_DASHBOARD, PROCESS_TYPE_LOG_MONITOR
+
+from deployments.launch import driver
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """The commands that Ray starts, with the patches, which go with the test."""
+    commands: list[list[str]] = []
+
+    def start(command: list[str], process_type: str, **options: Any) -> None:
+        commands.append(command)
+
+    monkeypatch.setattr(services, "start_ray_process", start)
+    monkeypatch.setattr(RayParams, "__init__", RayParams.__init__)
+    driver.install()
+    return commands
+
+
+def test_of_the_dashboard_only_serves_api_is_left(started: list[list[str]]) -> None:
+    services.start_ray_process(["dashboard"], PROCESS_TYPE_DASHBOARD, fate_share=True)
+    services.start_ray_process(["monitor"], PROCESS_TYPE_LOG_MONITOR, fate_share=True)
+    assert started == [["dashboard", "--modules-to-load=ServeHead", "--disable-frontend"], ["monitor"]]
+
+
+@pytest.mark.usefixtures("started")
+def test_the_autoscaler_is_left_out() -> None:
+    made = RayParams(num_cpus=3)
+    assert (made.no_monitor, made.num_cpus) == (True, 3)

@@ -130,7 +130,9 @@ def _build(client: Client) -> gr.Blocks:
             getattr(page, f"stop{number}")(stop, None, None, queue=False, show_progress="hidden", api_visibility="private")
     blocks.max_threads = AT_ONCE  # slots of the queue, which also bound it; no threads are started for them
     blocks.queue(default_concurrency_limit=None, api_open=False)
-    blocks._queue.sleep_when_free = 0.02  # seconds between polls of an empty queue; Gradio's 0.001 takes 2 % of a core
+    # Seconds between polls of an idle queue, for questions and for progress bars, of which there are none. With Gradio's, 0.001 and
+    # 0.1, they take 2 % of a core.
+    blocks._queue.sleep_when_free, blocks._queue.progress_update_sleep_when_free = 0.05, 1.0
     return blocks
 
 

@@ -32,8 +32,19 @@ from deployments.observability.startup import MARK
 from deployments.settings import ROOT, Settings
 
 LOG = ROOT / ".run" / "serve.log"
-LEAN = {"RAY_preload_python_modules": "deployments.host.lean"}
-"""Each of Ray's workers imports this before it is given work."""
+LEAN = {
+    # Each of Ray's workers imports this before it is given work.
+    "RAY_preload_python_modules": "deployments.host.lean",
+    # Events of tasks, which nothing here reads: Ray's dashboard would.
+    "RAY_task_events_report_interval_ms": "0",
+    # What Ray's processes look for 5 to 10 times a second (1 for the first), on a host that shares nothing with others.
+    "RAY_gcs_pull_resource_loads_period_milliseconds": "10000",
+    "RAY_raylet_report_resources_period_milliseconds": "1000",
+    "RAY_raylet_check_gc_period_milliseconds": "2000",
+    "RAY_kill_idle_workers_interval_ms": "2000",
+    "RAY_object_manager_timer_freq_ms": "1000",
+}
+"""Ray on one machine: less memory, and less work while nothing happens."""
 # The time for a clean stop. After it, the processes that are left are killed; the whole stop stays under 15 s.
 STOP_S = 9.0
 GONE_S = 5.0
@@ -45,7 +56,8 @@ def environment(more: Mapping[str, str] | None = None) -> dict[str, str]:
     """Return the environment for Ray's processes: the caller's, over defaults and `more`, and the variables of this run."""
     # A cluster of its own: Ray would wait for the address that a killed `ray start` has left behind, and the processes of a running
     # cluster do not have this environment.
-    defaults = SERVING | LEAN | {"RAY_ADDRESS": "local"} | dict(more or {})
+    alone = LEAN if os.environ.get("RAY_ADDRESS", "local") == "local" else {}
+    defaults = SERVING | alone | {"RAY_ADDRESS": "local"} | dict(more or {})
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     return defaults | os.environ | {RUN: uuid.uuid4().hex, "PYTHONPATH": path}
 

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
+from deployments.host.garbage import no_collecting
 from deployments.observability import exposition
 from deployments.settings import Settings
 
@@ -12,7 +13,8 @@ class WebUI:
     """Holds the app; the ingress passes browsers' requests on to it (see `deployments.ui.bridge`)."""
 
     async def __init__(self, settings: Settings) -> None:  # type: ignore[misc]  # Serve awaits it
-        from ui.app import asgi
+        with no_collecting():
+            from ui.app import asgi
 
         exposition.show("UI", settings)
         self._app: Any = await asyncio.to_thread(asgi, settings.ui.api_url or f"http://127.0.0.1:{settings.http.port}")

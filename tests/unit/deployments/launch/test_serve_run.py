@@ -33,11 +33,13 @@ def test_the_callers_environment_wins_over_the_defaults(monkeypatch: pytest.Monk
     monkeypatch.setenv("PYTHONPATH", "/mine")
     made = serve_run.environment()
     assert (made[name], made["RAY_ADDRESS"]) == (SERVING[name], "local")
+    assert made.items() >= serve_run.LEAN.items()
     assert made["PYTHONPATH"] == f"{ROOT}{os.pathsep}/mine"
     monkeypatch.setenv(name, "my own")
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
     made = serve_run.environment()
     assert (made[name], made["RAY_ADDRESS"]) == ("my own", "10.0.0.1:6379")
+    assert not made.keys() & serve_run.LEAN.keys(), "a cluster is as its operator has started it"
 
 
 def test_each_run_has_a_name_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,7 +29,7 @@ def install() -> None:
 
     def with_fewer_modules(command: list[str], process_type: str, **options: Any) -> Any:
         if process_type == PROCESS_TYPE_DASHBOARD:
-            command = [*command, f"--modules-to-load={MODULES}", "--disable-frontend"]
+            command = [*command, f"--modules-to-load={MODULES}"]
         return start_ray_process(command, process_type, **options)
 
     patch(

@@ -27,7 +27,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
 def test_of_the_dashboard_only_serves_api_is_left(started: list[list[str]]) -> None:
     services.start_ray_process(["dashboard"], PROCESS_TYPE_DASHBOARD, fate_share=True)
     services.start_ray_process(["monitor"], PROCESS_TYPE_LOG_MONITOR, fate_share=True)
-    assert started == [["dashboard", "--modules-to-load=ServeHead", "--disable-frontend"], ["monitor"]]
+    assert started == [["dashboard", "--modules-to-load=ServeHead"], ["monitor"]]
 
 
 @pytest.mark.usefixtures("started")

@@ -73,7 +73,7 @@ def test_the_report_and_the_picture(tmp_path: Path) -> None:
 def reply(kind: str, body: dict[str, Any], text: str) -> httpx.Response:
     """Return a reply as a server would give it."""
     whole = json.dumps({"choices": [{"message": {"content": text}, "text": text}]})
-    last = KINDS[kind].last
+    last = (KINDS[kind].last or ("",))[-1]
     return httpx.Response(200, text=f"data: {whole}\n\n{last}\n\n" if body["stream"] else whole)
 
 

@@ -31,6 +31,8 @@ class SameText(Comparer):
 
     def prepare(self) -> None: ...
 
+    def close(self) -> None: ...
+
     async def key(self, answer: str) -> str:
         return answer
 

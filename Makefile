@@ -7,7 +7,7 @@ BROWSER = $(wildcard tests/browser/test_*.py)
 # Debian's packages that some tests need: without them, these tests are skipped. The font has Chinese characters.
 PROGRAMS = caddy chromium fontconfig fonts-wqy-microhei iproute2 nginx openssl prometheus redis-server
 
-.PHONY: help serve stop monitoring report test beside lint unit browser $(BROWSER) parts e2e fuzz programs bench chaos soak nano lock clean
+.PHONY: help serve stop monitoring report test beside lint unit browser $(BROWSER) parts e2e clients fuzz programs bench chaos soak nano lock clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
@@ -52,6 +52,14 @@ parts: .venv/ready-test ## tests of real parts of the application, each by itsel
 # The time limit of a test includes the start of its application, which takes longer on a busy machine.
 e2e: .venv/ready-test ## tests of the whole application: ARGS=tests/e2e/... or options of pytest
 	$(RUN) -m pytest $(if $(filter tests/%,$(ARGS)),,tests/e2e) --timeout=240 $(ARGS)
+
+# The libraries have environments of their own.
+clients: .venv/ready-test .run/clients/ready ## tests with other libraries for clients: each gets typed answers from the application
+	$(RUN) -m pytest tests/clients --timeout=240 $(ARGS)
+
+.run/clients/ready: dev/clients.py $(wildcard dev/locks/clients-*.txt) .venv/ready-test
+	$(RUN) dev/clients.py
+	@touch $@
 
 fuzz: .venv/ready-test ## ten thousand random requests to the application; FUZZ_SEED=... repeats a run
 	FUZZ_REQUESTS=10000 $(RUN) -m pytest tests/e2e/default/test_hostile.py -k random_requests --timeout=900 $(ARGS)

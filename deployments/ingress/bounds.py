@@ -36,6 +36,8 @@ CONTAINERS = 20_000
 PATTERN = 1024
 """Bound on each number in `repetition_detection`, which looks back that far at every token."""
 NOT_FOR_CLIENTS = ("kv_transfer_params", "ec_transfer_params")
+FORCED = frozenset({"function", "tool", "any"})
+"""Types of `tool_choice`, of OpenAI's and Anthropic's APIs, that ask for calls."""
 RESERVED = frozenset({*NOT_FOR_CLIENTS, "kv_cache_report_mode", "coat", "satori_repeat", "satori_thought"})
 """Extra arguments of the engine that clients may not set."""
 
@@ -207,9 +209,31 @@ def _check_grammars(request: dict[str, Any]) -> None:
             check_followed(_loaded(schema, where), where)
     if outputs.get("whitespace_pattern") is not None:
         _refuse("structured_outputs.whitespace_pattern", "not followed; leave it out")
+    forced = _check_tools(request)
     for name in ("use_beam_search", "echo") if "messages" in request else ("use_beam_search",):
-        if request.get(name) and (outputs or answer.get("type", "text") != "text"):
-            _refuse(name, "it cannot be combined with structured output (response_format, structured_outputs)")
+        if request.get(name) and (forced or outputs or answer.get("type", "text") != "text"):
+            _refuse(name, "it cannot be combined with structured output (response_format, structured_outputs, tool_choice)")
+
+
+def _check_tools(request: dict[str, Any]) -> bool:
+    """Return whether calls are asked for; check the schemas of their arguments, which they will follow."""
+    choice, tools = request.get("tool_choice"), request.get("tools")
+    if not isinstance(tools, list) or not (choice == "required" or (isinstance(choice, dict) and choice.get("type") in FORCED)):
+        return False
+    for name, value in (
+        ("response_format", _mapping(request, "response_format")),
+        ("structured_outputs", _mapping(request, "structured_outputs")),
+        ("text.format", _mapping(_mapping(request, "text"), "format")),
+        ("output_config.format", _mapping(_mapping(request, "output_config"), "format")),
+    ):
+        if value and value.get("type") != "text":
+            _refuse(name, "it cannot be combined with tool_choice: a reply is calls or an answer in a format")
+    for number, tool in enumerate(tools):
+        if isinstance(tool, dict):
+            for holder, name in ((_mapping(tool, "function"), "function.parameters"), (tool, "parameters"), (tool, "input_schema")):
+                if (schema := holder.get(name.rpartition(".")[2])) is not None:
+                    check_followed(schema, f"tools.{number}.{name}")
+    return True
 
 
 def _check_tag(tag: Any, where: str) -> None:

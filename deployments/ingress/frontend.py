@@ -19,7 +19,7 @@ from deployments.observability.record import failed
 from deployments.reasoning import effort
 from deployments.reasoning.formatted import Formats, has_format
 
-FORMATS = "structured output (response_format, structured_outputs, text.format)"
+FORMATS = "structured output (response_format, structured_outputs, text.format, tool_choice)"
 MASKS = ("min_tokens", "bad_words", "allowed_token_ids")
 """Parameters that forbid tokens: together with a grammar, none may be left."""
 ENDS = ("stop", "stop_token_ids", "ignore_eos", "include_stop_str_in_output")

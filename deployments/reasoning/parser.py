@@ -14,6 +14,7 @@ from vllm.parser.abstract_parser import DelegatingParser
 from vllm.reasoning import ReasoningParser, ReasoningParserManager
 
 from deployments.observability import metrics, record
+from deployments.reasoning import calls
 from deployments.reasoning.coat import Delta
 from deployments.reasoning.formatted import Formats, FormattedReading, thinks_first
 from deployments.reasoning.reading import Reading, Tokens, vocabulary
@@ -139,6 +140,7 @@ class CoatParser(DelegatingParser):
     """
 
     reasoning_parser_cls = CoatReasoningParser
+    tool_parser_cls = calls.ForcedCalls
     formats: Formats | None = None
 
     def __init__(self, tokenizer: Any, *args: Any, model_config: Any = None, **kwargs: Any) -> None:
@@ -149,6 +151,7 @@ class CoatParser(DelegatingParser):
         self._prompt: Sequence[int] = ()
         self._begun = self._planted = False
         self._told = 0  # actions that the client knows of
+        self._arguments: list[str] | None = None  # of tool calls, as far as they are written; None where none are asked for
 
     def begin(self, request: Any) -> None:
         """Set up for a request."""
@@ -159,6 +162,7 @@ class CoatParser(DelegatingParser):
         self._record.vote = self._vote
         self.coat.off = not getattr(request, "parsed", True)
         self._record.reads = not self.coat.off
+        self._arguments = [] if calls.forces_call(request) else None
 
     def set_prompt_token_ids(self, prompt_token_ids: Sequence[int]) -> None:
         """Take the prompt, in whose chain the reply may go on."""
@@ -167,11 +171,13 @@ class CoatParser(DelegatingParser):
     def parse(
         self, model_output: str, request: Any, enable_auto_tools: bool = False, model_output_token_ids: Sequence[int] = ()
     ) -> tuple[str | None, str | None, list[FunctionCall] | None]:
-        """Return the reasoning and the content of a complete reply."""
+        """Return the reasoning, the content and the tool calls of a complete reply."""
         self._plant(request, self._prompt)
         reasoning, content = self.coat.extract_reasoning(model_output, request, model_output_token_ids)
         self._count()
-        return reasoning, content, []
+        if self._arguments is None:
+            return reasoning, content, []
+        return reasoning, None, self._calls(content, request)
 
     def parse_delta(
         self,
@@ -189,15 +195,15 @@ class CoatParser(DelegatingParser):
         if not self._planted:
             self._plant(request, prompt_token_ids or ())
         if self.coat.off:
-            return DeltaMessage(content=self.coat.raw(delta_text, delta_token_ids, ended=finished))
+            return self._raw(self.coat.raw(delta_text, delta_token_ids, ended=finished), request, finished)
         delta = self.coat.step(delta_text, delta_token_ids)
         if finished:
-            return self._last(delta)
+            return self._last(delta, request)
         if delta is None:
             return None
         if delta.content:
             self._record_answer()
-            return DeltaMessage(content=delta.text)
+            return self._content(delta.text)
         if not self._shows_reasoning:
             return None
         coat: dict[str, Any] = {"index": delta.number} if delta.number >= 0 else {}
@@ -216,7 +222,24 @@ class CoatParser(DelegatingParser):
         formats = self.formats if self.formats and thinks_first(request) else None
         self.coat.plant(prompt, echo=getattr(request, "echo", False), late=late, formats=formats)
 
-    def _last(self, delta: Delta | None) -> DeltaMessage:
+    def _content(self, text: str) -> DeltaMessage | None:
+        """Return a chunk of the answer. The arguments of calls are held until they are complete."""
+        if self._arguments is None:
+            return DeltaMessage(content=text)
+        self._arguments.append(text)
+        return None
+
+    def _raw(self, text: str, request: Any, finished: bool) -> DeltaMessage | None:
+        message = self._content(text)
+        if finished and self._arguments is not None:
+            return DeltaMessage(tool_calls=calls.chunks(self._calls("".join(self._arguments), request)))
+        return message
+
+    def _calls(self, content: str | None, request: Any) -> list[FunctionCall]:
+        found, _ = self._extract_tool_calls(content, request)
+        return found or []
+
+    def _last(self, delta: Delta | None, request: Any) -> DeltaMessage:
         reasoning, content = self.coat.rest()
         coat = self.summary()
         actions = len(self.coat.reading.actions)
@@ -230,8 +253,11 @@ class CoatParser(DelegatingParser):
         shown = reasoning if self._shows_reasoning else None
         message = _reasoning(shown, coat) if shown else DeltaMessage(coat=coat)
         if content:
-            message.content = content
             self._record_answer()
+        if self._arguments is not None:
+            message.tool_calls = calls.chunks(self._calls("".join([*self._arguments, content or ""]), request))
+        elif content:
+            message.content = content
         self._count()
         return message
 
@@ -261,6 +287,8 @@ def count(model: str, reading: Reading, *, complete: bool = True) -> int:
     for segment in segments:
         metrics.COAT_TOKENS.labels(model, segment["action"]).inc(segment["tokens"])
     answer = len(reading.ids) - reading.thought_tokens
+    if before := reading.thought_tokens - sum(segment["tokens"] for segment in segments):
+        metrics.COAT_TOKENS.labels(model, "none").inc(before)  # of a thought before its first action
     metrics.COAT_TOKENS.labels(model, "answer").inc(answer)
     if complete:
         written = reading.actions[reading.planted :]

@@ -67,6 +67,7 @@ class CoatServing(OpenAIServingChat):
         serving._formats = formats
         parser = reads_formats(formats)
         serving.parser_cls = state.anthropic_serving_messages.parser_cls = state.openai_serving_responses.parser = parser
+        state.online_renderer.parser = parser
 
     async def render_chat_request(self, request: Any) -> Any:
         """Return the conversation and the prompt, as vLLM does, and note a chain that the prompt ends within."""

@@ -1,7 +1,11 @@
 """Fail-over on the real stack: replicas are killed and frozen under load, and no stream shows it."""
 
+import asyncio
+import json
+import os
 import random
 import re
+import signal
 from collections import defaultdict
 from collections.abc import Iterator
 
@@ -45,6 +49,42 @@ async def test_lost_replicas_lose_no_stream(served: Served) -> None:
                 assert len(before - {process.pid for process in stack.replicas()}) == 1
         ready = (await http.get("/ready")).json()
         assert ready["ingress"]["open"] == ready["ingress"]["states"] == 0
+
+
+NUMBERS = {"type": "array", "items": {"type": "integer"}, "minItems": 60, "maxItems": 80}
+SCHEMA = {"type": "object", "properties": {"answers": NUMBERS}, "required": ["answers"], "additionalProperties": False}
+IN_FORMAT = {"response_format": {"type": "json_schema", "json_schema": {"name": "answers", "schema": SCHEMA}}}
+
+
+async def test_answers_in_a_format_go_on_where_they_stood(served: Served) -> None:
+    """An engine is killed while its replies write JSON, behind their thoughts: on the other the grammar stands where it stood."""
+    bodies = [chats.question(0) | IN_FORMAT | {"ignore_eos": False, "max_tokens": 1500, "coat": {}} for _ in range(12)]
+    for number, body in enumerate(bodies):
+        body["messages"] = [{"role": "user", "content": f"What is {100 + number} + {20 + 3 * number}?"}]
+
+    async def replies(http: httpx.AsyncClient, interrupt: bool) -> list[chats.Reply]:
+        found = [chats.Reply() for _ in bodies]
+        reading = asyncio.gather(*(reply.read(http, body) for reply, body in zip(found, bodies, strict=True)))
+        if interrupt:
+            while not all(reply.text.get(0) for reply in found):
+                await asyncio.sleep(0.001)
+            assert not any(reply.finish for reply in found), "all answers are being written"
+            [engine] = engines(served.stack.llm_replicas()[0])
+            os.kill(engine.pid, signal.SIGKILL)
+        await reading
+        return found
+
+    async with chaos.client(served.url) as http:
+        await served.stack.whole(http)
+        calm, before = await replies(http, interrupt=False), await chaos.counted(http)
+        struck, after = await replies(http, interrupt=True), await chaos.counted(http)
+        await served.stack.whole(http)
+    assert after[0] > before[0], "some were moved"
+    for reply, undisturbed in zip(struck, calm, strict=True):
+        assert reply.well
+        assert reply.same(undisturbed)
+        assert set(reply.finish.values()) == {"stop"}
+        assert 60 <= len(json.loads(reply.text[0])["answers"]) <= 80
 
 
 def test_no_engine_outlives_its_replica(served: Served) -> None:

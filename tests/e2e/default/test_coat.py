@@ -12,6 +12,7 @@ import pytest
 from langchain_openai import ChatOpenAI
 
 from tests.support.application import Served
+from tests.support.sums import SUMS
 
 QUESTION = "What is 47 * 6 - 100?"
 ASK: list[Any] = [{"role": "user", "content": QUESTION}]
@@ -345,20 +346,6 @@ def test_a_streamed_vote_tells_its_progress(http: httpx.Client) -> None:
     assert chunks[-1]["usage"]["completion_tokens"] == deltas[-1]["coat"]["vote"]["tokens"]
 
 
-SUMS = {
-    "What is 12 + 7?": 19,
-    "Calculate 3 × 4 + 5.": 17,
-    "What is 123 + 456?": 579,
-    "What is 86 - 39?": 47,
-    "Calculate 17 × 6.": 102,
-    "What is 250 + 125 - 75?": 300,
-    "What is (12 + 8) × 4?": 80,
-    "What is 999 - 1?": 998,
-    "Calculate 45 × 3.": 135,
-    "What is 7 + 8 + 9?": 24,
-    "Calculate 64 - 28 + 11.": 47,
-    "What is 5 × 13 - 20?": 45,
-}
 SCHEMA = {"type": "object", "properties": {"answer": {"type": "integer"}}, "required": ["answer"], "additionalProperties": False}
 FORMAT = {"response_format": {"type": "json_schema", "json_schema": {"name": "sum", "schema": SCHEMA}}}
 

@@ -145,6 +145,44 @@ def test_grammars_are_bounded_wherever_they_stand(request_: Any, param: str) -> 
     assert refusal(request_) == (param, "grammar_too_complex")
 
 
+LAX = {"type": "array", "uniqueItems": True}
+CHAT = {"type": "function", "function": {"name": "f", "parameters": LAX}}
+
+
+@pytest.mark.parametrize(
+    ("request_", "refused"),
+    [
+        ({"tools": [CHAT], "tool_choice": "required"}, ("tools.0.function.parameters.uniqueItems", "schema_not_followed")),
+        (
+            {"tools": [CHAT], "tool_choice": {"type": "function", "function": {"name": "f"}}},
+            ("tools.0.function.parameters.uniqueItems", "schema_not_followed"),
+        ),
+        (
+            {"tools": [{"type": "function", "name": "f", "parameters": LAX}], "tool_choice": {"type": "function", "name": "f"}},
+            ("tools.0.parameters.uniqueItems", "schema_not_followed"),
+        ),
+        (
+            {"tools": [{"name": "f", "input_schema": LAX}], "tool_choice": {"type": "any"}},
+            ("tools.0.input_schema.uniqueItems", "schema_not_followed"),
+        ),
+        ({"tools": [CHAT], "tool_choice": "none"}, None),
+        ({"tools": [CHAT], "tool_choice": {"type": "auto"}}, None),
+        (
+            {"tools": [{}], "tool_choice": "required", "response_format": {"type": "json_object"}},
+            ("response_format", "out_of_bounds"),
+        ),
+        ({"tools": [{}], "tool_choice": "required", "response_format": {"type": "text"}}, None),
+        (
+            {"tools": [{}], "tool_choice": {"type": "any"}, "output_config": {"format": {"type": "json_schema"}}},
+            ("output_config.format", "out_of_bounds"),
+        ),
+        ({"tools": [{}], "tool_choice": "required", "messages": [], "echo": True}, ("echo", "out_of_bounds")),
+    ],
+)
+def test_calls_follow_their_schemas_and_no_other_format(request_: Any, refused: tuple[str, str] | None) -> None:
+    assert refusal(request_) == refused
+
+
 def test_headers_have_bounds_too() -> None:
     assert refusal({}, x_request_id="a-1", x_session_id="b", x_vllm_priority="-5") is None
     assert refusal({}, x_request_id="a\x00") == ("x-request-id", "out_of_bounds")

@@ -10,6 +10,7 @@ from transformers import AutoTokenizer
 from vllm.outputs import CompletionOutput, RequestOutput
 from vllm.sampling_params import StructuredOutputsParams
 
+from deployments.observability import metrics
 from deployments.reasoning.ballot import Ballot
 from deployments.reasoning.formatted import Formats, FormattedAnswers, thinks_first
 from deployments.reasoning.parser import reads_formats
@@ -170,3 +171,17 @@ async def test_a_vote_counts_complete_answers_by_their_values() -> None:
 def test_which_requests_think_first(asked: dict[str, Any] | None, parsed: bool, thinks: bool) -> None:
     params = None if asked is None else StructuredOutputsParams(**asked)
     assert thinks_first(SimpleNamespace(parsed=parsed, extract_structured_outputs=lambda: params)) is thinks
+
+
+def test_all_tokens_are_counted_those_before_the_first_action_too() -> None:
+    ids = tokens(thought="12+7 is 19." + THOUGHT)
+
+    def counted() -> dict[str, float]:
+        [family] = metrics.COAT_TOKENS.collector.collect()
+        return {str(one.labels): one.value for one in family.samples if one.name.endswith("_total")}
+
+    before = counted()
+    whole(ids)
+    grown = {labels: value - before.get(labels, 0) for labels, value in counted().items()}
+    assert grown["{'model': '', 'action': 'none'}"] == len(TOKENIZER.encode("12+7 is 19.", add_special_tokens=False))
+    assert sum(grown.values()) == len(ids)

@@ -210,6 +210,8 @@ def _check_grammars(request: dict[str, Any]) -> None:
     if outputs.get("whitespace_pattern") is not None:
         _refuse("structured_outputs.whitespace_pattern", "not followed; leave it out")
     forced = _check_tools(request)
+    if outputs and answer.get("type", "text") != "text":
+        _refuse("structured_outputs", "it cannot be combined with response_format: a reply has one format")
     for name in ("use_beam_search", "echo") if "messages" in request else ("use_beam_search",):
         if request.get(name) and (forced or outputs or answer.get("type", "text") != "text"):
             _refuse(name, "it cannot be combined with structured output (response_format, structured_outputs, tool_choice)")

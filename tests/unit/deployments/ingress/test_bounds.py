@@ -183,6 +183,14 @@ def test_calls_follow_their_schemas_and_no_other_format(request_: Any, refused: 
     assert refusal(request_) == refused
 
 
+def test_a_reply_has_one_format() -> None:
+    assert refusal({"structured_outputs": {"regex": "5"}, "response_format": {"type": "json_object"}}) == (
+        "structured_outputs",
+        "out_of_bounds",
+    )
+    assert refusal({"structured_outputs": {"regex": "5"}, "response_format": {"type": "text"}}) is None
+
+
 def test_headers_have_bounds_too() -> None:
     assert refusal({}, x_request_id="a-1", x_session_id="b", x_vllm_priority="-5") is None
     assert refusal({}, x_request_id="a\x00") == ("x-request-id", "out_of_bounds")

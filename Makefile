@@ -55,7 +55,7 @@ e2e: .venv/ready-test ## tests of the whole application: ARGS=tests/e2e/... or o
 
 # The libraries have environments of their own.
 clients: .venv/ready-test .run/clients/ready ## tests with other libraries for clients: each gets typed answers from the application
-	$(RUN) -m pytest tests/clients --timeout=240 $(ARGS)
+	$(RUN) -m pytest tests/clients --timeout=600 $(ARGS)
 
 .run/clients/ready: dev/clients.py $(wildcard dev/locks/clients-*.txt) .venv/ready-test
 	$(RUN) dev/clients.py

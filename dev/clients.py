@@ -18,7 +18,7 @@ def main() -> None:
         environment = FOLDER / lock.stem.removeprefix("clients-")
         venv.create(environment, with_pip=False, clear=False)
         print(f"  install   {environment.relative_to(ROOT)}", flush=True)
-        pip = [sys.executable, "-m", "pip", "--python", str(environment / "bin" / "python"), "install", "--quiet", "--no-deps"]
+        pip = [sys.executable, "-m", "pip", "--python", str(environment / "bin" / "python"), "install", "-qq", "--no-deps"]
         subprocess.run([*pip, "--disable-pip-version-check", "--requirement", str(lock)], check=True)
 
 

@@ -3,9 +3,14 @@
 Used by the front end, which checks, and by the engine, which follows.
 """
 
+import copy
+import json
 from typing import Any
 
 from deployments.patching import patch
+
+UNWRITTEN = "\ufdd0"
+"""A code point that stands for no character: no text has it."""
 
 
 def install() -> None:
@@ -29,6 +34,37 @@ def install() -> None:
         why="a grammar that cannot be compiled only logs a warning, and then ends every answer at once",
         until="vLLM raises the error",
     )
+    build_tokenizer: Any = patch(
+        backend_guidance.GuidanceBackend,
+        "_build_ll_tokenizer",
+        staticmethod(lambda tokenizer, vocab_size: _tokenizer(build_tokenizer, tokenizer, vocab_size)),
+        why="llguidance (1.7.6) tokenizes text that a grammar forces as if a special token were meant where the text spells one,"
+        " then refuses that token, and the request fails: {'enum': ['<|im_end|>']}",
+        until="llguidance forces ordinary tokens there",
+    )
+
+
+def _tokenizer(build: Any, tokenizer: Any, vocab_size: int) -> Any:
+    """Return llguidance's tokenizer of a model, in which no text is a special token."""
+    import llguidance
+
+    if not hasattr(tokenizer, "backend_tokenizer"):
+        return build(tokenizer, vocab_size)
+    described = copy.copy(tokenizer.backend_tokenizer)
+    described.no_padding()
+    described.no_truncation()
+    whole = json.loads(described.to_str())
+    vocabulary = whole["model"]["vocab"]
+    if not isinstance(vocabulary, dict):
+        return build(tokenizer, vocab_size)
+    for token in whole["added_tokens"]:
+        if token["special"]:
+            name = UNWRITTEN + token["content"]
+            if token["content"] in vocabulary:
+                vocabulary[name] = vocabulary.pop(token["content"])
+            token["content"] = name
+    size = max(vocab_size, len(tokenizer))
+    return llguidance.LLTokenizer(json.dumps(whole), n_vocab=size, eos_token=tokenizer.eos_token_id)
 
 
 def _validate(validate: Any, params: Any, tokenizer: Any) -> None:

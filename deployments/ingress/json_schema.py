@@ -58,8 +58,18 @@ def check_followed(schema: Any, where: str) -> None:
         _check_together(node, path)
         if (reference := node.get("$ref")) is not None and not isinstance(_resolve(schema, reference), dict | bool):
             _refuse(f"{path}.$ref", f"{reference!r} is not in the schema")
+    _check_multiples(schemas, where)
     if not _has_finite_value(schema, schemas):
         _refuse(where, "no finite value can meet it ($ref, required)")
+
+
+def _check_multiples(schemas: Sequence[dict[str, Any]], where: str) -> None:
+    """Refuse multiples below zero: the backend writes none, and its text would end where one is due."""
+    combined = any(keyword in node for node in schemas for keyword in ("allOf", "anyOf", "oneOf", "$ref"))
+    below = [node for node in schemas if node.get("maximum", 0) < 0 or node.get("exclusiveMaximum", 1) <= 0]
+    for node in schemas:
+        if "multipleOf" in node and below and (combined or node in below):
+            _refuse(f"{where}.multipleOf", "multiples are written without a minus sign; a maximum below zero leaves none")
 
 
 def exact(schema: Any) -> Any:

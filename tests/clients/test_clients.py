@@ -25,7 +25,7 @@ def test_each_library_gets_its_typed_answers(served: Served, program: Path) -> N
     python = ROOT / ".run" / "clients" / program.parent.name / "bin" / "python"
     assert python.exists(), "make clients makes it"
     command = [python, HERE / "answers.py", program, served.url]
-    done = subprocess.run(command, input=json.dumps(list(SUMS)), capture_output=True, text=True, timeout=220)
+    done = subprocess.run(command, input=json.dumps(list(SUMS)), capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stderr
     found: dict[str, list[Any]] = json.loads(done.stdout.splitlines()[-1])
     wrong = {

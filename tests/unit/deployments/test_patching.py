@@ -21,6 +21,7 @@ PATCHES = {
     ("engine/grammar_budget.py", "patch", "grammar", "fill_bitmask"),
     ("engine/guidance.py", "patch", "backend_guidance", "validate_guidance_grammar"),
     ("engine/guidance.py", "patch", "backend_guidance.GuidanceBackend", "compile_grammar"),
+    ("engine/guidance.py", "patch", "backend_guidance.GuidanceBackend", "_build_ll_tokenizer"),
     ("engine/kv_cache.py", "patch", "gpu_model_runner", "allocate_kv_cache"),
     ("engine/kv_cache.py", "patched", "torch", "zeros"),
     ("engine/process.py", "extend", "EngineCoreProc", "satori_gauges"),

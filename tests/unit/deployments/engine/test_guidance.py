@@ -26,6 +26,9 @@ TAG = {
 }
 
 
+TOKENIZER: Any = get_tokenizer(str(ROOT / "models" / "nano"))
+
+
 @pytest.fixture(autouse=True)
 def _installed() -> None:
     guidance.install()
@@ -94,3 +97,33 @@ def test_a_structural_tag_of_a_tool_parser_is_followed() -> None:
     tokens = made.tokenizer.encode("<call>12</call>", add_special_tokens=False)
     assert (int(bitmask[0, tokens[0] // 32]) >> tokens[0] % 32) & 1
     assert grammar.accept_tokens("id", tokens)
+
+
+@pytest.mark.parametrize(
+    ("kind", "spec", "text"),
+    [
+        (StructuredOutputOptions.JSON, '{"enum": ["<|im_end|>"]}', '"<|im_end|>"'),
+        (
+            StructuredOutputOptions.JSON,
+            '{"type":"object","properties":{"<|reflect|>":{"const":1}},"required":["<|reflect|>"]}',
+            '{"<|reflect|>":1}',
+        ),
+        (StructuredOutputOptions.REGEX, r"a<\|continue\|>b", "a<|continue|>b"),
+        (StructuredOutputOptions.GRAMMAR, 'start: "<|explore|>" | "b"', "<|explore|>"),
+    ],
+)
+def test_texts_that_spell_special_tokens_are_written_as_text(kind: StructuredOutputOptions, spec: str, text: str) -> None:
+    config = SimpleNamespace(
+        structured_outputs_config=SimpleNamespace(disable_any_whitespace=True, disable_additional_properties=False)
+    )
+    backend = backend_guidance.GuidanceBackend(config, tokenizer=TOKENIZER, vocab_size=len(TOKENIZER))
+    matcher = backend.compile_grammar(kind, spec).ll_matcher
+    written: list[int] = []
+    while not matcher.is_stopped():
+        allowed = [token for token, bias in enumerate(matcher.compute_logit_bias()) if bias]
+        ordinary = [token for token in allowed if token not in TOKENIZER.all_special_ids]
+        assert ordinary, f"only special tokens after {TOKENIZER.decode(written)!r}"
+        fits = [token for token in ordinary if text.startswith(TOKENIZER.decode([*written, token]))]
+        written.append(max(fits, key=lambda token: len(TOKENIZER.decode([token]))))
+        assert matcher.consume_token(written[-1])
+    assert TOKENIZER.decode(written) == text

@@ -1,6 +1,7 @@
 """Random JSON schemas on the real matcher, with the embedded model's tokens: random texts that it ends parse, and are valid.
 
-They are the same in every run; SCHEMAS=1000 tries so many others. The seed is in the message of a failure, SCHEMAS_SEED=... repeats it.
+They are the same in every run; SCHEMAS=1000 tries so many others. The seed is in the message of a failure; SCHEMAS_SEED=... repeats
+a run.
 """
 
 import json

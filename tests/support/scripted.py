@@ -2,6 +2,8 @@
 
     serve run tests.support.scripted:application
 
+`slow` is the same with replies that take time.
+
 With vLLM's CUDA build on a host without a GPU, this shows that the ingress needs no GPU.
 """
 
@@ -17,6 +19,7 @@ from deployments.transport import wire
 from tests.support.paths import NANO
 
 ANSWER = "scripted answer"
+TOKEN, STEP_S = 300, 0.25
 
 
 class ScriptedCore:
@@ -47,10 +50,45 @@ class ScriptedCore:
     def close(self) -> None: ...
 
 
+class SlowCore(ScriptedCore):
+    """An engine core that sends each request as many tokens as it may have, one every `STEP_S`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._left: dict[str, int] = {}
+        self._stepping: asyncio.Task[None] | None = None
+
+    def add(self, request: wire.Request, rest: list[bytes]) -> None:
+        self._left[request.request_id] = request.sampling_params["max_tokens"]
+        if self._stepping is None or self._stepping.done():
+            self._stepping = asyncio.create_task(self._run())
+
+    def abort(self, request_ids: list[str]) -> None:
+        for request_id in request_ids:
+            self._left.pop(request_id, None)
+
+    async def _run(self) -> None:
+        while self._left:
+            await asyncio.sleep(STEP_S)
+            self._left = {request_id: left - 1 for request_id, left in self._left.items()}
+            outputs = [wire.Output(i, [TOKEN], finish_reason=None if left else wire.LENGTH) for i, left in self._left.items()]
+            self._steps.put_nowait(wire.Step(outputs=outputs))
+            self._left = {request_id: left for request_id, left in self._left.items() if left}
+
+
 class ScriptedLLM(LLM):
     def _start(self, settings: Settings) -> ScriptedCore:
         return ScriptedCore()
 
 
+class SlowLLM(LLM):
+    def _start(self, settings: Settings) -> ScriptedCore:
+        return SlowCore()
+
+
 def application(arguments: dict[str, Any]) -> Application:
     return build(load(arguments), ScriptedLLM)
+
+
+def slow(arguments: dict[str, Any]) -> Application:
+    return build(load(arguments), SlowLLM)

@@ -143,7 +143,7 @@ class Load:
             assert not thread.is_alive(), "a chat goes on"
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(600)
 def test_serve_deploy_and_a_rolling_redeploy_under_load(cluster: Cluster) -> None:
     """Then HAProxy is replaced ten times, as another application comes and goes: also then no reply is lost."""
     replicas = ("ingress.num_cpus=0.3", "llm.num_cpus=0.3", "ui.enabled=false")

@@ -1,12 +1,10 @@
-"""Pydantic AI: an agent with a typed output, over chats, Responses and Anthropic messages."""
+"""Pydantic AI: an agent with a typed output, over chats and Responses."""
 
 from typing import Any
 
 from pydantic import BaseModel
 from pydantic_ai import Agent, NativeOutput
-from pydantic_ai.models.anthropic import AnthropicModel
 from pydantic_ai.models.openai import OpenAIChatModel, OpenAIResponsesModel
-from pydantic_ai.providers.anthropic import AnthropicProvider
 from pydantic_ai.providers.openai import OpenAIProvider
 
 
@@ -28,16 +26,9 @@ def chat(url: str) -> OpenAIChatModel:
     return OpenAIChatModel("nano", provider=provider(url))
 
 
-def messages(url: str) -> AnthropicModel:
-    return AnthropicModel("nano", provider=AnthropicProvider(base_url=url, api_key="none"))
-
-
 WAYS = {
     "NativeOutput": lambda url, question: asked(chat(url), NativeOutput(Sum), question),
-    "the default: ToolOutput": lambda url, question: asked(chat(url), Sum, question),
     "Responses, NativeOutput": lambda url, question: asked(
         OpenAIResponsesModel("nano", provider=provider(url)), NativeOutput(Sum), question
     ),
-    "Responses, ToolOutput": lambda url, question: asked(OpenAIResponsesModel("nano", provider=provider(url)), Sum, question),
-    "Anthropic, ToolOutput": lambda url, question: asked(messages(url), Sum, question),
 }

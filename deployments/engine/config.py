@@ -10,14 +10,12 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from deployments.host.garbage import collect_less
-from deployments.settings import Settings
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
 
 
 TASKS = ("generate",)
-V2 = "VLLM_USE_V2_MODEL_RUNNER"
 ENVIRONMENT = {
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_LOGGING_LEVEL": "WARNING",
@@ -59,12 +57,6 @@ def sparing_logging() -> Iterator[None]:
             os.environ[name] = before
 
 
-def may_take_v2(settings: Settings) -> bool:
-    """Return whether engines may take vLLM's Model Runner V2, as far as a host without their GPUs can tell (vLLM 0.32.0)."""
-    asked = settings.llm.env.get(V2, os.environ.get(V2))
-    return bool(settings.llm.num_gpus) if asked is None else asked != "0"
-
-
 def engine_config(arguments: Namespace) -> "VllmConfig":
     """Return the configuration of an engine on this host's device."""
     from vllm.engine.arg_utils import AsyncEngineArgs
@@ -82,6 +74,15 @@ def engine_config(arguments: Namespace) -> "VllmConfig":
     return config
 
 
+def seeded_by_position(config: "VllmConfig") -> bool:
+    """Return whether a seeded request's tokens depend on nothing but its seed and what is before them (vLLM 0.32.0).
+
+    Model Runner V2 makes the noise of a place from seed and position. The first runner's generator has a state, which a prompt does
+    not hold. With speculation the steps count, too: a token that was drafted is accepted by another draw than one that was not.
+    """
+    return bool(config.use_v2_model_runner) and config.speculative_config is None
+
+
 def frontend_config(arguments: Namespace) -> "VllmConfig":
     """Return the configuration of a frontend (tokenizer, templates, parsers) on a host that may have no GPU.
 
@@ -92,10 +93,14 @@ def frontend_config(arguments: Namespace) -> "VllmConfig":
     from vllm.config.logging import LoggingConfig
     from vllm.engine.arg_utils import AsyncEngineArgs
 
+    from deployments.observability.vllm_metrics import DRAFTS
+
     engine_arguments = AsyncEngineArgs.from_cli_args(arguments)
     engine_arguments.quantization = None  # no kernels run here, so there is nothing to check against a device
     model = engine_arguments.create_model_config()
     model.quantization = None  # the model's own configuration may have set it again
+    # Not vLLM's own field: with it, a frontend refuses `min_p` and `logit_bias`, which Model Runner V2 applies to drafts, too.
+    drafts = (engine_arguments.speculative_config or {}).get("num_speculative_tokens", 0)
     scheduler = SchedulerConfig(
         runner_type=model.runner_type,
         max_model_len=model.max_model_len,
@@ -108,6 +113,7 @@ def frontend_config(arguments: Namespace) -> "VllmConfig":
         model_config=model,
         scheduler_config=scheduler,
         logging_config=LoggingConfig(configure_logging=False),  # see sparing_logging
+        additional_config={DRAFTS: drafts},
         observability_config=engine_arguments.create_observability_config(),
         structured_outputs_config=engine_arguments.create_structured_outputs_config(),
     )

@@ -19,8 +19,9 @@ from deployments.host.cores import use_all_cores
 from deployments.host.garbage import no_collecting
 from deployments.patching import extend
 
-IMPORTED, CONFIGURED, FAILED = b"i", b"c", b"f"
-"""What the process writes to its pipe: it has imported vLLM; it has made vLLM's configuration; it has failed (an error follows)."""
+IMPORTED, CONFIGURED, BY_POSITION, FAILED = b"i", b"c", b"p", b"f"
+"""What the process writes to its pipe: it has imported vLLM; it has made vLLM's configuration, or one by which the tokens of a
+seeded request depend on seed and position alone; it has failed (an error follows)."""
 
 
 def main(pipe: int) -> None:
@@ -48,10 +49,10 @@ def _run(pipe: int) -> None:
     threading.Thread(target=_end_with_the_replica, daemon=True).start()
 
     from deployments.engine.arguments import server_arguments
-    from deployments.engine.config import engine_config
+    from deployments.engine.config import engine_config, seeded_by_position
 
     config = engine_config(server_arguments(settings))
-    os.write(pipe, CONFIGURED)
+    os.write(pipe, BY_POSITION if seeded_by_position(config) else CONFIGURED)
     if not config.parallel_config.numa_bind:
         _serve(config, handshake_address)
         return
@@ -66,11 +67,13 @@ def _serve(config: Any, handshake_address: str) -> None:
     from vllm.v1.engine.core import EngineCoreProc
     from vllm.v1.executor import Executor
 
-    from deployments.engine import grammar_budget, guidance, kv_cache, thought_end  # noqa: F401  # it registers itself
+    from deployments.engine import grammar_budget, guidance, kv_cache, pointed_masks, thought_end  # noqa: F401  # it registers itself
 
     guidance.install()  # this may be another process than the one that made the configuration
     grammar_budget.install()
     kv_cache.install()
+    if config.use_v2_model_runner:
+        pointed_masks.install(config)
     extend(
         EngineCoreProc,
         "satori_gauges",

@@ -28,7 +28,7 @@ from deployments.engine_client.request import OpenRequest, OpenRequests
 from deployments.errors import EngineLostError, SatoriError
 from deployments.observability import logs, record
 from deployments.patching import patched
-from deployments.transport.channel import EPHEMERAL, MalformedError
+from deployments.transport.channel import BY_POSITION, EPHEMERAL, NOISE, MalformedError, Send
 from deployments.transport.receiver import Receiver
 
 logger = logs.logger("ingress")
@@ -84,7 +84,7 @@ class ServeEngineClient(EngineCoreClient):
         self._replicas = replicas
         self._hooks = hooks
         self._requests = OpenRequests()
-        self._receiver = Receiver(host, self._on_step, ports, lambda *message: self._carriers.on_message(*message))
+        self._receiver = Receiver(host, self._on_step, ports, self._on_message)
         self._carriers = Carriers(replicas, self._receiver.address)
         self._failover = Failover(
             self._requests, replicas, self._carriers, wait_s=wait_s, beat_s=beat_s, encode=self._encode, fail=self._fail
@@ -194,6 +194,13 @@ class ServeEngineClient(EngineCoreClient):
         except UNREADABLE as error:
             raise MalformedError from error
         return step
+
+    def _on_message(self, kind: bytes, frames: list[bytes], reply: Send) -> None:
+        """Receive a message of a replica that is not a step. All replicas of a deployment make noise alike."""
+        if kind == NOISE:
+            self._failover.seeded_by_position = frames[0] == BY_POSITION
+        else:
+            self._carriers.on_message(kind, frames, reply)
 
     def _on_step(self, frames: list[zmq.Frame]) -> None:
         """Deliver the outputs of an engine step. This runs for every token."""

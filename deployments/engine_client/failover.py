@@ -2,8 +2,9 @@
 
 A request continues after the last token delivered. Most requests continue from a prompt that holds the tokens so far, which costs
 one prefill. Sometimes the engine has state that a prompt cannot restore: a grammar in mid-JSON, penalties on what was written, a
-seeded generator. The new replica then generates the same tokens again, each forced by `deployments.reasoning.limits`. This costs
-as many decode steps as there were tokens and leads to the same state; tokens that were delivered before are left out.
+seeded generator (but Model Runner V2's noise depends on seed and position alone). The new replica then generates the same tokens
+again, each forced by `deployments.reasoning.limits`. This costs as many decode steps as there were tokens and leads to the same
+state; tokens that were delivered before are left out.
 
 A replica is lost when its call fails, or when it reports nothing for `BEATS` polls about a request that it has. A request with
 which two replicas died is refused. A request that moved is on probation until the new replica has sent something for it. Only one
@@ -75,6 +76,8 @@ class Failover:
         self._wait_s, self._beat_s = wait_s, beat_s
         self._encode, self._fail = encode, fail
         self._probation = asyncio.Lock()
+        self.seeded_by_position = False
+        """Whether a seeded request's tokens depend on nothing but its seed and what is before them, as the replicas say."""
         self._polling = asyncio.get_running_loop().call_later(beat_s, self._poll)
 
     def close(self) -> None:
@@ -91,7 +94,7 @@ class Failover:
             if killed_two(opened.deaths):
                 raise PoisonError(f"{len(opened.deaths)} replicas died with this request")
             placed = opened.attempt.placed
-            encoded = self._encode(next_attempt(opened))
+            encoded = self._encode(next_attempt(opened, self.seeded_by_position))
             self._requests.by_wire_id[opened.attempt.wire_id] = opened
             if placed:
                 self._bound_wait(opened)
@@ -208,14 +211,14 @@ def killed_two(deaths: list[float]) -> bool:
     return len(deaths) - together >= 2
 
 
-def next_attempt(opened: OpenRequest) -> EngineCoreRequest:
+def next_attempt(opened: OpenRequest, seeded_by_position: bool = False) -> EngineCoreRequest:
     """Return what to send to the next replica, after beginning another attempt at a request."""
     number = opened.attempt.number + 1
     attempt = opened.attempt = Attempt(f"{opened.request.request_id}#{number}", number, settled=asyncio.Event())
     request: EngineCoreRequest = msgspec.structs.replace(opened.request, request_id=attempt.wire_id)
     if not opened.tokens:
         return request
-    if not goes_on_from_prompt(request):
+    if not goes_on_from_prompt(request, seeded_by_position):
         attempt.repeated = len(opened.tokens)
         request.sampling_params = _with_arguments(request.sampling_params, {REPEAT: {"tokens": opened.tokens}})
         return request
@@ -224,15 +227,19 @@ def next_attempt(opened: OpenRequest) -> EngineCoreRequest:
     return request
 
 
-def goes_on_from_prompt(request: EngineCoreRequest) -> bool:
-    """Return whether a request can continue with its output so far in its prompt: only stateless parameters are set."""
+def goes_on_from_prompt(request: EngineCoreRequest, seeded_by_position: bool = False) -> bool:
+    """Return whether a request can continue with its output so far in its prompt: only stateless parameters are set.
+
+    A seed is one of them where its noise depends on the position.
+    """
     params = request.sampling_params
     if params is None or request.prompt_token_ids is None or request.prompt_embeds is not None:
         return False
     if (params.extra_args or {}).keys() - {ARGUMENT}:
         return False
     defaults = SamplingParams()
-    return all(name in STATELESS or getattr(params, name) == getattr(defaults, name) for name in params.__struct_fields__)
+    stateless = STATELESS | {"seed"} if seeded_by_position else STATELESS
+    return all(name in stateless or getattr(params, name) == getattr(defaults, name) for name in params.__struct_fields__)
 
 
 def _remaining(params: SamplingParams, tokens: list[int]) -> SamplingParams:

@@ -12,7 +12,7 @@ from vllm.sampling_params import SamplingParams
 from vllm.v1.engine import EngineCoreRequest
 from vllm.v1.engine.async_llm import AsyncLLM
 
-from deployments.engine.config import TASKS, V2
+from deployments.engine.config import TASKS
 from deployments.errors import SatoriError
 from deployments.ingress.json_schema import exact
 from deployments.observability.record import failed
@@ -24,10 +24,6 @@ MASKS = ("min_tokens", "bad_words", "allowed_token_ids")
 """Parameters that forbid tokens: together with a grammar, none may be left."""
 ENDS = ("stop", "stop_token_ids", "ignore_eos", "include_stop_str_in_output")
 """Parameters with which a reply could end inside its thought, or with more than its answer."""
-ON_V2 = (
-    f"{FORMATS} behind a thought is not supported by vLLM's Model Runner V2: serve with llm.env.{V2}=0, or ask with"
-    " coat.parse=false for a reply that follows the format from its first token"
-)
 
 
 class BoundedLLM(AsyncLLM):
@@ -37,11 +33,10 @@ class BoundedLLM(AsyncLLM):
     `engine.max_num_queued_tokens` (tokens of prompts that are not read yet), each for one ingress. vLLM answers 503 beyond them;
     this class answers 429, because the API is only busy for the moment.
 
-    `formats` is set where the model thinks before it answers in a format, and `on_v2` where engines may be unable to have it do so.
+    `formats` is set where the model thinks before it answers in a format.
     """
 
     formats: Formats | None = None
-    on_v2 = False
     limit_tokens: dict[str, Any] | None = None
     """The token ids that limits of a chain need, of a model that writes chains."""
 
@@ -90,14 +85,9 @@ class BoundedLLM(AsyncLLM):
                 if getattr(sampling_params, name):
                     raise VLLMValidationError(f"{name} cannot be combined with {FORMATS}", parameter=name)
             if self._thinks_first(sampling_params, **options):
-                self._check_thinking(sampling_params)
-
-    def _check_thinking(self, params: Any) -> None:
-        for name in ENDS:
-            if getattr(params, name):
-                raise VLLMValidationError(f"{name} cannot be combined with {FORMATS}", parameter=name)
-        if self.on_v2:
-            raise VLLMValidationError(ON_V2, parameter="structured_outputs")
+                for name in ENDS:
+                    if getattr(sampling_params, name):
+                        raise VLLMValidationError(f"{name} cannot be combined with {FORMATS}", parameter=name)
 
     async def _add_request(self, request: EngineCoreRequest, *arguments: Any) -> None:
         """Add a request as vLLM does, but leave nothing behind when that fails: a state counts against the bounds of the queue."""

@@ -26,7 +26,7 @@ from deployments.access.keys import KeyStore
 from deployments.access.usage import client_name
 from deployments.engine import guidance
 from deployments.engine.arguments import server_arguments
-from deployments.engine.config import TASKS, frontend_config, may_take_v2, tune_process
+from deployments.engine.config import TASKS, frontend_config, tune_process
 from deployments.engine_client.client import Hooks, ServeEngineClient, used_by_async_llm
 from deployments.engine_client.replicas import LLMReplicas
 from deployments.errors import SatoriError
@@ -184,7 +184,6 @@ def write_coat(engine: BoundedLLM, app: FastAPI, settings: Settings) -> None:
     formats = None
     if not engine.vllm_config.structured_outputs_config.enable_in_reasoning:
         formats = engine.formats = Formats.of(cached_tokenizer_from_config(engine.model_config), settings.coat)
-    engine.on_v2 = may_take_v2(settings)
     engine.limit_tokens = serving.limit_tokens(cached_tokenizer_from_config(engine.model_config), settings.coat)
     serving.CoatServing.adopt(app.state, settings.coat, formats)
     if settings.api.get("anthropic_disabled_thinking_effort", "auto") == "auto":

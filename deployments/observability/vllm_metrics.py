@@ -9,6 +9,8 @@ the engine first appears, and it shows only the kinds of metrics that it is give
 """
 
 from collections.abc import Callable, Iterable
+from copy import copy
+from types import SimpleNamespace
 from typing import Any
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
@@ -22,6 +24,10 @@ from deployments.observability import metrics
 from deployments.patching import patched
 
 PARTS = ("_spec_decoding_cls", "_kv_connector_cls", "_ec_connector_cls", "_perf_metrics_cls")
+
+
+DRAFTS = "satori_drafts"
+"""In a frontend's `additional_config`: how many tokens are drafted a step at most, 0 without speculation."""
 
 
 class _SharedMetrics:
@@ -65,8 +71,11 @@ class FrontendMetrics(PrometheusStatLogger):
     def __init__(self, vllm_config: Any, engine_indexes: list[int] | None = None) -> None:
         unregister_vllm_metrics()
         self._config = vllm_config
+        if drafts := vllm_config.additional_config.get(DRAFTS):  # vLLM counts them where its configuration has speculation
+            self._config = copy(vllm_config)
+            self._config.speculative_config = SimpleNamespace(num_speculative_tokens=drafts)
         self._make = _logger_maker(REGISTRY, Counter, Histogram)
-        self._of = {0: self._make(vllm_config, 0)}
+        self._of = {0: self._make(self._config, 0)}
 
     def record(self, scheduler_stats: Any, iteration_stats: Any, mm_cache_stats: Any | None = None, engine_idx: int = 0) -> None:
         """Count the statistics of one step of an engine."""

@@ -10,6 +10,7 @@ among the rest.
 import json
 import re
 from collections.abc import Generator, Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -111,6 +112,12 @@ class Place:
         """Whether an object or array is open."""
         return bool(self._stack)
 
+    def copy(self) -> "Place":
+        """Return the same place, which moves by itself."""
+        made = copy(self)
+        made._stack = list(self._stack)
+        return made
+
     def feed(self, text: bytes) -> None:
         """Read more."""
         for byte in text:
@@ -163,6 +170,12 @@ class Pointer:
         self._decisive = decisive
         self._place = Place() if is_json else None
         self._text = b""
+
+    def copy(self) -> "Pointer":
+        """Return a pointer at the same place, which reads on by itself."""
+        made = copy(self)
+        made._place = self._place.copy() if self._place else None
+        return made
 
     def feed(self, tokens: Sequence[int]) -> None:
         """Read the next tokens of the answer."""

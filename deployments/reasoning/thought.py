@@ -6,7 +6,9 @@ writes it itself, its thought ends, too. So the place where the answer begins is
 special tokens are banned: their texts can be written by other tokens, and an action would end the answer or be taken for one.
 """
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -57,16 +59,38 @@ class Thought:
 
     def constraint(self) -> Constraint:
         """Return what the next token may be."""
-        output, separator = self._output, self._format.separator
+        if (begins := self._answer_begins()) is None:
+            return self._thinking()
+        if len(self._output) < begins:
+            return Constraint(forced=self._format.separator[len(self._output) - begins])
+        return self._answering(begins)
+
+    def answer_after(self, drafts: Sequence[int]) -> Iterator[Constraint | None]:
+        """Yield what the next token of the answer may be: now, and after each of these tokens; None before the answer.
+
+        The tokens are read as drafts: the rule itself stays where it is. Those behind a negative one are none.
+        """
+        yield self._in_answer()
+        if drafts:
+            draft = copy(self)
+            draft._output = list(self._output)
+            draft._pointer = self._pointer.copy() if self._pointer else None
+            for token in itertools.takewhile(lambda token: token >= 0, drafts):
+                draft._output.append(token)
+                yield draft._in_answer()
+
+    def _in_answer(self) -> Constraint | None:
+        begins = self._answer_begins()
+        return None if begins is None or len(self._output) < begins else self._answering(begins)
+
+    def _answer_begins(self) -> int | None:
+        """Return the index of the answer's first token; None while the thought has not ended."""
         if self._begins is None:
-            begins = answer_begins(output[self._read :], separator)
-            if begins is None:
-                self._read = len(output)
-                return self._thinking()
-            self._begins = begins + self._read
-        if len(output) < self._begins:
-            return Constraint(forced=separator[len(output) - self._begins])
-        return self._answering(self._begins)
+            if (begins := answer_begins(self._output[self._read :], self._format.separator)) is None:
+                self._read = len(self._output)
+            else:
+                self._begins = begins + self._read
+        return self._begins
 
     def _thinking(self) -> Constraint:
         limited = self._chain.constraint() if self._chain else Constraint()

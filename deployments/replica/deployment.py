@@ -22,7 +22,7 @@ from deployments.replica.fair_order import FIRST, FairOrder
 from deployments.replica.meter import Meter
 from deployments.settings import Settings, is_path
 from deployments.transport import wire
-from deployments.transport.channel import CANCEL, HELLO, LAST, REFUSED, Address
+from deployments.transport.channel import BY_POSITION, BY_STEPS, CANCEL, HELLO, LAST, NOISE, REFUSED, Address
 from deployments.transport.sender import Lane, Sender
 from deployments.weights.download import download
 from deployments.weights.peers import from_cluster
@@ -148,7 +148,7 @@ class LLM:
         the engine is dead.
         """
         self._raise_if_dead()
-        lane = self._sender.open(address)
+        lane = self._lane(address)
         call: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         try:
             self._core.add(self._enter(encoded, Running(lane, None, 0, call, carried=False), client), encoded[1:])
@@ -169,7 +169,7 @@ class LLM:
         `generate` raises.
         """
         self._raise_if_dead()
-        lane = self._sender.open(address)
+        lane = self._lane(address)
         call = self._carrying[lane] = asyncio.get_running_loop().create_future()
         lane.send([self._id.encode()], HELLO)
         try:
@@ -183,6 +183,13 @@ class LLM:
                 self._leave(request_id, "cancelled" if call.cancelled() or not call.exception() else "failed")
             if remaining and self._error is None:
                 self._core.abort(remaining)
+
+    def _lane(self, address: Address) -> Lane:
+        """Return the lane to an ingress; it tells first what the ingress must know when it moves a seeded request."""
+        lane = self._sender.open(address)
+        if lane.requests == 1:
+            lane.send([BY_POSITION if self._core.seeded_by_position else BY_STEPS], NOISE)
+        return lane
 
     def _on_message(self, lane: Lane, frames: list[bytes]) -> None:
         """Receive an ingress's message over its lane: a request, a request's cancellation, or notice that no more will come."""

@@ -24,7 +24,7 @@ from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
-from deployments.engine.process import CONFIGURED, IMPORTED, kill, kill_all, started_by
+from deployments.engine.process import BY_POSITION, CONFIGURED, IMPORTED, kill, kill_all, started_by
 from deployments.errors import EngineLostError
 from deployments.host.cores import ENGINE_MODULE
 from deployments.host.folders import TemporaryFolder
@@ -68,6 +68,8 @@ class EngineProxy:
         )
         os.close(pipe)
         self._workers: set[psutil.Process] = set()
+        self.seeded_by_position = False
+        """Whether a seeded request's tokens depend on nothing but its seed and what is before them."""
 
     def _bind(self, kind: int, name: str) -> tuple[zmq.Socket[Any], str]:
         socket = self._context.socket(kind)
@@ -87,11 +89,12 @@ class EngineProxy:
         with contextlib.suppress(BrokenPipeError):  # `_expect` raises the reason
             pickle.dump((settings, self._addresses.pop("handshake")), self._process.stdin)
             self._process.stdin.flush()
-        self._expect(CONFIGURED)
+        self.seeded_by_position = self._expect(CONFIGURED, BY_POSITION) == BY_POSITION
 
-    def _expect(self, word: bytes) -> None:
-        if os.read(self._pipe, 1) != word:
+    def _expect(self, *words: bytes) -> bytes:
+        if (word := os.read(self._pipe, 1)) not in words:
             self._raise_failure()
+        return word
 
     def _raise_failure(self) -> NoReturn:
         """Raise the error with which the process has ended, as far as it could report it."""

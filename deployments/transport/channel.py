@@ -18,10 +18,13 @@ from typing import Any
 
 import zmq
 
-VERSION = b"\x03"
+VERSION = b"\x04"
 SECRET_BYTES = 16
-STEP, HELLO, REFUSED = b"s", b"h", b"r"
-"""What a replica sends: an engine step; its own id, once an ingress may send it requests; the id of a request it could not read."""
+STEP, HELLO, REFUSED, NOISE = b"s", b"h", b"r", b"n"
+"""What a replica sends: an engine step; its own id, once an ingress may send it requests; the id of a request it could not read;
+at first, what the noise of a seeded request depends on."""
+BY_POSITION, BY_STEPS = b"p", b"s"
+"""A seeded request's noise, and so its tokens: by seed and place in the sequence, or also by the steps that the engine has made."""
 REQUEST, CANCEL, LAST = b"q", b"c", b"l"
 """What an ingress sends, named by the first frame: a request (its id and client, then the encoded request); the id of a request
 that it no longer wants; notice that no more requests will come."""

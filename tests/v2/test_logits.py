@@ -15,10 +15,12 @@ from vllm.sampling_params import SamplingParams
 from vllm.v1.worker.gpu.sample.logits_processor import LogitsContext, LogitsProcRequestState
 from vllm.v1.worker.gpu.states import RequestState
 
-from deployments.engine.logits import constrain
+from deployments.engine.logits import NEVER, constrain
 from deployments.engine.logits_v2 import CoatLimits
-from deployments.reasoning.limits import ARGUMENT, REPEAT
+from deployments.engine.pointed_masks import INBOX
+from deployments.reasoning.limits import ARGUMENT, REPEAT, Constraint
 from deployments.reasoning.rules import rules_of
+from deployments.reasoning.thought import ARGUMENT as THOUGHT
 from tests.support.paths import ROOT
 from tests.support.vocabulary import BOXED, END, NEWLINE, SIZE, THE, TOKENS
 
@@ -37,7 +39,8 @@ LIMITS = st.fixed_dictionaries(
         "openings": st.sampled_from([[], [[THE]], [[NEWLINE, THE], [THE]], [[NEWLINE, NEWLINE, THE], [NEWLINE, END]]]),
     },
 )
-CHAIN = st.lists(TOKEN, min_size=1, max_size=4)
+MARKER = 9
+"""The first token of a separator, which no prompt holds: vLLM's chat template writes it as text."""
 
 
 class Rows:
@@ -45,14 +48,15 @@ class Rows:
 
     def __init__(self) -> None:
         self.state = RequestState(SLOTS, LONGEST, LONGEST, DRAFTS, SIZE, CPU)
-        self.processor = CoatLimits(None, LogitsProcRequestState.from_request_state(self.state))
+        config = SimpleNamespace(num_speculative_tokens=DRAFTS)
+        self.processor = CoatLimits(config, LogitsProcRequestState.from_request_state(self.state))
         self.requests: dict[int, tuple[dict, list[int], list[int]]] = {}
 
     def add(self, name: str, arguments: dict, prompt: list[int], output: list[int]) -> int:
         """Add a request, or one that was preempted after some output; return its slot."""
         self.state.add_request(name, len(prompt), [*prompt, *output], 0, LONGEST)
         slot = self.state.req_id_to_index[name]
-        ruled = self.processor.add_request(slot, SamplingParams(extra_args=arguments))
+        ruled = self.processor.add_request(slot, params(arguments))
         assert ruled == bool(rules_of(arguments, []))
         self.state.apply_staged_writes()
         self.processor.apply_staged_writes()
@@ -62,8 +66,13 @@ class Rows:
     def remove(self, name: str) -> None:
         del self.requests[self.state.remove_request(name)]
 
-    def check(self, drafts: dict[int, list[int]], logits: torch.Tensor) -> None:
-        """Compare a step's distributions with those of the rules in Python. `drafts` has the slots in the step."""
+    def check(
+        self, drafts: dict[int, list[int]], logits: torch.Tensor, further: dict[tuple[int, int], Constraint] | None = None
+    ) -> None:
+        """Compare a step's distributions with those of the rules in Python. `drafts` has the slots in the step.
+
+        `further` are constraints besides, by slot and place.
+        """
         places = [place for tokens in drafts.values() for place in range(len(tokens) + 1)]
         row_slots = [slot for slot, tokens in drafts.items() for _ in range(len(tokens) + 1)]
         inputs = [token for slot, tokens in drafts.items() for token in (self._last(slot), *tokens)]
@@ -81,8 +90,10 @@ class Rows:
         for row, (slot, place) in enumerate(zip(row_slots, places, strict=True)):
             arguments, _, output = self.requests[slot]
             wanted = logits[row].clone()
-            for rule in rules_of(arguments, output + drafts[slot][:place]):
+            for rule in rules_of(arguments, output + drafts[slot][:place], [END]):
                 constrain(wanted, rule.constraint())
+            if further and (slot, place) in further:
+                constrain(wanted, further[slot, place])
             torch.testing.assert_close(made[row].log_softmax(0), wanted.log_softmax(0), rtol=1e-4, atol=1e-4, equal_nan=True)
 
     def _last(self, slot: int) -> int:
@@ -98,11 +109,21 @@ class Rows:
         self.state.apply_staged_writes()
 
 
+def params(arguments: dict) -> SamplingParams:
+    """Return the parameters of a request whose turn ends with END."""
+    made = SamplingParams(extra_args=arguments)
+    made._all_stop_token_ids = {END}
+    return made
+
+
 @st.composite
 def arguments(draw: st.DrawFn) -> dict:
     given = {}
     if draw(st.booleans()):
         given[ARGUMENT] = TOKENS | draw(LIMITS)
+    if draw(st.booleans()):
+        separator = [MARKER, *draw(st.lists(TOKEN, max_size=2))]
+        given[THOUGHT] = {"separator": separator, "special": [], "copy": 0.0, "is_json": True}
     if draw(st.booleans()):
         given[REPEAT] = {"tokens": draw(st.lists(TOKEN, min_size=1, max_size=6))}
     return given
@@ -125,10 +146,12 @@ def test_the_kernels_do_what_the_rules_say(data: st.DataObject) -> None:
     for _ in range(data.draw(st.integers(1, 6))):
         while len(rows.requests) < data.draw(st.integers(1, SLOTS)):
             requests += 1
-            given, before = data.draw(arguments()), data.draw(st.lists(TOKEN, max_size=5))
-            if ARGUMENT in given and REPEAT not in given:
-                given[ARGUMENT] = given[ARGUMENT] | {"before": before}
-            rows.add(str(requests), given, [0, *before], data.draw(st.lists(TOKEN, max_size=3)))
+            given = data.draw(arguments())
+            planted, before = (data.draw(st.lists(TOKEN, max_size=size)) for size in (3, 5))
+            if ARGUMENT in given:
+                before = [] if {THOUGHT, REPEAT} & given.keys() else before
+                given[ARGUMENT] = given[ARGUMENT] | {"planted": planted, "before": before}
+            rows.add(str(requests), given, [0, *planted, *before], data.draw(st.lists(TOKEN, max_size=3)))
         slots = data.draw(st.permutations(sorted(rows.requests)))
         drafts = {slot: data.draw(st.lists(TOKEN, max_size=DRAFTS)) for slot in slots}
         rows.check(drafts, data.draw(logits_of()))
@@ -142,6 +165,28 @@ def test_the_kernels_do_what_the_rules_say(data: st.DataObject) -> None:
             rows.remove(name)
             if data.draw(st.booleans()):
                 rows.add(name, *kept)
+
+
+@settings(max_examples=15)
+@given(data=st.data())
+def test_what_is_preferred_gets_its_share(data: st.DataObject) -> None:
+    """It comes as columns of the masks that the engine sends, and holds for one step."""
+    rows, thought = Rows(), {THOUGHT: {"separator": [MARKER], "special": [], "copy": 0.0, "is_json": True}}
+    drafts = {rows.add(name, thought, [0], [MARKER]): data.draw(st.lists(TOKEN, max_size=DRAFTS)) for name in "ab"}
+    places = [(slot, place) for slot, tokens in drafts.items() for place in range(len(tokens) + 1)]
+    logits = data.draw(logits_of())
+    masks, wanted = np.full((len(places), 3), -1, dtype=np.int32), {}
+    masks[:, 1:] = 0
+    for row in range(len(places)):
+        possible = [token for token in range(SIZE) if logits[row][token] > NEVER]
+        if group := data.draw(st.lists(st.sampled_from(possible), unique=True)):
+            weight = np.float32(data.draw(st.sampled_from([0.4, 1.0])))
+            masks[row, 1:] = sum(1 << token for token in group), weight.view(np.int32)
+            wanted[places[row]] = Constraint(preferred=[group], weight=float(weight))
+    assert (INBOX.open(masks, 1, places) == -1).all()
+    rows.check(drafts, logits, wanted)
+    rows.processor.apply_staged_writes()
+    rows.check(drafts, logits)
 
 
 def test_nothing_is_launched_without_rules() -> None:
@@ -166,14 +211,16 @@ COMPILE = """
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from deployments.engine.logits_kernels import advance, apply
+from deployments.engine.logits_kernels import advance, apply, prefer
 
 integers, number = "*i32", "i32"
 shared = {"rules": integers, "rules_stride": number, "states": integers, "tokens": integers, "tokens_stride": number}
 shared |= {"prompt_lengths": integers, "lengths": integers}
 rows = {"logits": "*fp32", "logits_stride": number, "vocabulary": number, "row_slots": "*i64"}
 rows |= {"places": integers, "inputs": integers}
-for kernel, arguments in ((advance, {"slots": "*i64"} | shared), (apply, rows | shared)):
+groups = {"indices": integers, "indices_stride": number, "groups": integers, "groups_stride": number, "weights": "*fp32"}
+preferring = {name: kind for name, kind in rows.items() if name != "inputs"} | groups
+for kernel, arguments in ((advance, {"slots": "*i64"} | shared), (apply, rows | shared), (prefer, preferring)):
     made = triton.compile(ASTSource(kernel, signature=arguments, constexprs={}), target=GPUTarget("cuda", 89, 32))
     print(len(made.asm["cubin"]))
 """
@@ -185,4 +232,4 @@ def test_the_kernels_compile_for_a_gpu(tmp_path: Path) -> None:
     environment |= {"TRITON_CACHE_DIR": str(tmp_path), "PYTHONPATH": os.pathsep.join((str(ROOT), os.environ["PYTHONPATH"]))}
     done = subprocess.run([sys.executable, "-c", COMPILE], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert all(int(line) > 1000 for line in done.stdout.split()[-2:])
+    assert all(int(line) > 1000 for line in done.stdout.split()[-3:])

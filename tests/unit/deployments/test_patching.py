@@ -24,6 +24,8 @@ PATCHES = {
     ("engine/guidance.py", "patch", "backend_guidance.GuidanceBackend", "_build_ll_tokenizer"),
     ("engine/kv_cache.py", "patch", "gpu_model_runner", "allocate_kv_cache"),
     ("engine/kv_cache.py", "patched", "torch", "zeros"),
+    ("engine/pointed_masks.py", "patch", "StructuredOutputManager", "grammar_bitmask"),
+    ("engine/pointed_masks.py", "patch", "structured_outputs.StructuredOutputsWorker", "apply_grammar_bitmask"),
     ("engine/process.py", "extend", "EngineCoreProc", "satori_gauges"),
     ("engine_client/client.py", "patched", "EngineCoreClient", "make_async_mp_client"),
     ("host/proxy.py", "patch", "application_state.ApplicationStateManager", "get_ingress_deployment_name"),

@@ -30,7 +30,7 @@ from deployments.errors import SatoriError
 from deployments.observability import record as record_module
 from deployments.observability.record import Record
 from deployments.settings import BEATS
-from deployments.transport.channel import HELLO, REQUEST, Address, MalformedError
+from deployments.transport.channel import BY_POSITION, BY_STEPS, HELLO, NOISE, REQUEST, Address, MalformedError
 from deployments.transport.sender import Lane, Sender
 from tests.support.until import until_async
 
@@ -281,6 +281,26 @@ async def test_a_lost_replicas_request_goes_on_from_its_last_token(made: Made) -
     assert (fleet.ended_on, fleet.lost_on) == (["a#1"], ["a"])
     assert client.open_requests == []
     await until_async(lambda: not fleet.on, "it is on no replica")
+
+
+@pytest.mark.parametrize(("noise", "prompt"), [(BY_POSITION, [1, 2, 3, 7]), (BY_STEPS, [1, 2, 3])])
+async def test_a_seeded_request_goes_on_from_its_last_token_where_replicas_say_it_may(
+    made: Made, noise: bytes, prompt: list[int]
+) -> None:
+    async def dies_once(replica: Fleet, request_id: str, address: Address) -> None:
+        if request_id == "a":
+            replica.sender.open(address).send([noise], NOISE)
+            replica.send(address, request_id, 7)
+            await arrived(client, "a", 1)
+            raise ActorDiedError
+        if prompt == [1, 2, 3]:
+            replica.send(address, request_id, 7)
+        replica.send(address, request_id, 8, last=True)
+
+    fleet, client = made(dies_once)
+    await client.add_request_async(request("a", seed=5))
+    assert await tokens_of(client, "a") == [7, 8]
+    assert fleet.calls["a#1"].prompt_token_ids == prompt
 
 
 async def test_a_request_goes_on_as_often_as_replicas_are_lost(made: Made) -> None:

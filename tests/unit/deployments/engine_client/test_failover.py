@@ -60,6 +60,14 @@ def test_other_parameters_do_it_all_again(params: dict[str, object]) -> None:
     assert request.attempt.repeated == 3
 
 
+def test_a_seeded_request_goes_on_from_the_prompt_where_its_noise_depends_on_the_position() -> None:
+    request = opened([3, 4, 5], seed=1, temperature=1.0)
+    moved = next_attempt(request, seeded_by_position=True)
+    assert (moved.prompt_token_ids, moved.sampling_params.seed, request.attempt.repeated) == ([1, 2, 3, 4, 5], 1, 0)
+    penalized = opened([3, 4, 5], seed=1, presence_penalty=0.1)
+    assert next_attempt(penalized, seeded_by_position=True).prompt_token_ids == [1, 2]
+
+
 def test_every_parameter_is_known_to_be_one_or_the_other() -> None:
     """A parameter that a new vLLM adds must be looked at; until then a request that sets it does it all again."""
     assert goes_on_from_prompt(opened([]).request)

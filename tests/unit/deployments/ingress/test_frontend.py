@@ -11,7 +11,7 @@ from vllm.exceptions import GracefulHTTPError, VLLMValidationError
 from vllm.sampling_params import SamplingParams, StructuredOutputsParams
 from vllm.v1.engine.async_llm import AsyncLLM
 
-from deployments.engine.config import TASKS, V2, may_take_v2
+from deployments.engine.config import TASKS
 from deployments.errors import EngineUnavailableError
 from deployments.ingress.endpoints import check_responses_early
 from deployments.ingress.frontend import BoundedLLM
@@ -19,7 +19,6 @@ from deployments.observability import record as record_module
 from deployments.observability.record import Record
 from deployments.reasoning.formatted import Formats
 from deployments.reasoning.reading import Vocabulary
-from deployments.settings import load
 
 
 def frontend(unfinished: int, queued_tokens: int, **bounds: int) -> BoundedLLM:
@@ -153,30 +152,6 @@ def test_what_does_not_go_with_a_format_is_refused_with_both_names(name: str, va
             engine.check(GOOD, formatted(**{name: value}))
     else:
         engine.check(GOOD, formatted(**{name: value}))
-
-
-def test_an_engine_that_may_not_think_first_is_not_asked_to() -> None:
-    engine, _ = checking()
-    engine.formats, engine.on_v2 = FORMATS, True
-    with pytest.raises(VLLMValidationError, match=r"not supported by vLLM's Model Runner V2: serve with llm\.env\.VLLM_USE"):
-        engine.check(GOOD, formatted(), **THINKING)
-    engine.check(GOOD, formatted())
-    engine.check(GOOD, SamplingParams(), **THINKING)
-
-
-@pytest.mark.parametrize(
-    ("gpus", "env", "environment", "may"),
-    [(0, {}, {}, False), (1, {}, {}, True), (1, {V2: "0"}, {}, False), (0, {}, {V2: "1"}, True), (0, {V2: "0"}, {V2: "1"}, False)],
-)
-def test_which_engines_may_take_v2(
-    monkeypatch: pytest.MonkeyPatch, gpus: int, env: dict[str, str], environment: dict[str, str], may: bool
-) -> None:
-    monkeypatch.delenv(V2, raising=False)
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    settings = load({"preset": "nano-cpu"})
-    llm = settings.llm.model_copy(update={"num_gpus": gpus, "env": env})
-    assert may_take_v2(settings.model_copy(update={"llm": llm})) is may
 
 
 def test_what_is_not_rendered_is_vllms_to_check() -> None:

@@ -8,6 +8,7 @@ from prometheus_client import REGISTRY, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 from vllm.v1.metrics.prometheus import unregister_vllm_metrics
 from vllm.v1.metrics.stats import IterationStats, PrefixCacheStats, SchedulerStats
+from vllm.v1.spec_decode.metrics import SpecDecodingStats
 
 from deployments.engine.arguments import server_arguments
 from deployments.engine.config import frontend_config, prepare
@@ -53,6 +54,19 @@ def test_counters_stay_with_the_frontend_for_engines_that_come_and_go(frontend: 
     assert values(REGISTRY, "vllm:generation_tokens_total") == {"0": 5, "2": 6}
     assert values(REGISTRY, "vllm:inter_token_latency_seconds_count") == {"0": 2, "2": 0}
     assert values(REGISTRY, "vllm:prefix_cache_hits_total") == {"0": 3, "2": 0}
+
+
+def test_drafts_are_counted_where_engines_speculate() -> None:
+    """A frontend has no speculation of its own: vLLM's would refuse parameters that the engines can follow."""
+    speculation = '{"method": "ngram", "num_speculative_tokens": 2, "prompt_lookup_max": 3, "prompt_lookup_min": 1}'
+    config = frontend_config(server_arguments(load({"preset": "nano-cpu", "engine.speculative_config": speculation})))
+    assert config.speculative_config is None
+    frontend = FrontendMetrics(config)
+    drafted = SpecDecodingStats(2, num_drafts=1, num_draft_tokens=2, num_accepted_tokens=1, num_accepted_tokens_per_pos=[1, 0])
+    frontend.record(SchedulerStats(spec_decoding_stats=drafted), step(2), None, 0)
+    assert values(REGISTRY, "vllm:spec_decode_num_accepted_tokens_total") == {"0": 1}
+    assert values(REGISTRY, "vllm:spec_decode_num_drafts_total") == {"0": 1}
+    unregister_vllm_metrics()
 
 
 def test_no_metric_is_in_both_places(frontend: FrontendMetrics, config: Any) -> None:

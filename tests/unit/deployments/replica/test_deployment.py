@@ -23,13 +23,15 @@ from deployments.replica import deployment
 from deployments.replica.deployment import LLM
 from deployments.settings import load
 from deployments.transport import wire
-from deployments.transport.channel import CANCEL, HELLO, LAST, REFUSED, REQUEST, Send
+from deployments.transport.channel import BY_POSITION, CANCEL, HELLO, LAST, NOISE, REFUSED, REQUEST, Send
 from deployments.transport.receiver import Receiver
 from tests.support.until import until_async
 
 
 class Core:
     """An engine core whose steps are put into `steps` by the test."""
+
+    seeded_by_position = True
 
     def __init__(self) -> None:
         self.steps: asyncio.Queue[wire.Step | Exception] = asyncio.Queue()
@@ -320,7 +322,7 @@ async def carrying(llm: LLM, ingress: Ingress, *names: str) -> asyncio.Task[None
 
 async def test_a_call_carries_many_requests(llm: LLM, ingress: Ingress) -> None:
     call = await carrying(llm, ingress, "a", "b")
-    assert ingress.messages == [(HELLO, [b"r1"])]
+    assert ingress.messages == [(NOISE, [BY_POSITION]), (HELLO, [b"r1"])], "what a moved request needs to know comes first"
     [own] = await started(llm, ingress, "c")
     assert (await llm.state())["open"] == 3
     llm._core.steps.put_nowait(step(("a", 1, False), ("b", 1, True), ("c", 1, True), running=3))
@@ -389,8 +391,8 @@ async def test_what_is_carried_for_an_ingress_that_is_gone_is_dropped(llm: LLM) 
 async def test_a_carried_request_that_cannot_be_read_is_handed_back(llm: LLM, ingress: Ingress) -> None:
     call = await carrying(llm, ingress, "a")
     ingress.ask("b", body=[b"\xc1"])
-    await until_async(lambda: len(ingress.messages) == 2, "an answer")
-    assert ingress.messages[1] == (REFUSED, [b"b"])
+    await until_async(lambda: len(ingress.messages) == 3, "an answer")
+    assert ingress.messages[2] == (REFUSED, [b"b"])
     assert list(llm._running) == ["a"]
     call.cancel()
     await asyncio.gather(call, return_exceptions=True)

@@ -7,7 +7,7 @@ BROWSER = $(wildcard tests/browser/test_*.py)
 # Debian's packages that some tests need: without them, these tests are skipped. The font has Chinese characters.
 PROGRAMS = caddy chromium fontconfig fonts-wqy-microhei iproute2 nginx openssl prometheus redis-server
 
-.PHONY: help serve stop monitoring report test beside lint unit browser $(BROWSER) parts e2e clients fuzz programs bench chaos soak nano lock clean
+.PHONY: help serve stop monitoring report test beside lint unit browser $(BROWSER) parts e2e v2 clients fuzz programs bench chaos soak nano lock clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
@@ -60,6 +60,9 @@ clients: .venv/ready-test .run/clients/ready ## tests with other libraries for c
 .run/clients/ready: dev/clients.py $(wildcard dev/locks/clients-*.txt) .venv/ready-test
 	$(RUN) dev/clients.py
 	@touch $@
+
+v2: .venv/ready-test ## kernels of vLLM's Model Runner V2, which GPUs take, on the CPU: ARGS=tests/v2/... or options of pytest
+	$(RUN) dev/v2.py $(RUN) -m pytest $(if $(filter tests/%,$(ARGS)),,tests/v2) --timeout=900 $(ARGS)
 
 fuzz: .venv/ready-test ## ten thousand random requests to the application; FUZZ_SEED=... repeats a run
 	FUZZ_REQUESTS=10000 $(RUN) -m pytest tests/e2e/default/test_hostile.py -k random_requests --timeout=900 $(ARGS)

@@ -7,7 +7,7 @@ BROWSER = $(wildcard tests/browser/test_*.py)
 # Debian's packages that some tests need: without them, these tests are skipped. The font has Chinese characters.
 PROGRAMS = caddy chromium fontconfig fonts-wqy-microhei iproute2 nginx openssl prometheus redis-server
 
-.PHONY: help serve stop monitoring report test beside lint unit browser $(BROWSER) parts e2e v2 clients fuzz programs bench chaos soak nano lock clean
+.PHONY: help serve stop monitoring report test beside lint unit browser $(BROWSER) parts e2e long v2 clients fuzz programs bench chaos soak nano lock clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
@@ -26,7 +26,7 @@ report: .venv/ready-test ## draw the dashboards out of a running Prometheus
 	$(RUN) -m monitoring.report $(ARGS)
 
 # The end-to-end tests, and in the CPU time that they leave all others. The browser tests come first: they suffer most from waiting.
-test: .venv/ready-test ## all tests; those that miss a program are skipped, and named at the end
+test: .venv/ready-test ## the tests, but for the long ones; those that miss a program are skipped, and named at the end
 	@rm -rf .run/skipped; $(MAKE) --jobs=2 e2e beside; status=$$?; $(RUN) -m tests.support.programs .run/skipped || status=1; exit $$status
 
 beside: .venv/ready-test
@@ -51,7 +51,10 @@ parts: .venv/ready-test ## tests of real parts of the application, each by itsel
 
 # The time limit of a test includes the start of its application, which takes longer on a busy machine.
 e2e: .venv/ready-test ## tests of the whole application: ARGS=tests/e2e/... or options of pytest
-	$(RUN) -m pytest $(if $(filter tests/%,$(ARGS)),,tests/e2e) --timeout=240 $(ARGS)
+	$(RUN) -m pytest $(if $(filter tests/%,$(ARGS)),,tests/e2e) -m "not long" --timeout=240 $(ARGS)
+
+long: .venv/ready-test ## tests of the whole application that take minutes: redeploys, several hosts, autoscaling, pauses, accuracy
+	$(RUN) -m pytest tests/e2e -m long --timeout=240 $(ARGS)
 
 # The libraries have environments of their own.
 clients: .venv/ready-test .run/clients/ready ## tests with other libraries for clients: each gets typed answers from the application

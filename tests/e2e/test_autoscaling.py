@@ -14,6 +14,7 @@ from tests.support.application import Served, Streaming
 from tests.support.processes import output_until
 from tests.support.until import until_async
 
+pytestmark = pytest.mark.long
 ARGUMENTS = (
     "autoscaling.enabled=true",
     "autoscaling.min_replicas=0",

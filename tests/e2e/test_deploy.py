@@ -143,6 +143,7 @@ class Load:
             assert not thread.is_alive(), "a chat goes on"
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_serve_deploy_and_a_rolling_redeploy_under_load(cluster: Cluster) -> None:
     """Then HAProxy is replaced ten times, as another application comes and goes: also then no reply is lost."""
@@ -227,6 +228,7 @@ def whole_replies(patch: pytest.MonkeyPatch) -> None:
         anthropic.Anthropic(base_url=URL).messages.create(**CHAT, max_tokens=21_334)
 
 
+@pytest.mark.long
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("cluster", [{HARD_STOP: str(HARD_STOP_S), CLIENT_TIMEOUT: str(SHORT_S)}], indirect=True)
 def test_replies_take_their_time_while_ingresses_die_come_go_and_are_redeployed(
@@ -235,6 +237,8 @@ def test_replies_take_their_time_while_ingresses_die_come_go_and_are_redeployed(
     """Each stream takes more than twice as long as a replaced HAProxy has: as Serve does it, each change would cut all of them."""
     slow = "tests.support.scripted:slow"
     serve_deploy(cluster, *TINY, "engine.max_model_len=2048", of=slow)
+    with httpx.Client(base_url=URL, timeout=30) as http:
+        until(lambda: http.get("/ready").status_code == 200, "HAProxy passes requests on")
     whole_replies(monkeypatch)
     before = cluster.haproxies()
     asyncio.run(killed(cluster))

@@ -40,7 +40,7 @@ STARTED_S = 120
 MOMENT = 600  # of some 8,000 chunks; the engines are several times as far
 
 REASON = hosts.lacking()
-pytestmark = [pytest.mark.skipif(REASON is not None, reason=str(REASON)), pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.long, pytest.mark.skipif(REASON is not None, reason=str(REASON)), pytest.mark.timeout(240)]
 
 
 def ports() -> list[str]:

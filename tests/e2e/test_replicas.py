@@ -107,11 +107,13 @@ async def moved(http: httpx.AsyncClient) -> float:
 
 @pytest.fixture
 def prometheus(served: Served, tmp_path: Path) -> Iterator[Prometheus]:
-    """A Prometheus with our rules."""
+    """A Prometheus with our rules that has scraped all six replicas: without what was before, it sees no rate of requests."""
     require("prometheus")
     server = Prometheus(served.url, tmp_path, free_ports(1)[0], "1s")
     try:
         server.wait_ready()
+        six = 'count(up{job="satori"} == 1) == 6'
+        until(lambda: server.get("query", query=six)["result"], "it has scraped all six replicas", 60)
         yield server
     finally:
         server.stop()
@@ -135,6 +137,7 @@ async def alarming(server: Prometheus) -> list[str]:
     return [name for name, expr in alerts.items() if name != "SatoriIngressSaturated" and await found(expr)]
 
 
+@pytest.mark.long
 async def test_a_pause_is_not_a_death(served: Served, prometheus: Prometheus) -> None:
     """All processes are stopped for longer than anybody waits for a sign of life, and go on; no alert follows."""
     stack = served.stack
@@ -159,6 +162,7 @@ async def test_a_pause_is_not_a_death(served: Served, prometheus: Prometheus) ->
     assert stack.lasting() == lasting, "the same processes serve"
 
 
+@pytest.mark.long
 async def test_a_short_soak_finds_nothing(served: Served) -> None:
     """Requests of every kind: `make soak` for a quarter of a minute, in which it does not kill."""
     run = await soak.run(served.stack, Clients(served.url, "nano", seed=1, pause_s=0.2), 4, seconds=15, every_s=600)

@@ -11,6 +11,7 @@ import pytest
 from tests.support.application import Served
 from tests.support.paths import ROOT
 
+pytestmark = pytest.mark.long
 # The model's card tells the accuracies on larger samples; these leave room for what a sample of 30 of each kind varies.
 LEAST = {"one": 0.92, "two": 0.92, "three": 0.82, "comparison": 0.86, "equation": 0.86, "word": 0.86, "unknown": 0.86}
 LEAST_REPAIRED = 0.76

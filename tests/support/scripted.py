@@ -25,6 +25,8 @@ TOKEN, STEP_S = 300, 0.25
 class ScriptedCore:
     """An engine core that answers every request with `ANSWER`, a token a step."""
 
+    seeded_by_position = False
+
     def __init__(self) -> None:
         self._steps: asyncio.Queue[wire.Step] = asyncio.Queue()
 

@@ -215,17 +215,18 @@ def whole_replies(patch: pytest.MonkeyPatch) -> None:
     curl = ["curl", "-sSf", f"{URL}/v1/chat/completions", "-H", "content-type: application/json", "-d", json.dumps(chat)]
     asked: dict[str, Callable[[], int]] = {
         "curl": lambda: json.loads(subprocess.run(curl, check=True, capture_output=True).stdout)["usage"]["completion_tokens"],
-        "openai": lambda: documented("openai").chat.completions.create(**chat).usage.completion_tokens,
-        "anthropic": lambda: documented("anthropic").messages.create(**chat).usage.output_tokens,
+        "openai": lambda: gpt.chat.completions.create(**chat).usage.completion_tokens,
+        "anthropic": lambda: claude.messages.create(**chat).usage.output_tokens,
     }
-    with concurrent.futures.ThreadPoolExecutor() as pool:
-        short = pool.submit(openai.OpenAI(base_url=f"{URL}/v1", timeout=SHORT_S, max_retries=0).chat.completions.create, **chat)
+    hasty = openai.OpenAI(base_url=f"{URL}/v1", timeout=SHORT_S, max_retries=0)
+    with documented("openai") as gpt, documented("anthropic") as claude, hasty, concurrent.futures.ThreadPoolExecutor() as pool:
+        short = pool.submit(hasty.chat.completions.create, **chat)
         assert dict(zip(asked, pool.map(lambda ask: ask(), asked.values()), strict=True)) == dict.fromkeys(asked, tokens)
         with pytest.raises(openai.APITimeoutError):
             short.result()
     assert (openai.DEFAULT_TIMEOUT.read, anthropic.DEFAULT_TIMEOUT.read) == (600, 600)
-    with pytest.raises(ValueError, match="Streaming is required"):
-        anthropic.Anthropic(base_url=URL).messages.create(**CHAT, max_tokens=21_334)
+    with anthropic.Anthropic(base_url=URL) as claude, pytest.raises(ValueError, match="Streaming is required"):
+        claude.messages.create(**CHAT, max_tokens=21_334)
 
 
 @pytest.mark.long

@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import anthropic
@@ -16,13 +17,15 @@ ASK: list[Any] = [{"role": "user", "content": "What is 12 + 30?"}]
 
 
 @pytest.fixture
-def client(served: Served) -> openai.OpenAI:
-    return openai.OpenAI(base_url=f"{served.url}/v1", api_key="none", max_retries=0)
+def client(served: Served) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{served.url}/v1", api_key="none", max_retries=0) as client:
+        yield client
 
 
 @pytest.fixture
-def async_client(served: Served) -> openai.AsyncOpenAI:
-    return openai.AsyncOpenAI(base_url=f"{served.url}/v1", api_key="none", max_retries=0)
+async def async_client(served: Served) -> AsyncIterator[openai.AsyncOpenAI]:
+    async with openai.AsyncOpenAI(base_url=f"{served.url}/v1", api_key="none", max_retries=0) as client:
+        yield client
 
 
 RAW: Any = {"extra_body": {"coat": {"parse": False}}}
@@ -213,6 +216,7 @@ def test_anthropic_messages(served: Served) -> None:
         model="nano", max_tokens=400, messages=[{"role": "user", "content": "2 + 2"}], extra_body={"temperature": 0}
     ) as stream:
         assert "".join(stream.text_stream) == done.content[1].text
+    client.close()
 
 
 def test_curl(served: Served) -> None:

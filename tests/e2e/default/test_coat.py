@@ -392,12 +392,12 @@ def test_limits_and_votes_in_a_format(http: httpx.Client) -> None:
 
 def test_responses_and_messages_think_before_a_format(served: Served) -> None:
     text: Any = {"format": {"type": "json_schema", "name": "sum", "schema": SCHEMA}}
-    client = openai.OpenAI(base_url=f"{served.url}/v1", api_key="unused")
-    response = client.responses.create(model="nano", input=QUESTION, text=text, max_output_tokens=1500, temperature=0)
+    with openai.OpenAI(base_url=f"{served.url}/v1", api_key="unused") as client:
+        response = client.responses.create(model="nano", input=QUESTION, text=text, max_output_tokens=1500, temperature=0)
     assert json.loads(response.output_text) == {"answer": 182}
-    message = anthropic.Anthropic(base_url=served.url, api_key="unused").messages.create(
-        model="nano", messages=ASK, max_tokens=1500, extra_body={"temperature": 0, "output_config": text}
-    )
+    with anthropic.Anthropic(base_url=served.url, api_key="unused") as claude:
+        more = {"temperature": 0, "output_config": text}
+        message = claude.messages.create(model="nano", messages=ASK, max_tokens=1500, extra_body=more)
     [answer] = [part.text for part in message.content if part.type == "text"]
     assert json.loads(answer) == {"answer": 182}
 
@@ -411,6 +411,7 @@ def test_openai_client(served: Served) -> None:
     assert done.usage.completion_tokens_details
     assert done.usage.completion_tokens_details.reasoning_tokens
     text = "".join(c.choices[0].delta.content or "" for c in client.chat.completions.create(**options, stream=True) if c.choices)
+    client.close()
     assert text == done.choices[0].message.content
 
 
@@ -428,6 +429,7 @@ def test_langchain_client(served: Served) -> None:
 def test_anthropic_client_sees_the_thought(served: Served) -> None:
     client = anthropic.Anthropic(base_url=served.url, api_key="none", max_retries=0)
     done = client.messages.create(model="nano", max_tokens=400, messages=ASK, extra_body={"temperature": 0})
+    client.close()
     thought, answer = done.content
     assert thought.type == "thinking"
     assert "282" in thought.thinking

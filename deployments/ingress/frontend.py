@@ -81,13 +81,11 @@ class BoundedLLM(AsyncLLM):
             self.input_processor._validate_model_inputs(*split_enc_dec_input(prompt))
             self.input_processor._validate_params(sampling_params, TASKS)
             _check_encodable(sampling_params)
-            for name in MASKS if has_format(sampling_params.structured_outputs) else ():
+            masks = MASKS if has_format(sampling_params.structured_outputs) else ()
+            ends = ENDS if self._thinks_first(sampling_params, **options) else ()
+            for name in masks + ends:
                 if getattr(sampling_params, name):
                     raise VLLMValidationError(f"{name} cannot be combined with {FORMATS}", parameter=name)
-            if self._thinks_first(sampling_params, **options):
-                for name in ENDS:
-                    if getattr(sampling_params, name):
-                        raise VLLMValidationError(f"{name} cannot be combined with {FORMATS}", parameter=name)
 
     async def _add_request(self, request: EngineCoreRequest, *arguments: Any) -> None:
         """Add a request as vLLM does, but leave nothing behind when that fails: a state counts against the bounds of the queue."""
@@ -105,16 +103,13 @@ class BoundedLLM(AsyncLLM):
 
 def _check_encodable(params: SamplingParams) -> None:
     """Raise VLLMValidationError for a number that has no encoding on the way to the engine."""
-    with suppress(TypeError):  # what msgspec does not know, vLLM's encoder does
-        try:
-            msgspec.msgpack.encode(params)
-        except OverflowError:
-            name = next(filter(lambda name: not _fits(getattr(params, name)), params.__struct_fields__), None)
-            raise VLLMValidationError(f"{name}: the number is out of range", parameter=name) from None
+    if not _fits(params):
+        name = next(filter(lambda name: not _fits(getattr(params, name)), params.__struct_fields__), None)
+        raise VLLMValidationError(f"{name}: the number is out of range", parameter=name)
 
 
 def _fits(value: Any) -> bool:
-    with suppress(TypeError):
+    with suppress(TypeError):  # what msgspec does not know, vLLM's encoder does
         try:
             msgspec.msgpack.encode(value)
         except OverflowError:

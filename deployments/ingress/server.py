@@ -184,8 +184,7 @@ def write_coat(engine: BoundedLLM, app: FastAPI, settings: Settings) -> None:
     formats = None
     if not engine.vllm_config.structured_outputs_config.enable_in_reasoning:
         formats = engine.formats = Formats.of(cached_tokenizer_from_config(engine.model_config), settings.coat)
-    engine.limit_tokens = serving.limit_tokens(cached_tokenizer_from_config(engine.model_config), settings.coat)
-    serving.CoatServing.adopt(app.state, settings.coat, formats)
+    engine.limit_tokens = serving.CoatServing.adopt(app.state, settings.coat, formats)
     if settings.api.get("anthropic_disabled_thinking_effort", "auto") == "auto":
         app.state.anthropic_serving_messages._disabled_thinking_effort = "none"  # vLLM would look whether the template knows it
 

@@ -48,10 +48,11 @@ class CoatServing(OpenAIServingChat):
     _formats: Formats | None
 
     @classmethod
-    def adopt(cls, state: Any, settings: CoatSettings, formats: Formats | None = None) -> None:
+    def adopt(cls, state: Any, settings: CoatSettings, formats: Formats | None = None) -> dict[str, Any]:
         """Turn vLLM's own instance, which its start-up keeps in the app's `state`, into one of these.
 
         The serving objects of the other APIs get the same parser. With `formats`, replies in a format think first.
+        Returns the token ids that limits of a chain need (`limit_tokens`).
         """
         serving = state.openai_serving_chat
         patch(
@@ -68,6 +69,7 @@ class CoatServing(OpenAIServingChat):
         parser = reads_formats(formats)
         serving.parser_cls = state.anthropic_serving_messages.parser_cls = state.openai_serving_responses.parser = parser
         state.online_renderer.parser = parser
+        return serving._limit_tokens
 
     async def render_chat_request(self, request: Any) -> Any:
         """Return the conversation and the prompt, as vLLM does, and note a chain that the prompt ends within."""

@@ -134,7 +134,7 @@ class _Responses:
     async def _end(self, message: str) -> None:
         """End the stream with an error event. `error` is for clients that look for it in every event, as OpenAI's own do."""
         self._ended = True
-        code = message.partition(":")[0] if message.partition(":")[0] in STATUS_OF else "server_error"
+        code = _code(message) or "server_error"
         data = {"type": "error", "sequence_number": self._events, "code": code, "message": message, "param": None}
         data |= error_body(message, "server_error", code)
         await self._send({"type": "http.response.body", "body": _event("error", data), "more_body": False})
@@ -155,7 +155,7 @@ def _said(piece: bytes) -> tuple[str, int]:
     """Return the message and the status of an error event."""
     body = _loaded(piece.partition(b"data: ")[2].partition(b"\n")[0])
     message, code = _message(body), _error(body).get("code")
-    return message, code if isinstance(code, int) else STATUS_OF.get(message.partition(":")[0], 500)
+    return message, code if isinstance(code, int) else STATUS_OF.get(_code(message) or "", 500)
 
 
 def _loaded(body: bytes) -> dict[str, Any]:
@@ -182,5 +182,11 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _known(error: BaseException) -> str | None:
-    """Return what an error of ours says to clients: those begin with their code."""
-    return str(error) if str(error).partition(":")[0] in STATUS_OF else None
+    """Return what an error of ours says to clients."""
+    return str(error) if _code(str(error)) else None
+
+
+def _code(message: str) -> str | None:
+    """Return the code with which a message begins that is one of ours."""
+    code = message.partition(":")[0]
+    return code if code in STATUS_OF else None

@@ -16,6 +16,7 @@ CHANGES = 10
 CLIENTS = 12
 REQUEST = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n" + b"x" * 100
 STREAMING = REQUEST.replace(b"POST / ", b"POST /stream ")
+ENDLESS = REQUEST.replace(b"POST / ", b"POST /long ")
 STREAM = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
 CHUNK, END = b"1\r\nx\r\n", b"0\r\n\r\n"
 LONGEST_S = 4
@@ -78,9 +79,11 @@ class Ingress:
 
     async def _stream(self, writer: asyncio.StreamWriter) -> None:
         writer.write(STREAM)
-        for _ in range(LONGEST_S * 10):
+        loop = asyncio.get_running_loop()
+        begun = loop.time()
+        for number in range(LONGEST_S * 10):
             writer.write(CHUNK)
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(begun + (number + 1) / 10 - loop.time())  # a late one delays no other
         writer.write(END)
 
 
@@ -151,10 +154,10 @@ async def test_a_stream_outlasts_a_replaced_haproxy_as_long_as_the_settings_allo
     limit = hard_stop(LONGEST_S) if whole else {HARD_STOP: "2"}
     async with Ingress() as only, haproxy(tmp_path, [only.port], SERVING | limit) as proxy:
         assert f"hard-stop-after {limit[HARD_STOP]}s" in (tmp_path / "haproxy.cfg").read_text()
-        reader, writer = await begin(proxy)
+        reader, writer = await begin(proxy, STREAMING if whole else ENDLESS)
         for _ in range(2):
             await proxy.replace()
-        received = await asyncio.wait_for(reader.read() if not whole else reader.readuntil(END), 30)
+        received = await asyncio.wait_for(reader.readuntil(END) if whole else reader.read(), 30)
         writer.close()
         assert received.endswith(END) == whole
         assert (received.count(b"x") == LONGEST_S * 10) == whole  # HAProxy joins chunks
@@ -166,7 +169,7 @@ async def test_ingresses_come_and_go_and_the_streams_of_the_others_go_on(ours: b
     limit = SERVING | {HARD_STOP: "2"}
     async with Ingress() as stays, Ingress() as second, haproxy(tmp_path, [stays.port], limit, ours) as proxy:
         first = proxy.pid
-        reader, writer = await begin(proxy)
+        reader, writer = await begin(proxy, STREAMING if ours else ENDLESS)
         if not ours:
             await proxy.use(stays.port, second.port)
             assert END not in await asyncio.wait_for(reader.read(), 30)
@@ -275,10 +278,12 @@ async def test_replaced_haproxies_are_few(tmp_path: Path) -> None:
     async with Ingress() as only, haproxy(tmp_path, [only.port], most_old=2) as proxy:
         streams = []
         for _ in range(4):
-            streams.append(await begin(proxy))
+            streams.append(await begin(proxy, ENDLESS))
             await proxy.replace()
-        ends = [(await asyncio.wait_for(reader.read(), 30) if number < 2 else b"") for number, (reader, _) in enumerate(streams)]
-        assert not any(END in end for end in ends)
-        assert [END in await reader.readuntil(END) for reader, _ in streams[2:]] == [True, True]
+        for reader, _ in streams[:2]:
+            assert END not in await asyncio.wait_for(reader.read(), 30)
+        only.over.set()
+        for reader, _ in streams[2:]:
+            assert await reader.readuntil(END)
         for _, writer in streams:
             writer.close()

@@ -5,6 +5,7 @@ Used by the front end, which checks, and by the engine, which follows.
 
 import copy
 import json
+import logging
 from typing import Any
 
 from deployments.patching import patch
@@ -42,6 +43,16 @@ def install() -> None:
         " then refuses that token, and the request fails: {'enum': ['<|im_end|>']}",
         until="llguidance forces ordinary tokens there",
     )
+    for name in ("vllm.v1.structured_output", backend_guidance.__name__):
+        logging.getLogger(name).addFilter(_in_one_line)  # who asked for a grammar is told its error, too
+
+
+def _in_one_line(record: logging.LogRecord) -> bool:
+    """Write a log record without line breaks, its error in place of a traceback. Always returns True: the record is logged."""
+    error = record.exc_info[1] if record.exc_info else None
+    message = f"{record.getMessage()}: {error}" if error else record.getMessage()
+    record.msg, record.args, record.exc_info, record.exc_text = " ".join(message.split()), (), None, None
+    return True
 
 
 def _tokenizer(build: Any, tokenizer: Any, vocab_size: int) -> Any:

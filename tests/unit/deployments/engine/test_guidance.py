@@ -8,7 +8,7 @@ import pytest
 from vllm.exceptions import VLLMValidationError
 from vllm.sampling_params import SamplingParams, StructuredOutputsParams
 from vllm.tokenizers import get_tokenizer
-from vllm.v1.structured_output import backend_guidance
+from vllm.v1.structured_output import StructuredOutputManager, backend_guidance
 from vllm.v1.structured_output.backend_types import StructuredOutputOptions
 
 from deployments.engine import guidance
@@ -86,6 +86,19 @@ def backend() -> Any:
 def test_a_grammar_that_cannot_be_compiled_is_an_error_in_the_engine() -> None:
     with pytest.raises(ValueError, match="lookarounds"):
         backend().compile_grammar(StructuredOutputOptions.REGEX, r"a\bb")
+
+
+def test_a_grammar_that_cannot_be_compiled_leaves_no_traceback_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    manager = StructuredOutputManager.__new__(StructuredOutputManager)
+    manager.backend = backend()
+    asked = SimpleNamespace(structured_output_key=(StructuredOutputOptions.REGEX, r"a\bb"))
+    request: Any = SimpleNamespace(request_id="id-5", structured_output_request=asked, sampling_params=None)
+    with pytest.raises(ValueError, match="lookarounds"):
+        manager._create_grammar(request)
+    matcher, failed = [caplog.handler.format(record) for record in caplog.records]
+    assert "\n" not in matcher + failed
+    assert "id-5" in failed
+    assert "lookarounds" in failed
 
 
 @pytest.mark.filterwarnings("ignore:max_rollback_tokens is deprecated")  # vLLM's own backend sets it

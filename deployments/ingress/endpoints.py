@@ -7,16 +7,19 @@ from fastapi import FastAPI
 from starlette.responses import JSONResponse
 from vllm.entrypoints.openai.chat_completion import serving as chat
 from vllm.entrypoints.openai.completion import serving as completion
+from vllm.entrypoints.openai.responses import utils as responses
 from vllm.entrypoints.openai.responses.protocol import ResponsesResponse
 from vllm.entrypoints.serve.utils.api_utils import get_max_tokens
 from vllm.exceptions import VLLMValidationError
 
 from deployments.errors import error_body
+from deployments.ingress.content import reading_all_parts
 from deployments.ingress.frontend import BoundedLLM
 from deployments.patching import patch
 
 ERROR = 'data: {"error"'
 from_request = ResponsesResponse.from_request
+construct_message = responses._construct_message_from_response_item
 
 
 def mend(app: FastAPI, engine: BoundedLLM, vocabulary: int) -> None:
@@ -32,6 +35,13 @@ def mend(app: FastAPI, engine: BoundedLLM, vocabulary: int) -> None:
         _not_stored,
         why="vLLM 0.32.0 says nothing of it to clients that asked for a response to be stored, as OpenAI's own do by default",
         until="responses are stored",
+    )
+    patch(
+        responses,
+        "_construct_message_from_response_item",
+        reading_all_parts(construct_message),
+        why="vLLM 0.32.0 reads the first part of a former reply only, and fails at a refusal",
+        until="it reads all parts",
     )
     for module in (chat, completion):
         patch(

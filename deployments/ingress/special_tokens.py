@@ -18,6 +18,7 @@ from vllm.renderers.base import BaseRenderer
 from vllm.renderers.hf import HfRenderer
 from vllm.renderers.registry import RENDERER_REGISTRY
 
+from deployments.ingress.content import joined
 from deployments.patching import patch
 from deployments.reasoning.coat import ACTIONS
 
@@ -75,11 +76,19 @@ def plain_text(tokenizer: Any) -> Any:
 
 
 class PlainTextRenderer(HfRenderer):
-    """vLLM's renderer for Hugging Face tokenizers, which treats special tokens in messages as text."""
+    """vLLM's renderer for Hugging Face tokenizers, which treats special tokens in messages as text, and joins texts in parts."""
 
     def __init__(self, config: Any, tokenizer: Any) -> None:
         super().__init__(config, tokenizer)
         self.tokenizer.__class__ = plain_text(self.tokenizer)  # the renderer has its own copy
+
+    def render_messages(self, messages: Any, params: Any) -> Any:
+        """Return conversation and prompt, as vLLM does, of messages with their texts joined."""
+        return super().render_messages(joined(messages), params)
+
+    async def render_messages_async(self, messages: Any, params: Any) -> Any:
+        """Do the same, without blocking."""
+        return await super().render_messages_async(joined(messages), params)
 
     def _tokenize_prompt(self, prompt: Any, params: Any) -> Any:
         if MARK not in prompt["prompt"]:

@@ -36,6 +36,7 @@ PATCHES = {
     ("ingress/endpoints.py", "patch", "messages", "create_messages"),
     ("ingress/endpoints.py", "patch", "messages", "message_stream_converter"),
     ("ingress/endpoints.py", "patch", "module", "get_max_tokens"),
+    ("ingress/endpoints.py", "patch", "responses", "_construct_message_from_response_item"),
     ("ingress/endpoints.py", "patch", "responses", "_generate_with_builtin_tools"),
     ("ingress/endpoints.py", "patch", "tokenization", "create_detokenize"),
     ("ingress/special_tokens.py", "patch", "BaseRenderer", "_tokenize_prompt"),

@@ -7,10 +7,10 @@ BROWSER = $(wildcard tests/browser/test_*.py)
 # Debian's packages that some tests need: without them, these tests are skipped. The font has Chinese characters.
 PROGRAMS = caddy chromium fontconfig fonts-wqy-microhei iproute2 nginx openssl prometheus redis-server
 
-.PHONY: help serve stop monitoring report test beside lint unit browser $(BROWSER) parts e2e long v2 clients fuzz programs bench chaos soak nano lock clean
+.PHONY: help serve stop monitoring report test beside lint unit browser $(BROWSER) parts e2e long v2 clients fuzz programs bench chaos soak gpu-check nano lock clean
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
 
 serve: $(READY) ## start the application: the embedded nano model without a GPU, Satori-7B-Round2 with one
 	@exec $(RUN) -m deployments.launch $(ARGS)
@@ -87,6 +87,10 @@ chaos: $(READY) ## kill and freeze parts of the application under load, and coun
 
 soak: $(READY) ## an hour of mixed requests with replicas killed, and what grows meanwhile: ARGS="--minutes 10"
 	$(RUN) -m cluster.bench.soak $(ARGS)
+
+# On a machine without a card: make gpu-check ARGS=--dry
+gpu-check: $(READY) ## check a host with NVIDIA cards, made for ten minutes, and write a report to send
+	$(RUN) -m cluster.check $(ARGS)
 
 lock: $(READY) ## resolve the locks anew, after a change of the versions in pyproject.toml
 	$(RUN) dev/lock.py

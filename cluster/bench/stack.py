@@ -239,6 +239,11 @@ def answers(url: str | urllib.request.Request) -> bool:
         return False
 
 
+def log_of(server: Server) -> Path:
+    """Return where a server's output goes."""
+    return ROOT / ".run" / f"bench-{server.name}.log"
+
+
 @contextlib.contextmanager
 def running(server: Server) -> Iterator[Stack]:
     """Run a server until the block ends; yield it once it is ready. Exits the program where it does not start.
@@ -246,7 +251,7 @@ def running(server: Server) -> Iterator[Stack]:
     Raises PortInUseError where another server has its port: that one's answers would be taken for this one's.
     """
     preflight.check_ports(server.settings, server.environment)
-    log = ROOT / ".run" / f"bench-{server.name}.log"
+    log = log_of(server)
     log.parent.mkdir(exist_ok=True)
     started: list[subprocess.Popen[bytes]] = []
     known: set[psutil.Process] = set()

@@ -24,7 +24,8 @@ HISTORY = {"CHANGELOG.md", "dev/LOG.md"}
 """They tell of what was: names in them may be old ones. Their links hold."""
 WITHOUT_LINKS = {"CHANGELOG.md", "dev/LOG.md", "findings/README.md", "models/nano/README.md", "models/recipe/card.md"}
 TEMPLATES = {"models/recipe/card.md"}
-ROOMS = "deployments cluster cluster/bench cluster/simulate cluster/evaluate cluster/plan monitoring models ui".split()
+ROOMS = ["deployments", "cluster", *(f"cluster/{name}" for name in "bench check evaluate plan simulate".split())]
+ROOMS += ["monitoring", "models", "ui"]
 NOT_OURS = {"config.json", "environment.sh", "keys.yaml", "first.json", "second.json"}
 """Files that documents name and that are not the repository's."""
 SUFFIXES = {".py", ".yaml", ".yml", ".json", ".sh", ".js", ".md", ".toml", ".txt", ".png"}

@@ -50,6 +50,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "models.recipe": set(),
     "cluster.plan": APPLICATION,
     "cluster.bench": APPLICATION,
+    "cluster.check": APPLICATION | of("cluster", "bench plan"),
     "cluster.simulate": APPLICATION | of("cluster", "bench"),
     "cluster.evaluate": APPLICATION | of("models", "recipe"),
 }

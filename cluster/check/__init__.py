@@ -1,0 +1,1 @@
+"""The check of a host with cards: one command, a table, and a report to send."""

@@ -9,15 +9,46 @@ from pathlib import Path
 from typing import Any
 
 ARGUMENTS = Path(__file__).parent / "engine_arguments.json"
+_CONTROL = "what it prepares is done by routes that control the engine, which are not served here"
+_POOLING = "it is for pooling models, which are not served here"
+_ADAPTERS = "adapters (LoRA) are not served here; allowed: a model into which one is merged"
+_OWN_REPLICAS = "it is for vLLM's own copies of an engine; allowed: llm.num_replicas"
 REFUSED = {
+    "aggregate_engine_logging": _OWN_REPLICAS,
+    "default_mm_loras": _ADAPTERS,
+    "elastic_ep_max_dp_size": _OWN_REPLICAS,
+    "enable_fault_tolerance": _OWN_REPLICAS,
+    "enable_lora": _ADAPTERS,
+    "enable_mixed_moe_lora_format": _ADAPTERS,
+    "enable_moe_shared_loras": _ADAPTERS,
+    "enable_sleep_mode": _CONTROL,
+    "enable_tower_connector_lora": _ADAPTERS,
+    "fault_tolerance_config": _OWN_REPLICAS,
+    "fully_sharded_loras": _ADAPTERS,
+    "io_processor_plugin": _POOLING,
+    "lora_dtype": _ADAPTERS,
+    "lora_modules": _ADAPTERS,
+    "lora_target_modules": _ADAPTERS,
+    "max_cpu_loras": _ADAPTERS,
+    "max_lora_cls_labels": _ADAPTERS,
+    "max_lora_rank": _ADAPTERS,
+    "max_loras": _ADAPTERS,
+    "pooler_config": _POOLING,
+    "profiler_config": _CONTROL,
+    "skip_tokenizer_init": "the ingress needs the model's tokenizer",
+    "sleep_mode_offload_cudagraph": _CONTROL,
+    "sleep_preserve_parameter_names": _CONTROL,
+    "specialize_active_lora": _ADAPTERS,
+    "tokens_only": "the ingress needs the model's tokenizer",
+    "weight_transfer_config": _CONTROL,
     "api_key": "vLLM would keep and log keys in the clear; allowed: access.keys, a file of keys' digests",
     "cohere_format": "Cohere's API is not served here",
     "cohere_is_reasoning_model": "Cohere's API is not served here",
-    "enable_flash_late_interaction": "it is for pooling models, which are not served here",
+    "enable_flash_late_interaction": _POOLING,
     "enable_scale_out": "its routes control the engine; allowed: autoscaling.* and llm.num_replicas",
     "tool_server": "tools that the server itself runs are not supported here",
 }
-"""Arguments of vLLM's API server that would do nothing here, or harm, each with why and what to set instead."""
+"""vLLM's arguments that would do nothing here, or harm, each with why and what to set instead."""
 
 
 @cache
@@ -36,7 +67,7 @@ def check_arguments(section: str, given: Any) -> tuple[dict[str, Any], list[str]
         if "api_key" in (name, *near):  # the value is a secret: not shown
             problems.append(f"{section}.{name}: {REFUSED['api_key']}")
             continue
-        if section == "api" and name in REFUSED:
+        if name in known and name in REFUSED:
             problems.append(f"{section}.{name}={value!r}: {REFUSED[name]}")
             continue
         if name not in known:

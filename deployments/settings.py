@@ -5,6 +5,7 @@ A setting is named by its path (`llm.num_replicas`, `engine.max_model_len`). `en
 """
 
 import ipaddress
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -21,6 +22,8 @@ MODEL_FILES = ("*.json", "*.safetensors", "*.txt", "*.jinja", "*.model")
 """The files of a Hugging Face model that are downloaded."""
 BEATS = 5
 """How many polls in a row may find no sign of life of a replica. After one more, the replica is given up."""
+ROOT_PATH = r"(/[\w.~-]+)+"
+"""A path without a slash at its end."""
 WEIGHT_FILES = ("*.safetensors",)
 """The ones of `MODEL_FILES` that an ingress does not need."""
 
@@ -34,15 +37,24 @@ class Section(BaseModel):
 class HttpSettings(Section):
     """Where the application listens, and how large requests may be.
 
+    `root_path` is the path below which a proxy shows the application, where the proxy does not say so itself (X-Forwarded-Prefix).
     `max_body_bytes` limits the body of one request, `max_bodies_bytes` all bodies that an ingress holds at a time, and
     `max_choices` the choices (`n`) of one request.
     """
 
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=1, le=65535)
+    root_path: str | None = None
     max_body_bytes: int = Field(4 * 2**20, ge=1)
     max_bodies_bytes: int = Field(256 * 2**20, ge=1)
     max_choices: int = Field(128, ge=1)
+
+    @field_validator("root_path")
+    @classmethod
+    def _is_a_path(cls, root_path: str | None) -> str | None:
+        if root_path is not None and (not re.fullmatch(ROOT_PATH, root_path) or root_path.split("/")[1] in ("ui", "v1")):
+            raise ValueError("allowed: a path such as /satori, without a slash at its end, that begins with neither /ui nor /v1")
+        return root_path
 
     @property
     def is_loopback(self) -> bool:

@@ -6,8 +6,9 @@ import os
 from typing import TYPE_CHECKING, Any
 
 import ray
-from fastapi import FastAPI
+from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse, RedirectResponse
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from ray import serve
 from ray.exceptions import RayActorError
 from ray.serve.handle import DeploymentHandle
@@ -99,10 +100,10 @@ class Ingress:
         app.get("/ready")(self.ready)
         app.get("/status")(self.status)
         app.get("/metrics/targets")(self.targets)
-        app.router.routes.insert(0, app.router.routes.pop())  # before vLLM's mount of /metrics
+        app.get("/metrics")(_own_metrics)
         if self._ui is not None:
             app.mount("/ui", UIBridge(self._ui))
-            app.get("/", include_in_schema=False)(lambda: RedirectResponse("/ui/"))
+            app.get("/", include_in_schema=False)(_to_the_page)
         return app
 
     async def status(self) -> dict[str, Any]:
@@ -136,6 +137,15 @@ class Ingress:
 
     def _missing_gpus(self) -> str | None:
         return lacking(self._settings.llm, ray.cluster_resources())
+
+
+def _own_metrics() -> Response:
+    """Return this ingress' metrics, for Prometheus."""
+    return Response(exposition.of_ingress(), media_type=CONTENT_TYPE_PLAIN_0_0_4)
+
+
+def _to_the_page(request: Request) -> RedirectResponse:
+    return RedirectResponse(f"{request.scope['root_path']}/ui/")
 
 
 def channel_host() -> str:

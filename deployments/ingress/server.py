@@ -18,7 +18,9 @@ from vllm.entrypoints.launchers.api_server.app_state import init_app_state
 from vllm.entrypoints.launchers.app import build_app
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionResponseStreamChoice, ChatCompletionStreamResponse
 from vllm.entrypoints.openai.completion.protocol import CompletionResponseStreamChoice, CompletionStreamResponse
+from vllm.reasoning import ReasoningParserManager
 from vllm.tokenizers import cached_tokenizer_from_config
+from vllm.tool_parsers import ToolParserManager
 from vllm.v1.engine.core_client import EngineCoreClient
 from vllm.v1.executor import Executor
 
@@ -29,7 +31,7 @@ from deployments.engine.arguments import server_arguments
 from deployments.engine.config import TASKS, frontend_config, tune_process
 from deployments.engine_client.client import Hooks, ServeEngineClient, used_by_async_llm
 from deployments.engine_client.replicas import LLMReplicas
-from deployments.errors import SatoriError
+from deployments.errors import SatoriError, SettingsError
 from deployments.ingress import endpoints, error_handlers, special_tokens
 from deployments.ingress.frontend import BoundedLLM
 from deployments.ingress.middleware.access import Guard
@@ -52,7 +54,7 @@ ALLOWED = frozenset(
     """
     /v1/models /v1/chat/completions /v1/completions /v1/responses /v1/responses/{response_id} /v1/responses/{response_id}/cancel
     /v1/messages /v1/messages/count_tokens /tokenize /detokenize /tokenizer_info
-    /health /load /version /metrics /docs /docs/oauth2-redirect /redoc /openapi.json /static
+    /health /load /version /docs /docs/oauth2-redirect /redoc /openapi.json /static
     """.split()
 )
 """The routes of vLLM's app that are served; some only where a setting asks for them.
@@ -104,6 +106,7 @@ async def build(
     special_tokens.install()
     guidance.install()
     arguments = await asyncio.to_thread(server_arguments, settings)
+    load_plugins(arguments)
     config = await asyncio.to_thread(frontend_config, arguments)
     coat = await asyncio.to_thread(writes_coat, arguments, config)
     guard, ongoing = Guard(keys), Ongoing()
@@ -144,6 +147,20 @@ async def build(
     # other processes aside.
     os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
     return Server(app, engine, client, ongoing)
+
+
+def load_plugins(arguments: Namespace) -> None:
+    """Import the files whose parsers the settings add to vLLM's, as its own launcher does.
+
+    Raises SettingsError for a parser of tool calls that there is not.
+    """
+    if arguments.tool_parser_plugin:
+        ToolParserManager.import_tool_parser(arguments.tool_parser_plugin)
+    if arguments.reasoning_parser_plugin:
+        ReasoningParserManager.import_reasoning_parser(arguments.reasoning_parser_plugin)
+    known = ToolParserManager.list_registered()
+    if (name := arguments.tool_call_parser) is not None and name not in known:
+        raise SettingsError(f"api.tool_call_parser={name!r}: no such parser; allowed: {', '.join(known)}")
 
 
 def frontend(arguments: Namespace, config: VllmConfig, client: EngineCoreClient) -> BoundedLLM:

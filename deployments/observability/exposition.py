@@ -17,7 +17,7 @@ from wsgiref import simple_server
 
 import psutil
 import ray
-from prometheus_client import make_wsgi_app
+from prometheus_client import generate_latest, make_wsgi_app
 from ray import serve
 from ray.experimental import internal_kv
 
@@ -28,6 +28,11 @@ from deployments.settings import Settings, port_range
 
 NAMESPACE = "satori-metrics"
 SAMPLE_S = 0.5
+ELSEWHERE = """\
+# These are the metrics of one ingress. vLLM's gauges of an engine, such as vllm:num_requests_running and vllm:kv_cache_usage_perc,
+# are served by its LLM replica: /metrics/targets lists the addresses of all replicas, also for Prometheus (http_sd_configs).
+"""
+"""A comment of Prometheus' text format."""
 logger = logs.logger("metrics")
 
 
@@ -113,6 +118,11 @@ def _serve(host: str, ports: range) -> simple_server.WSGIServer:
         raise PortInUseError(f"no port from {ports.start} to {ports.stop - 1} is free for metrics; allowed: more in ports.metrics")
     threading.Thread(target=server.serve_forever, daemon=True).start()
     return server
+
+
+def of_ingress() -> bytes:
+    """Return the metrics of this process, an ingress, in Prometheus' text format, with a comment that says where the others are."""
+    return ELSEWHERE.encode() + generate_latest()
 
 
 def _memory(process: psutil.Process) -> int:

@@ -51,7 +51,7 @@ class UIBridge:
                 if message["type"] == "http.response.start":
                     started = True
                     if known is None:
-                        message["headers"] = [*message["headers"], (b"set-cookie", _cookie(session).encode())]
+                        message["headers"] = [*message["headers"], (b"set-cookie", _cookie(session, scope["root_path"]).encode())]
                 await send(message)
         except RequestCancelledError:  # the browser has gone
             return
@@ -64,9 +64,9 @@ class UIBridge:
 
 
 def _plain(scope: Scope) -> dict[str, Any]:
-    """Return the parts of the scope that can be sent to a replica, with the whole path."""
-    path = scope["path"] if scope["path"].startswith(scope["root_path"]) else scope["root_path"] + scope["path"]
-    return {key: scope[key] for key in PASSED if key in scope} | {"path": path, "root_path": "", "asgi": {"version": "3.0"}}
+    """Return the parts of the scope that can be sent to a replica, with the whole path and what a proxy put before it."""
+    outside = {"path": scope["path"], "root_path": scope.get("app_root_path", "")}
+    return {key: scope[key] for key in PASSED if key in scope} | outside | {"asgi": {"version": "3.0"}}
 
 
 async def _body(receive: Receive) -> bytes:
@@ -87,7 +87,7 @@ async def _cancel_when_gone(receive: Receive, stream: Any) -> None:
     stream.cancel()
 
 
-def _cookie(session: str) -> str:
+def _cookie(session: str, path: str) -> str:
     morsel = SimpleCookie({COOKIE: session})[COOKIE]
-    morsel["path"], morsel["httponly"], morsel["samesite"] = "/ui", True, "Lax"
+    morsel["path"], morsel["httponly"], morsel["samesite"] = path, True, "Lax"
     return morsel.OutputString()

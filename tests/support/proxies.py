@@ -44,6 +44,19 @@ chat.example.com {
 }
 """
 """What somebody writes who has read nothing of ours."""
+PREFIX = "/satori"
+NGINX_BELOW = {
+    "location / {": "location /satori/ {",
+    "\n        proxy_pass http://127.0.0.1:8000;": "",
+    "# proxy_pass http://127.0.0.1:8000/;": "proxy_pass http://127.0.0.1:8000/;",
+    "# proxy_set_header X-Forwarded-Prefix": "proxy_set_header X-Forwarded-Prefix",
+}
+CADDY_BELOW = {
+    "\treverse_proxy 127.0.0.1:8000 {": "\thandle_path /satori/* {\n\treverse_proxy 127.0.0.1:8000 {",
+    "# header_up": "header_up",
+    "\n\t}\n}": "\n\t}\n\t}\n}",
+}
+"""What they say of a path, done."""
 DOCUMENTED = ("nginx", "caddy")
 """Those that docs/proxies configures."""
 PROXIES = (*DOCUMENTED, "simple caddy")
@@ -57,7 +70,7 @@ def replaced(text: str, **changes: str) -> str:
     return text
 
 
-def _nginx(folder: Path, port: int, behind: str) -> list[str]:
+def _nginx(folder: Path, port: int, behind: str, below: bool) -> list[str]:
     certificate = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
     certificate += ["-subj", "/CN=localhost", "-keyout", str(folder / "key"), "-out", str(folder / "certificate")]
     subprocess.run(certificate, check=True, capture_output=True)
@@ -68,20 +81,24 @@ def _nginx(folder: Path, port: int, behind: str) -> list[str]:
         "server_name chat.example.com": "server_name localhost",
         "127.0.0.1:8000": behind,
     }
-    (folder / "site.conf").write_text(replaced((ROOT / "docs/proxies/nginx.conf").read_text(), **changes))
+    site = (ROOT / "docs/proxies/nginx.conf").read_text()
+    if below:
+        site = replaced(site, **NGINX_BELOW)
+    (folder / "site.conf").write_text(replaced(site, **changes))
     (folder / "nginx.conf").write_text(NGINX.format(folder=folder, user="" if os.getuid() else "user root;"))
     return ["nginx", "-c", str(folder / "nginx.conf"), "-p", str(folder)]
 
 
-def _caddy(folder: Path, port: int, behind: str, site: str | None = None) -> list[str]:
+def _caddy(folder: Path, port: int, behind: str, below: bool, site: str | None = None) -> list[str]:
     changes = {"\nchat.example.com ": f"\nhttps://localhost:{port} ", "127.0.0.1:8000": behind}
-    site = replaced(site or (ROOT / "docs/proxies/Caddyfile").read_text(), **changes)
+    site = site or (ROOT / "docs/proxies/Caddyfile").read_text()
+    site = replaced(replaced(site, **CADDY_BELOW) if below else site, **changes)
     (folder / "Caddyfile").write_text(CADDY.format(folder=folder) + site)
     return ["caddy", "run", "--config", str(folder / "Caddyfile"), "--adapter", "caddyfile"]
 
 
-def _simple_caddy(folder: Path, port: int, behind: str) -> list[str]:
-    return _caddy(folder, port, behind, SIMPLE_CADDY)
+def _simple_caddy(folder: Path, port: int, behind: str, below: bool) -> list[str]:
+    return _caddy(folder, port, behind, below, SIMPLE_CADDY)
 
 
 def _answers(port: int) -> bool:
@@ -96,11 +113,14 @@ def _answers(port: int) -> bool:
 
 
 @contextlib.contextmanager
-def in_front(name: str, folder: Path, behind: str) -> Iterator[str]:
-    """Run one of `PROXIES` in front of the address `behind`; yield its URL. Skips the test where the program is not here."""
+def in_front(name: str, folder: Path, behind: str, below: bool = False) -> Iterator[str]:
+    """Run one of `PROXIES` in front of the address `behind`; yield the URL of what is there. Skips where the program is not here.
+
+    With `below`, it is below the path `PREFIX`, as docs/proxies says.
+    """
     require(name.rpartition(" ")[2], *(["openssl"] if name == "nginx" else []))
     (port,) = free_ports(1)
-    command = {"nginx": _nginx, "caddy": _caddy, "simple caddy": _simple_caddy}[name](folder, port, behind)
+    command = {"nginx": _nginx, "caddy": _caddy, "simple caddy": _simple_caddy}[name](folder, port, behind, below)
     home = os.environ | {"HOME": str(folder), "XDG_DATA_HOME": str(folder), "XDG_CONFIG_HOME": str(folder)}
     with (folder / "output").open("w+") as output:
         process = subprocess.Popen(command, env=home, stdout=output, stderr=subprocess.STDOUT)
@@ -108,7 +128,7 @@ def in_front(name: str, folder: Path, behind: str) -> Iterator[str]:
             until(lambda: process.poll() is not None or _answers(port), f"{name} answers")
             output.seek(0)
             assert process.poll() is None, output.read()
-            yield f"https://localhost:{port}"
+            yield f"https://localhost:{port}{PREFIX * below}"
         finally:
             process.terminate()
             process.wait(30)

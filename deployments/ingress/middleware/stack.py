@@ -14,6 +14,7 @@ from deployments.ingress.middleware.draining import Draining, Ongoing
 from deployments.ingress.middleware.intake import Intake
 from deployments.ingress.middleware.keepalive import KeepAlive
 from deployments.ingress.middleware.measuring import Measuring
+from deployments.ingress.middleware.prefix import Prefix, Rooted
 from deployments.ingress.middleware.response_headers import ResponseHeaders
 from deployments.observability.writer import Writer
 from deployments.settings import HttpSettings
@@ -37,6 +38,7 @@ def stack(
     Without a `writer`, nothing is measured. `pace_s` returns how long recent requests took.
     """
     return [
+        Middleware(Prefix, root_path=http.root_path or ""),
         *([Middleware(Measuring, writer=writer, tracer=tracer)] if writer is not None else []),
         Middleware(ResponseHeaders, pace_s=pace_s),
         Middleware(Dialects),
@@ -48,4 +50,5 @@ def stack(
         *theirs,
         Middleware(BodyLimit, settings=http),
         Middleware(Misread),
+        Middleware(Rooted),
     ]

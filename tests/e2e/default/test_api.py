@@ -1,6 +1,7 @@
 """The API with the official clients, against the real engine. What answers is vLLM's own server; here it is shown to be whole."""
 
 import json
+import re
 import subprocess
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
@@ -12,6 +13,7 @@ import psutil
 import pytest
 
 from tests.support.application import Served
+from tests.support.paths import ROOT
 
 ASK: list[Any] = [{"role": "user", "content": "What is 12 + 30?"}]
 
@@ -242,3 +244,11 @@ def test_health_ready_metrics_docs(served: Served) -> None:
     assert "vllm:" in httpx.get(f"{served.url}/metrics").text
     assert "/v1/chat/completions" in httpx.get(f"{served.url}/openapi.json").json()["paths"]
     assert httpx.get(f"{served.url}/docs").status_code == 200
+
+
+def test_the_documented_command_reads_the_metrics_of_all_replicas(served: Served) -> None:
+    [command] = re.findall(r"^curl .*/metrics/targets.*$", (ROOT / "docs" / "api.md").read_text(), re.MULTILINE)
+    command = command.replace("http://127.0.0.1:8000", served.url)
+    told = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True).stdout
+    assert "\nvllm:num_requests_running{" in told
+    assert told.count("\nprocess_start_time_seconds ") == 3, "an ingress, an LLM replica and a UI"

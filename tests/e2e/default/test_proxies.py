@@ -11,7 +11,7 @@ from cluster.bench import chaos
 from tests.support.application import Served
 from tests.support.page import Chat, chromium
 from tests.support.page_user import ask0, use
-from tests.support.proxies import DOCUMENTED, PROXIES, in_front
+from tests.support.proxies import DOCUMENTED, PREFIX, PROXIES, in_front
 from tests.support.status import ready
 from tests.support.until import until_async
 
@@ -54,15 +54,19 @@ async def test_a_stream_and_the_pages_events_pass_as_they_come(served: Served, t
             assert '["answer"], "105"]' in str(states).replace("'", '"')
 
 
+@pytest.mark.parametrize("below", [False, True], ids=["at the root", "below a path"])
 @pytest.mark.parametrize("name", DOCUMENTED)
-def test_the_page_in_a_browser(served: Served, tmp_path: Path, name: str) -> None:
-    """Everything that it asks for comes through the proxy."""
-    with in_front(name, tmp_path, served.url.removeprefix("http://")) as url, chromium() as browser:
+def test_the_page_in_a_browser(served: Served, tmp_path: Path, name: str, below: bool) -> None:
+    """Everything that it asks for comes through the proxy, and from below its path."""
+    with in_front(name, tmp_path, served.url.removeprefix("http://"), below) as url, chromium() as browser:
         chat = Chat(browser, f"{url}/", ignore_https_errors=True)
         assert chat.page.url == f"{url}/ui/"
         chat.ask()
         expect(chat.panel.locator(".reply .answer output").last).to_have_text("182", timeout=60_000)
         chat.answered()
-        assert [asked for asked in chat.requests if not asked.startswith((url, "data:", "blob:"))] == []
+        assert [asked for asked in chat.requests if not asked.startswith((f"{url}/", "data:", "blob:"))] == []
+        assert [cookie["path"] for cookie in chat.context.cookies()] == [f"{PREFIX * below}/ui"]
+        docs = httpx.get(f"{url}/docs", verify=False)
+        assert f"'{PREFIX * below}/openapi.json'" in docs.text
         assert chat.errors == []
         chat.context.close()

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from prometheus_client.parser import text_string_to_metric_families
 from pydantic import BaseModel
 from vllm.entrypoints.generate.base.protocol import DeltaFunctionCall, DeltaMessage, DeltaToolCall
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionResponseStreamChoice, ChatCompletionStreamResponse
@@ -14,7 +15,7 @@ from vllm.entrypoints.openai.completion.protocol import CompletionResponseStream
 from vllm.entrypoints.serve.engine.protocol import OpenAIBaseModel, UsageInfo
 
 from deployments.access.keys import digest
-from deployments.errors import EngineUnavailableError
+from deployments.errors import EngineUnavailableError, SettingsError
 from deployments.ingress.middleware.intake import AT_ONCE
 from deployments.ingress.server import ALLOWED, CHECK, CHUNKS, make_chunks_without_check
 from deployments.reasoning.request import CoatChatRequest
@@ -22,7 +23,7 @@ from tests.support.in_process import served
 from tests.support.until import until_async
 
 QUESTION = {"role": "user", "content": "1+1"}
-OURS = {"/metrics/targets", "/ready", "/status", "/v1/models/{model:path}"}
+OURS = {"/metrics", "/metrics/targets", "/ready", "/status", "/v1/models/{model:path}"}
 DOCUMENTED = OURS | {"/v1/models/{model}"}
 CONTROL = (
     "/inference/v1/abort_requests /inference/v1/generate /scale_elastic_ep /invocations /v1/load_lora_adapter /adapters /sleep"
@@ -46,8 +47,19 @@ async def test_every_allowed_route_is_vllms() -> None:
     async with served() as server:
         assert {route.path for route in server.app.router.routes} == (ALLOWED | OURS) - {"/tokenizer_info", "/static"}
         assert (await server.http.get("/v1/models")).status_code == 200
-        assert (await server.http.get("/metrics")).status_code == 200
         assert (await server.chat(QUESTION)).status_code == 200
+
+
+async def test_metrics_say_in_prometheus_own_format_where_the_others_are() -> None:
+    async with served() as server:
+        told = await server.http.get("/metrics", headers={"accept": "application/openmetrics-text;version=1.0.0,text/plain;q=0.5"})
+    assert (told.status_code, told.headers["content-type"]) == (200, "text/plain; version=0.0.4; charset=utf-8")
+    comment = told.text[: told.text.index("# HELP")]
+    assert {line[:2] for line in comment.splitlines()} == {"# "}
+    assert "/metrics/targets" in comment
+    names = {family.name for family in text_string_to_metric_families(told.text)}
+    assert any(name.startswith("vllm:") for name in names)
+    assert told.text.removeprefix(comment).startswith("# HELP")
 
 
 async def test_routes_and_origins_that_settings_ask_for() -> None:
@@ -66,6 +78,20 @@ async def test_routes_and_origins_that_settings_ask_for() -> None:
         assert (allowed.status_code, allowed.headers["access-control-allow-origin"]) == (200, "https://a.example")
         refused = await server.http.options("/v1/chat/completions", headers=ask | {"origin": "https://b.example"})
         assert refused.status_code == 400
+
+
+async def test_parsers_from_a_file_are_known_and_unknown_ones_are_refused(tmp_path: Path) -> None:
+    plugin = tmp_path / "plugin.py"
+    plugin.write_text(
+        "from vllm.tool_parsers import ToolParser, ToolParserManager\n\n\n"
+        '@ToolParserManager.register_module("of_a_file")\n'
+        "class OfAFile(ToolParser): ...\n"
+    )
+    with pytest.raises(SettingsError, match=r"api\.tool_call_parser='of_no_file'.*allowed: .*hermes"):
+        async with served(api__tool_call_parser="of_no_file"):
+            pass
+    async with served(api__tool_parser_plugin=str(plugin), api__tool_call_parser="of_a_file") as server:
+        assert (await server.chat(QUESTION)).status_code == 200
 
 
 async def test_requests_are_ongoing_until_they_are_answered_and_leave_the_intake_before() -> None:

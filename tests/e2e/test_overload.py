@@ -11,13 +11,11 @@ import httpx
 import pytest
 
 from deployments.access.keys import digest
-from tests.support.application import Served
-from tests.support.paths import ROOT
+from tests.support.application import LOGS, Served, logged
 from tests.support.status import ended, ready, until_states
 from tests.support.until import until_async
 
 ARGUMENTS = ("engine.max_num_seqs=1", "engine.max_num_queued_reqs=120", "engine.max_num_queued_tokens=40000", "ui.enabled=false")
-LOGS = Path("/tmp/ray/session_latest/logs")
 CROWD, SINGLE, SLOW = "sk-of-a-crowd", "sk-of-a-single-one", "sk-of-a-slow-one"
 CHAT: dict[str, Any] = {"model": "nano", "messages": [{"role": "user", "content": "What is 2 + 2?"}], "stream": True}
 CHAT |= {"max_tokens": 20, "ignore_eos": True, "temperature": 0}
@@ -136,13 +134,6 @@ async def test_a_slow_reader_holds_up_only_itself(served: Served, http: httpx.As
         assert not reading.done(), "its reply goes on"
         reading.cancel()
     await until_states(http, 0)
-
-
-def logged() -> str:
-    """Return all that the application and Ray have logged."""
-    files = [path for path in LOGS.rglob("*") if path.is_file()]
-    assert {"requests_LLM", "requests_Ingress"} <= {path.name.rpartition("_")[0] for path in files}
-    return (ROOT / ".run" / "serve.log").read_text() + "".join(path.read_text(errors="replace") for path in files)
 
 
 async def test_keys_are_asked_for_and_told_nowhere(served: Served, http: httpx.AsyncClient) -> None:

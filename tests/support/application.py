@@ -18,6 +18,7 @@ from tests.support.processes import output_until
 
 SERVE = str(Path(sys.executable).with_name("serve"))
 PORTS = (8000, 9101, 8404)
+LOGS = Path("/tmp/ray/session_latest/logs")
 STARTED_S, STOPPED_S = 180, 60
 READY = "Ctrl-C stops it."
 
@@ -82,6 +83,13 @@ class Served:
             kill(self.process.pid)
         self.process.wait()
         self.process.stdout.close()  # type: ignore[union-attr]
+
+
+def logged() -> str:
+    """Return all that the application and Ray have logged."""
+    files = [path for path in LOGS.rglob("*") if path.is_file()]
+    assert {"requests_LLM", "requests_Ingress"} <= {path.name.rpartition("_")[0] for path in files}
+    return (ROOT / ".run" / "serve.log").read_text() + "".join(path.read_text(errors="replace") for path in files)
 
 
 class Streaming:

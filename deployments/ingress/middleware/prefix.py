@@ -1,4 +1,4 @@
-"""The application below a path of a proxy, as https://host/satori/: links, redirects and cookies keep that prefix.
+"""The application below a path of a proxy, as https://host/satori/: links, redirects and cookies keep that prefix, and the scheme.
 
 The proxy names it in `X-Forwarded-Prefix`, and takes it off the path; or the setting `http.root_path` does, and then the proxy may
 take it off or not.
@@ -30,10 +30,12 @@ class Prefix:
         if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
-        prefix = self._root_path
+        headers, prefix = Headers(scope=scope), self._root_path
+        if scope["type"] == "http" and (scheme := headers.get("x-forwarded-proto", "")) in ("http", "https"):
+            scope = {**scope, "scheme": scheme}  # uvicorn believes it of proxies on its own host only
         if prefix and f"{scope['path']}/".startswith(f"{prefix}/"):
             scope = _moved(scope, lambda path: path.removeprefix(prefix) or "/")
-        if (given := Headers(scope=scope).get(HEADER, "").rstrip("/")) and scope["type"] == "http":
+        if (given := headers.get(HEADER, "").rstrip("/")) and scope["type"] == "http":
             if len(given) > LONGEST or not re.fullmatch(ROOT_PATH, given):
                 message = f"{HEADER}: {given[:LONGEST]!r}; allowed: a path such as /satori, of at most {LONGEST} characters"
                 await JSONResponse(error_body(message, "BadRequestError", 400, HEADER), 400)(scope, receive, send)

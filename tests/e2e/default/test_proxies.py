@@ -66,6 +66,8 @@ def test_the_page_in_a_browser(served: Served, tmp_path: Path, name: str, below:
         chat.answered()
         assert [asked for asked in chat.requests if not asked.startswith((f"{url}/", "data:", "blob:"))] == []
         assert [cookie["path"] for cookie in chat.context.cookies()] == [f"{PREFIX * below}/ui"]
+        moved = httpx.get(f"{url}/ui", verify=False)
+        assert str(moved.url.join(moved.headers["location"])) == f"{url}/ui/"
         docs = httpx.get(f"{url}/docs", verify=False)
         assert f"'{PREFIX * below}/openapi.json'" in docs.text
         assert chat.errors == []

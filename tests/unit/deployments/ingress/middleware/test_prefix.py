@@ -76,6 +76,13 @@ async def test_all_that_leads_on_has_the_prefix(root_path: str, headers: dict[st
         assert cookie.path == f"{prefix}/ui"
 
 
+async def test_redirects_keep_the_scheme_that_the_client_used() -> None:
+    async with client() as http:
+        for told, kept in (("https", "https"), ("http", "http"), ("javascript", "http")):
+            moved = await http.get("/v1/models/", headers=ASKED | {"x-forwarded-proto": told})
+            assert moved.headers["location"] == f"{kept}://host/satori/v1/models"
+
+
 @pytest.mark.parametrize("given", ["satori", "//evil.example", "/a b", "/<script>", "/a//b", "https://a.example", "/" + "a" * 256])
 async def test_a_prefix_that_is_no_path_is_refused(given: str) -> None:
     async with client() as http:

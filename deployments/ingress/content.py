@@ -19,7 +19,10 @@ BESIDE = frozenset({"type", "annotations", "logprobs", "cache_control", "prompt_
 def joined(messages: Iterable[Any]) -> list[Any]:
     """Return a chat's messages, with the consecutive texts of each as one. The argument stays as it is."""
     return [
-        {**message, "content": _parts(content)} if _is_parts(content := message.get("content")) else message for message in messages
+        {**message, "content": _parts(message["content"])}
+        if isinstance(message, Mapping) and _is_parts(message.get("content"))
+        else message  # vLLM takes objects of openai-harmony, too
+        for message in messages
     ]
 
 

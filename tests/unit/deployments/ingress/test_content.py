@@ -48,6 +48,15 @@ async def test_a_former_reply_in_parts_is_read_whole() -> None:
         assert refused.status_code == 400, refused.text
 
 
+async def test_messages_of_other_forms_stay_as_they_are() -> None:
+    """Those of openai-harmony are objects, which vLLM takes, too."""
+    harmony = {"role": "user", "content": [{"type": "text", "text": "1+1"}], "channel": "final", "recipient": "all"}
+    async with served() as server:
+        assert (await server.chat(harmony)).status_code == 200
+    other = object()
+    assert joined([other]) == [other]
+
+
 IMAGE = {"type": "image_url", "image_url": {"url": "data:,"}}
 MARKED = {"type": "text", "text": "c", "mark": 1}
 

@@ -34,14 +34,14 @@ def served(collector: Collector) -> Iterator[Served]:
         yield application
 
 
-@pytest.mark.timeout(400)
-async def test_lost_replicas_lose_no_stream(served: Served) -> None:
+async def lose(served: Served, *faults: str) -> None:
+    """Strike with these faults one after the other; check that no stream shows it, and that nothing is left of them."""
     stack, rng = served.stack, random.Random(7)
     async with chaos.client(served.url) as http:
         await stack.whole(http)
         wanted = await chaos.calm(http)
         before = {process.pid for process in stack.replicas()}
-        for fault in ("controller", "actor", "engine ended", "frozen"):  # `make chaos` has more
+        for fault in faults:  # `make chaos` has more
             outcome = await chaos.strike(stack, http, fault, wanted, rng)
             assert (outcome.lost, outcome.wrong) == ([], 0), outcome
             assert (outcome.moved > 0) == (fault != "controller"), outcome
@@ -49,6 +49,16 @@ async def test_lost_replicas_lose_no_stream(served: Served) -> None:
                 assert len(before - {process.pid for process in stack.replicas()}) == 1
         ready = (await http.get("/ready")).json()
         assert ready["ingress"]["open"] == ready["ingress"]["states"] == 0
+
+
+async def test_a_lost_replica_loses_no_stream(served: Served) -> None:
+    await lose(served, "actor")
+
+
+@pytest.mark.long
+@pytest.mark.timeout(400)
+async def test_lost_controllers_engines_and_frozen_ones_lose_no_stream(served: Served) -> None:
+    await lose(served, "controller", "actor", "engine ended", "frozen")
 
 
 NUMBERS = {"type": "array", "items": {"type": "integer"}, "minItems": 60, "maxItems": 80}

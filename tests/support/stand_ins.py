@@ -45,3 +45,14 @@ def die() -> None:
 def fail(message: str) -> NoReturn:
     """Raise an error."""
     raise ValueError(message)
+
+
+def key(answer: str) -> str:
+    """Do what an answer of one of these names says; the key of any other is its text."""
+    if answer == "sleep":
+        sleep(600)
+    if answer == "allocate":
+        allocate(1 << 40)
+    if answer == "die":
+        die()
+    return answer

@@ -8,7 +8,7 @@ import pytest
 from vllm.outputs import CompletionOutput, RequestOutput
 
 from deployments.observability import metrics
-from deployments.reasoning.answers.comparer import Comparer
+from deployments.reasoning.answers.comparer import Comparer, Process
 from deployments.reasoning.ballot import Ballot, progress_chunk
 from deployments.reasoning.equality import key
 from deployments.reasoning.reading import Vocabulary
@@ -172,6 +172,16 @@ async def test_the_same_text_has_one_key_in_a_vote_also_where_it_was_not_read_in
     vote = ballot(3, stop=False, comparer=InProcess("1/2"))
     await counted(vote, Results(*(result(ends(sample, "1/2")) for sample in range(3))))
     assert vote.result()["votes"] == [{"answer": "1/2", "votes": 3}]
+
+
+@pytest.mark.parametrize("answer", ["sleep", "allocate", "die"])
+async def test_an_answer_that_cannot_be_read_is_its_text_and_the_vote_goes_on(answer: str) -> None:
+    comparer = Comparer(Process("tests.support.stand_ins", 0.5))
+    vote = ballot(4, stop=False, comparer=comparer)
+    await counted(vote, Results(*(result(ends(sample, said)) for sample, said in enumerate([answer, "5", answer, "5"]))))
+    comparer.close()
+    votes = vote.result()["votes"]
+    assert sorted((vote["answer"], vote["votes"]) for vote in votes) == [("5", 2), (answer, 2)]
 
 
 async def test_a_client_that_leaves_aborts_the_samples() -> None:

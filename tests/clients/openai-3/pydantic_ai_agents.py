@@ -3,7 +3,7 @@
 from typing import Any
 
 from pydantic import BaseModel
-from pydantic_ai import Agent, NativeOutput
+from pydantic_ai import Agent, NativeOutput, ToolOutput
 from pydantic_ai.models.openai import OpenAIChatModel, OpenAIResponsesModel
 from pydantic_ai.providers.openai import OpenAIProvider
 
@@ -27,6 +27,7 @@ def chat(url: str) -> OpenAIChatModel:
 
 
 WAYS = {
+    "ToolOutput": lambda url, question: asked(chat(url), ToolOutput(Sum), question),
     "NativeOutput": lambda url, question: asked(chat(url), NativeOutput(Sum), question),
     "Responses, NativeOutput": lambda url, question: asked(
         OpenAIResponsesModel("nano", provider=provider(url)), NativeOutput(Sum), question

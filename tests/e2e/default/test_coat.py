@@ -393,11 +393,18 @@ def test_limits_and_votes_in_a_format(http: httpx.Client) -> None:
 def test_responses_and_messages_think_before_a_format(served: Served) -> None:
     text: Any = {"format": {"type": "json_schema", "name": "sum", "schema": SCHEMA}}
     with openai.OpenAI(base_url=f"{served.url}/v1", api_key="unused") as client:
-        response = client.responses.create(model="nano", input=QUESTION, text=text, max_output_tokens=1500, temperature=0)
+        asked: Any = {"model": "nano", "input": QUESTION, "text": text, "max_output_tokens": 1500, "temperature": 0}
+        response = client.responses.create(**asked)
+        with client.responses.stream(**asked) as events:
+            told = "".join(event.delta for event in events if event.type == "response.output_text.delta")
+            streamed = events.get_final_response()
     assert json.loads(response.output_text) == {"answer": 182}
+    assert told == streamed.output_text == response.output_text
     with anthropic.Anthropic(base_url=served.url, api_key="unused") as claude:
         more = {"temperature": 0, "output_config": text}
         message = claude.messages.create(model="nano", messages=ASK, max_tokens=1500, extra_body=more)
+        with claude.messages.stream(model="nano", messages=ASK, max_tokens=1500, extra_body=more) as parts:
+            assert "".join(parts.text_stream) == "".join(part.text for part in message.content if part.type == "text")
     [answer] = [part.text for part in message.content if part.type == "text"]
     assert json.loads(answer) == {"answer": 182}
 

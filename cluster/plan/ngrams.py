@@ -1,14 +1,16 @@
 """Speculation by n-grams on recorded replies: prints the tokens a step by number of drafts and length of n-grams.
 
 The file has a line of JSON for each reply, `{"prompt_token_ids": [...], "token_ids": [...]}`, as the completions API returns them
-with `return_token_ids`. With greedy replies the count is exact: a draft is accepted if it is what follows.
+with `return_token_ids`. With greedy replies the count is exact: a draft is accepted if it is what follows. Replies are taken one
+after the other, as of a lone client: each finds the texts of the `--before` requests before it, which an engine still has.
 
-    python -m cluster.plan.ngrams replies.jsonl
+    python -m cluster.plan.ngrams replies.jsonl --before 16
 """
 
 import argparse
 import json
 import sys
+from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,13 +22,15 @@ LENGTHS = ((1, 3), (1, 4), (2, 2), (2, 3), (2, 4), (2, 5), (3, 3), (3, 5), (4, 4
 
 
 class Ngrams:
-    """The n-grams of a sequence as it grows: what followed the last time that its end was seen.
+    """The n-grams of a sequence as it grows: what followed the last time that its end was seen, there or in the sequences `before`.
 
-    As vLLM 0.32.0's speculator does it (`v1/worker/gpu/spec_decode/ngram`): the longest n-gram counts, then the latest.
+    As `deployments.engine.drafts` does it: the longest n-gram counts, then the own sequence, then the latest. Without others, that
+    is vLLM 0.32.0's speculator (`v1/worker/gpu/spec_decode/ngram`).
     """
 
-    def __init__(self, tokens: Sequence[int], shortest: int, longest: int) -> None:
+    def __init__(self, tokens: Sequence[int], shortest: int, longest: int, before: Sequence["Ngrams"] = ()) -> None:
         """Begin with the tokens of a prompt; n-grams have `shortest` to `longest` tokens."""
+        self._before = before
         self._tokens: list[int] = []
         self._lengths = range(longest, shortest - 1, -1)
         self._ends: dict[tuple[int, ...], int] = {}
@@ -43,17 +47,25 @@ class Ngrams:
     def drafts(self, most: int) -> list[int]:
         """Return `most` drafts, or none. Where too few tokens follow, the last token of all is repeated, as vLLM does."""
         for length in self._lengths:
-            if length <= len(self._tokens) and (end := self._ends.get(tuple(self._tokens[-length:]))) is not None:
-                found = self._tokens[end : end + most]
-                return found + [self._tokens[-1]] * (most - len(found))
+            if length > len(self._tokens):
+                continue
+            wanted = tuple(self._tokens[-length:])
+            for text in (self, *reversed(self._before)):
+                if (end := text._ends.get(wanted)) is not None:
+                    found = text._tokens[end : end + most]
+                    return found + [self._tokens[-1]] * (most - len(found))
         return []
 
 
-def tokens_a_step(replies: Sequence[Reply], drafts: int, shortest: int, longest: int) -> float:
-    """Return the tokens that a decode step gives a request on average, with that many drafts. A prefill gives the first token."""
+def tokens_a_step(replies: Sequence[Reply], drafts: int, shortest: int, longest: int, before: int = 0) -> float:
+    """Return the tokens that a decode step gives a request on average, with that many drafts. A prefill gives the first token.
+
+    Each reply finds n-grams in the texts of `before` requests before it, too.
+    """
     steps = tokens = 0
+    texts: deque[Ngrams] = deque(maxlen=before)
     for prompt, reply in replies:
-        seen, place = Ngrams([*prompt, *reply[:1]], shortest, longest), 1
+        seen, place = Ngrams([*prompt, *reply[:1]], shortest, longest, tuple(texts)), 1
         tokens += max(0, len(reply) - 1)
         while place < len(reply):
             steps += 1
@@ -65,6 +77,7 @@ def tokens_a_step(replies: Sequence[Reply], drafts: int, shortest: int, longest:
             for token in reply[place : place + accepted + 1]:
                 seen.append(token)
             place += accepted + 1
+        texts.append(seen)
     return tokens / steps if steps else 1.0
 
 
@@ -72,7 +85,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Print the tokens a step for the replies in a file; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", type=Path, help="replies, a line of JSON each")
-    path = parser.parse_args(arguments).file
+    parser.add_argument("--before", type=int, default=0, help="requests before a reply in whose texts it finds n-grams (default 0)")
+    options = parser.parse_args(arguments)
+    path, before = options.file, max(0, options.before)
     try:
         lines = [json.loads(line) for line in path.read_text().splitlines()]
         replies = [(line["prompt_token_ids"], line["token_ids"]) for line in lines]
@@ -82,7 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f"{len(replies)} replies, {sum(len(reply) for _, reply in replies):,} tokens: tokens a step\n\nn-grams  drafts")
     print("       " + "".join(f"{drafts:7}" for drafts in range(1, MOST_DRAFTS + 1)))
     for shortest, longest in LENGTHS:
-        rates = [tokens_a_step(replies, drafts, shortest, longest) for drafts in range(1, MOST_DRAFTS + 1)]
+        rates = [tokens_a_step(replies, drafts, shortest, longest, before) for drafts in range(1, MOST_DRAFTS + 1)]
         print(f"{shortest} to {longest} " + "".join(f"{rate:7.2f}" for rate in rates))
     return 0
 

@@ -71,6 +71,10 @@ def engine_config(arguments: Namespace) -> "VllmConfig":
     module = "logits_v2" if config.use_v2_model_runner else "logits"  # the two runners' interfaces have nothing in common
     ours = f"deployments.engine.{module}:CoatLimits"
     config.model_config.logits_processors = [*(config.model_config.logits_processors or ()), ours]
+    speculation = config.speculative_config
+    parallel = config.parallel_config
+    if config.use_v2_model_runner and speculation is not None and speculation.use_ngram() and not parallel.worker_extension_cls:
+        parallel.worker_extension_cls = "deployments.engine.drafts.Extension"
     return config
 
 

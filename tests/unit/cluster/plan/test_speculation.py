@@ -41,6 +41,16 @@ def test_drafts_are_what_followed(tokens: list[int], lengths: tuple[int, int], d
     assert Ngrams(tokens, *lengths).drafts(3) == drafts
 
 
+def test_texts_before_are_looked_through_for_the_longest_and_then_the_nearest() -> None:
+    old, new = Ngrams([1, 2, 3, 4], 1, 3), Ngrams([5, 2, 3, 6], 1, 3)
+    assert Ngrams([9, 1, 2], 1, 3, (old, new)).drafts(2) == [3, 4], "two tokens are more than one"
+    assert Ngrams([9, 2], 1, 3, (old, new)).drafts(2) == [3, 6]
+    assert Ngrams([2, 8, 2], 1, 3, (old, new)).drafts(2) == [8, 2], "its own"
+    replies = [([0, number], [5, 6, 7, 8]) for number in range(1, 4)]
+    assert tokens_a_step(replies, drafts=3, shortest=1, longest=3) == 1
+    assert tokens_a_step(replies, drafts=3, shortest=1, longest=3, before=1) == 9 / (3 + 1 + 1)
+
+
 def by_search(tokens: list[int], shortest: int, longest: int, most: int) -> list[int]:
     """The same by looking at every place, as vLLM's kernel does."""
     for length in range(longest, shortest - 1, -1):

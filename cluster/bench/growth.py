@@ -16,6 +16,7 @@ from typing import Any
 import psutil
 
 from cluster.bench.stack import Stack, command_line, is_engine
+from deployments.settings import ROOT
 
 MIB = 2**20
 ROLES = {
@@ -125,7 +126,7 @@ class Watch:
         if (state := _json(self._stack.url + "/ready")) is not None:
             self._add("ingress", _number(state["ingress"]["id"]), "states", state["ingress"]["states"])
         for folder in self._folders:
-            self._add(str(folder), 0, DISK, size(folder) / MIB)
+            self._add(str(folder).removeprefix(f"{ROOT}/"), 0, DISK, size(folder) / MIB)
 
     def _exposed(self) -> Iterator[tuple[str, int, str]]:
         """Give each replica's role, number and metrics."""

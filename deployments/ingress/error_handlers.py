@@ -2,11 +2,13 @@
 
 import json
 import traceback
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -27,6 +29,7 @@ def install(app: FastAPI) -> None:
     """Add handlers for the errors that vLLM's own (0.32.0) leave to the framework, and one that hides internal failures."""
     app.exception_handler(HTTPException)(_http)
     app.exception_handler(RequestValidationError)(_invalid)
+    app.exception_handler(ValidationError)(_invalid)  # of parts that vLLM's models read late, such as a message's
     app.exception_handler(SatoriError)(_ours)
     app.exception_handler(Exception)(_unknown)
 
@@ -36,14 +39,14 @@ async def _http(request: Request, error: HTTPException) -> JSONResponse:
     return JSONResponse(body, error.status_code, error.headers)
 
 
-async def _invalid(request: Request, error: RequestValidationError) -> JSONResponse:
+async def _invalid(request: Request, error: RequestValidationError | ValidationError) -> JSONResponse:
     found = dict(_said(each) for each in error.errors())
     params, said = list(found), [f"{param}: {message}" if param else message for param, message in found.items()]
     more = [f"and {len(said) - SAID} more"] if len(said) > SAID else []
     return JSONResponse(error_body("; ".join(said[:SAID] + more), "BadRequestError", 400, params[0] if params else None), 400)
 
 
-def _said(error: dict[str, Any] | str) -> tuple[str | None, str]:
+def _said(error: Mapping[str, Any] | str) -> tuple[str | None, str]:
     """Return the path of a value that is not allowed, and what is wrong with it."""
     if isinstance(error, str):
         return None, error
@@ -83,9 +86,11 @@ class Misread:
         try:
             await self._app(scope, receive, send)
         except Exception as error:
-            if not any(_reads(frame) for frame in traceback.extract_tb(error.__traceback__)):
+            frames = traceback.extract_tb(error.__traceback__)
+            if not any(map(_reads, frames)):
                 raise
-            logger.warning("%s: the body could not be read", scope["path"], exc_info=error)
+            where = f"{frames[-1].filename}:{frames[-1].lineno}"
+            logger.warning("%s: the body could not be read: %r in %s", scope["path"], error, where)
             message = f"a value in the body is not valid ({type(error).__name__} while reading it)"
             await JSONResponse(error_body(message, "BadRequestError", 400), 400)(scope, receive, send)
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
+from deployments.ingress.error_handlers import Misread
 from tests.support.in_process import Server, served
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -198,3 +199,29 @@ async def test_ordinary_requests_pass(server: Server) -> None:
         answer = await server.http.post(path, json=body)
         assert answer.status_code == 200, answer.text
         assert '"error":{' not in answer.text
+
+
+async def test_parts_of_a_message_that_are_read_late_are_named_in_words(server: Server) -> None:
+    said = await refused(server, "/v1/chat/completions", CHAT | {"messages": [{"role": "user", "content": ["hi"]}]})
+    assert "pydantic" not in said["message"]
+    assert "\n" not in said["message"]
+    assert 'got "hi"' in said["message"]
+
+
+async def test_what_cannot_be_read_is_a_line_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    async def failing(scope: Any, receive: Any, send: Any) -> None:
+        request_body_to_args()
+
+    def request_body_to_args() -> None:
+        raise AttributeError("of a\nvalue")
+
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    await Misread(failing)({"type": "http", "path": "/v1/x", "method": "POST", "headers": []}, None, send)  # type: ignore[arg-type]
+    assert sent[0]["status"] == 400
+    [line] = [caplog.handler.format(record) for record in caplog.records if "could not be read" in record.message]
+    assert "\n" not in line
+    assert "test_error_handlers.py:" in line

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from deployments.errors import GrammarTooComplexError, OutOfBoundsError
+from deployments.errors import GrammarTooComplexError
 
 MOST_CHARACTERS = 32_768
 MOST_CHOICES = 1_000
@@ -44,58 +44,6 @@ def check_grammar(grammar: Any, where: str) -> None:
             deepest = max(deepest, depth)
         if deepest > MOST_DEPTH:
             _refuse(where, f"{deepest} nested brackets", MOST_DEPTH)
-        bare = _LITERAL.sub(lambda found: " " if found["comment"] else ' "" ', grammar)
-        if "::=" not in grammar and "<[" in _TEXT.sub(" ", grammar):
-            raise OutOfBoundsError(where, "tokens cannot be named by their numbers (<[...]>); write their text")
-        if not _has_an_end(bare):
-            raise OutOfBoundsError(where, "no text of finite length can match it")
-
-
-_TEXT = re.compile(r'"(?:[^"\\\n]|\\.)*"|/(?:[^/\\\n]|\\.)+/')
-_LITERAL = re.compile(r'(?P<comment>(?:#|//)[^\n]*)|"(?:[^"\\\n]|\\.)*"i?|/(?:[^/\\\n]|\\.)+/[a-z]*|\[(?:[^\]\\]|\\.)*\]')
-_RULE = re.compile(r'^[ \t]*[?!]?([\w-]+)(?:\.-?\d+)?[ \t]*(?:"")?[ \t]*(?:::=|:)', re.MULTILINE)
-_PART = re.compile(r'[\w-]+|""|\{\d*,?\d*\}|~\s*\d+|\S')
-_MAY_BE_NONE = re.compile(r"[?*]|\{0?,|~\s*0")
-PASSES = 8
-"""How often all rules are looked at. Rules that would need more are taken for ones that end."""
-
-
-def _has_an_end(grammar: str) -> bool:
-    """Return whether some finite text may match a grammar (EBNF, Lark) without its literals, as far as its rules decide it.
-
-    `root ::= "x" root` has none: the engine would write until it fails. What is not understood is taken for a text.
-    """
-    found = list(_RULE.finditer(grammar))
-    ends = [*(rule.start() for rule in found), len(grammar)][1:]
-    rules = [(rule[1], _PART.findall(grammar, rule.end(), end)) for rule, end in zip(found, ends, strict=True)]
-    open_rules = {name for name, _ in rules}
-    start = next((name for name in ("root", "start") if name in open_rules), None)
-    for _ in range(PASSES):
-        before = len(open_rules)
-        for name, parts in reversed(rules):
-            if name in open_rules and _ends(iter(parts), open_rules):
-                open_rules.discard(name)
-        if start not in open_rules:
-            return True
-        if len(open_rules) == before:
-            return False
-    return True
-
-
-def _ends(parts: Iterator[str], open_rules: set[str]) -> bool:
-    """Return whether an alternative of a rule's body, up to its closing bracket, has no rule that is still open."""
-    any_ends, ends, before = False, True, True
-    for part in parts:
-        if part == ")":
-            break
-        if part == "|":
-            any_ends, ends, before = any_ends or ends, True, True
-        elif _MAY_BE_NONE.match(part):
-            ends = before
-        else:
-            before = ends
-            ends = ends and (_ends(parts, open_rules) if part == "(" else part not in open_rules)
-    return any_ends or ends
 
 
 def check_schema(schema: Any, where: str) -> None:

@@ -11,16 +11,17 @@ BLOCK = tl.constexpr(1024)
 
 
 @triton.jit
-def look(tokens, stride, slots, lengths, sampled, best, all_slots, span, shortest, longest: tl.constexpr):
-    """Raise `best` of a request to the score of the best place of one block of one slot.
+def look(tokens, stride, slots, lengths, temperatures, sampled, best, all_slots, span, shortest, longest: tl.constexpr):
+    """Raise `best` of a request to the score of the best place of one block of one slot. With a temperature, only its own counts.
 
     A place is good if the tokens before it are the last ones of the request. More such tokens are better (`longest` count at most;
     fewer than `shortest` score 0), then the request's own slot, then the slots before it, nearest first, then later places.
     """
     request, other, block = tl.program_id(0), tl.program_id(1).to(tl.int64), tl.program_id(2)
     length = tl.load(lengths + other)
-    if (tl.load(sampled + request) > 0) & (block * BLOCK < length):
-        own = tl.load(slots + request).to(tl.int64)
+    own = tl.load(slots + request).to(tl.int64)
+    looked_through = (tl.load(temperatures + own) == 0) | (other == own)
+    if (tl.load(sampled + request) > 0) & looked_through & (block * BLOCK < length):
         end = tl.load(lengths + own)
         places = block * BLOCK + tl.arange(0, BLOCK)
         alike = (places < length) & (places > 0)

@@ -4,7 +4,8 @@ vLLM's `ngram_gpu` looks for a request's last tokens in the text of this request
 phrase are those of the chains before them. All tokens lie in one table on the device, a row for each slot of a request, and rows of
 requests that have ended stay until the slot is used again. So here all rows are looked through; the device is not waited for.
 
-A draft changes no greedy token. How soon tokens come can tell a client that a text like its own was written before, as a shared
+A draft changes no greedy token. It does change a sampled one, so sampled requests draft from their own text: what a seed gives must
+not depend on what was asked before. How soon tokens come can tell a client that a text like its own was written before, as a shared
 prefix cache can.
 """
 
@@ -47,6 +48,8 @@ class SharedNgrams(ngram.NgramGPUSpeculator):
         num_sampled: torch.Tensor,
         num_rejected: torch.Tensor,
         last_sampled: torch.Tensor,
+        next_prefill_tokens: Any,
+        temperature: torch.Tensor,
         *_: Any,
         dummy_run: bool = False,
         num_speculative_tokens: int | None = None,
@@ -60,7 +63,7 @@ class SharedNgrams(ngram.NgramGPUSpeculator):
         best = self._best[:count].zero_()
         blocks = triton.cdiv(self.max_model_len, BLOCK.value)
         look[count, self.max_num_reqs, blocks](
-            rows, rows.stride(0), slots, lengths, num_sampled, best, self.max_num_reqs, span, self.min_n, self.max_n
+            rows, rows.stride(0), slots, lengths, temperature, num_sampled, best, self.max_num_reqs, span, self.min_n, self.max_n
         )
         most = self.num_speculative_steps
         width = triton.next_power_of_2(most)

@@ -46,6 +46,7 @@ class Engine:
             model_config=SimpleNamespace(max_model_len=LONGEST),
         )
         self.speculator = init_speculator(config, torch.device("cpu"), self.states)
+        self.temperatures = torch.zeros(SLOTS)
         self.texts: dict[int, list[int]] = {}
 
     def begin(self, name: str, tokens: list[int]) -> int:
@@ -58,9 +59,9 @@ class Engine:
 
     def drafts(self, slots: list[int], sampled: list[int], most: int | None = None) -> list[list[int]]:
         batch = SimpleNamespace(num_reqs=len(slots), idx_mapping=torch.tensor(slots))
-        last = self.states.last_sampled_tokens
+        last, given = self.states.last_sampled_tokens, torch.tensor(sampled, dtype=torch.int32)
         return self.speculator.propose(
-            batch, None, None, None, None, torch.tensor(sampled, dtype=torch.int32), None, last, num_speculative_tokens=most
+            batch, None, None, None, None, given, None, last, None, self.temperatures, num_speculative_tokens=most
         ).tolist()
 
     def expected(self, slot: int) -> list[int]:
@@ -115,6 +116,16 @@ def test_a_lone_request_has_the_texts_of_those_before_it() -> None:
     assert engine.drafts([slot], [1]) == [[5, 6, 4, 4, 4]]
 
 
+def test_a_sampled_request_has_its_own_text_only() -> None:
+    """What a seed gives does not depend on other requests."""
+    engine = Engine()
+    other = engine.begin("other", [1, 2, 3])
+    slot = engine.begin("one", [2, 5, 1, 2])
+    assert engine.drafts([slot], [1]) == [[3, 2, 2, 2, 2]]
+    engine.temperatures[slot] = 0.5
+    assert engine.drafts([slot, other], [1, 1])[0] == [5, 1, 2, 2, 2]
+
+
 def test_where_no_drafts_are_wanted_none_are_looked_for() -> None:
     engine = Engine()
     slot = engine.begin("one", [1, 2, 3, 1])
@@ -132,7 +143,7 @@ from deployments.engine.draft_kernels import look, take
 integers, longs, number = "*i32", "*i64", "i32"
 rows = {"tokens": integers, "stride": number, "slots": longs, "lengths": integers}
 sizes = {"all_slots": number, "span": number}
-looking = rows | {"sampled": integers, "best": longs} | sizes | {"shortest": number}
+looking = rows | {"temperatures": "*fp32", "sampled": integers, "best": longs} | sizes | {"shortest": number}
 taking = rows | {"last": longs, "best": longs, "drafts": longs} | sizes
 for kernel, arguments, constants in ((look, looking, {"longest": 3}), (take, taking, {"most": 5, "width": 8})):
     signature = arguments | dict.fromkeys(constants, "constexpr")

@@ -159,6 +159,7 @@ async def test_a_pause_is_not_a_death(served: Served, prometheus: Prometheus) ->
         assert [reply for reply, other in zip(replies, wanted, strict=True) if not reply.same(other)] == []
         await stack.whole(http)
         assert await moved(http) == before, "no request has left its replica"
+        await chaos.calm(http)  # after a pause of minutes, rates know only what has come since
         assert await alarming(prometheus) == []
     assert stack.lasting() == lasting, "the same processes serve"
 

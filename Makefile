@@ -69,7 +69,7 @@ v2: .venv/ready-test ## kernels of vLLM's Model Runner V2, which GPUs take, on t
 	$(RUN) dev/v2.py $(RUN) -m pytest $(if $(filter tests/%,$(ARGS)),,tests/v2) --timeout=900 $(ARGS)
 
 fuzz: .venv/ready-test ## ten thousand random requests to the application, and ten thousand by its OpenAPI schema; FUZZ_SEED=... repeats a run
-	FUZZ_REQUESTS=10000 $(RUN) -m pytest tests/e2e/default/test_hostile.py -k "random_requests or documentation" --timeout=3600 $(ARGS)
+	FUZZ_REQUESTS=10000 FUZZ_BY_SCHEMA=$(or $(FUZZ_BY_SCHEMA),10000) $(RUN) -m pytest tests/e2e/default/test_hostile.py -k "random_requests or documentation" --timeout=3600 $(ARGS)
 
 programs: ## install the Debian packages that some tests need (as root)
 	apt-get update -qq

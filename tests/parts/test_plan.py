@@ -20,12 +20,14 @@ from deployments.engine.arguments import server_arguments
 from deployments.engine.config import engine_config, prepare
 from deployments.settings import load
 made = []
-for arguments in json.loads(sys.argv[1]):
+for arguments, tokenizer in json.loads(sys.argv[1]):
     settings = load({"preset": "nano-cpu"} | arguments)
     prepare(settings.llm.env)
     from vllm.v1.engine.core import EngineCore
     from vllm.v1.executor import Executor
-    config = engine_config(server_arguments(settings))
+    parsed = server_arguments(settings)
+    parsed.skip_tokenizer_init = not tokenizer
+    config = engine_config(parsed)
     core = EngineCore(config, Executor.get_class(config), log_stats=False)
     cache = core.scheduler.kv_cache_config
     held = sum(tensor.size for tensor in cache.kv_cache_tensors)
@@ -59,12 +61,14 @@ def models(nano: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pa
 def reported(models: dict[str, Path]) -> dict[str, list[int]]:
     """What vLLM makes of `SPACE_GIB` for each model."""
     arguments = [
-        {
-            "model": str(folder),
-            "llm.env": {"VLLM_CPU_KVCACHE_SPACE": str(SPACE_GIB)},
-            "engine.load_format": "auto" if name == "nano" else "dummy",
-            "engine.skip_tokenizer_init": name != "nano",
-        }
+        (
+            {
+                "model": str(folder),
+                "llm.env": {"VLLM_CPU_KVCACHE_SPACE": str(SPACE_GIB)},
+                "engine.load_format": "auto" if name == "nano" else "dummy",
+            },
+            name == "nano",  # the other has no tokenizer
+        )
         for name, folder in models.items()
     ]
     command = [sys.executable, "-c", ENGINES, json.dumps(arguments)]

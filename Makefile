@@ -30,9 +30,8 @@ test: .venv/ready-test ## the tests, but for the long ones; those that miss a pr
 	@rm -rf .run/skipped; $(MAKE) --jobs=2 e2e beside; status=$$?; $(RUN) -m tests.support.programs .run/skipped || status=1; exit $$status
 
 beside: .venv/ready-test
-	@mkdir -p .run; nice -n 10 $(MAKE) --keep-going parts >.run/parts.txt 2>&1 & \
-	nice -n 10 $(MAKE) --keep-going browser lint unit >.run/beside.txt 2>&1; status=$$?; \
-	wait $$! || status=1; cat .run/beside.txt .run/parts.txt; exit $$status
+	@mkdir -p .run; nice -n 10 $(MAKE) --keep-going browser lint unit parts >.run/beside.txt 2>&1; \
+	status=$$?; cat .run/beside.txt; exit $$status
 
 lint: .venv/ready-test ## ruff and mypy
 	$(RUN) -m ruff check .

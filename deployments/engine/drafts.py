@@ -36,6 +36,8 @@ class SharedNgrams(ngram.NgramGPUSpeculator):
         super().__init__(vllm_config, device, req_states)
         req_states.free_indices = OldestFirst(req_states.free_indices)
         self._best = torch.zeros(self.max_num_reqs, dtype=torch.int64, device=device)
+        self._blocks = triton.cdiv(self.max_model_len, BLOCK.value)
+        self._width = triton.next_power_of_2(self.num_speculative_steps)
 
     @torch.inference_mode()  # type: ignore[untyped-decorator]
     def propose(
@@ -61,30 +63,22 @@ class SharedNgrams(ngram.NgramGPUSpeculator):
             return self.drafts[:count]
         rows, lengths, slots = self.req_states.all_token_ids.gpu, self.req_states.total_len.gpu, input_batch.idx_mapping
         best = self._best[:count].zero_()
-        blocks = triton.cdiv(self.max_model_len, BLOCK.value)
-        look[count, self.max_num_reqs, blocks](
+        look[count, self.max_num_reqs, self._blocks](
             rows, rows.stride(0), slots, lengths, temperature, num_sampled, best, self.max_num_reqs, span, self.min_n, self.max_n
         )
-        most = self.num_speculative_steps
-        width = triton.next_power_of_2(most)
+        most, width = self.num_speculative_steps, self._width
         take[count,](rows, rows.stride(0), slots, lengths, last_sampled, best, self.drafts, self.max_num_reqs, span, most, width)
         return self.drafts[:count]
 
 
 class Extension:
-    """Adds nothing to vLLM's worker, which imports its extension's module before it makes its runner: so `install` comes first."""
+    """Adds nothing to vLLM's worker, which imports its module before its runner is made: so the patch below comes first."""
 
 
-def install() -> None:
-    """Have this process's runner take our speculator for n-grams. Does nothing the second time."""
-    if ngram.NgramGPUSpeculator is not SharedNgrams:
-        patch(
-            ngram,
-            "NgramGPUSpeculator",
-            SharedNgrams,
-            why="its drafts are from the request's own text only; for each `method` vLLM has one speculator",
-            until="vLLM takes a speculator of ours on Model Runner V2 (`custom_class` is for the first runner)",
-        )
-
-
-install()
+patch(
+    ngram,
+    "NgramGPUSpeculator",
+    SharedNgrams,
+    why="its drafts are from the request's own text only; for each `method` vLLM has one speculator",
+    until="vLLM takes a speculator of ours on Model Runner V2 (`custom_class` is for the first runner)",
+)

@@ -1,8 +1,5 @@
 """Drafts from all rows of vLLM's table of tokens: as the same in Python says, and compiled for a GPU."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,7 +12,7 @@ from vllm.v1.worker.gpu.states import RequestState
 
 from deployments.engine import drafts
 from deployments.engine.draft_kernels import BLOCK
-from tests.support.paths import ROOT
+from tests.support.kernels import sizes
 
 SLOTS, LONGEST, SHORTEST_NGRAM, LONGEST_NGRAM, MOST = 3, BLOCK.value + 200, 1, 3, 5
 TOKENS = st.lists(st.integers(0, 3), min_size=1, max_size=12)
@@ -38,7 +35,6 @@ class Engine:
     """Requests as vLLM's runner has them, and its speculator; `texts` has the tokens in each slot that was ever used."""
 
     def __init__(self) -> None:
-        drafts.install()
         self.states = RequestState(SLOTS, LONGEST, LONGEST, MOST, 8, torch.device("cpu"), use_dense_all_token_ids=True)
         config = SimpleNamespace(
             speculative_config=Speculation(),
@@ -46,6 +42,7 @@ class Engine:
             model_config=SimpleNamespace(max_model_len=LONGEST),
         )
         self.speculator = init_speculator(config, torch.device("cpu"), self.states)
+        assert isinstance(self.speculator, drafts.SharedNgrams)
         self.temperatures = torch.zeros(SLOTS)
         self.texts: dict[int, list[int]] = {}
 
@@ -135,9 +132,6 @@ def test_where_no_drafts_are_wanted_none_are_looked_for() -> None:
 
 
 COMPILE = """
-import triton
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
 from deployments.engine.draft_kernels import look, take
 
 integers, longs, number = "*i32", "*i64", "i32"
@@ -145,17 +139,13 @@ rows = {"tokens": integers, "stride": number, "slots": longs, "lengths": integer
 sizes = {"all_slots": number, "span": number}
 looking = rows | {"temperatures": "*fp32", "sampled": integers, "best": longs} | sizes | {"shortest": number}
 taking = rows | {"last": longs, "best": longs, "drafts": longs} | sizes
-for kernel, arguments, constants in ((look, looking, {"longest": 3}), (take, taking, {"most": 5, "width": 8})):
-    signature = arguments | dict.fromkeys(constants, "constexpr")
-    made = triton.compile(ASTSource(kernel, signature=signature, constexprs=constants), target=GPUTarget("cuda", 89, 32))
-    print(len(made.asm["cubin"]))
+compiled(look, looking, longest=3)
+compiled(take, taking, most=5, width=8)
 """
 
 
 def test_the_kernels_compile_for_a_gpu(tmp_path: Path) -> None:
-    """Triton's interpreter takes what its compiler refuses. The wheel has the assembler; 8.9 is the RTX 4090's."""
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    environment |= {"TRITON_CACHE_DIR": str(tmp_path), "PYTHONPATH": os.pathsep.join((str(ROOT), os.environ["PYTHONPATH"]))}
-    done = subprocess.run([sys.executable, "-c", COMPILE], env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert all(int(line) > 1000 for line in done.stdout.split()[-2:])
+    """Triton's interpreter takes what its compiler refuses."""
+    found = sizes(COMPILE, tmp_path)
+    assert len(found) == 2
+    assert all(size > 1000 for size in found)

@@ -1,8 +1,5 @@
 """The kernels that follow the rules of requests: as the rules in Python say, whatever drafts there are; and compiled for a GPU."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,7 +18,7 @@ from deployments.engine.pointed_masks import INBOX
 from deployments.reasoning.limits import ARGUMENT, REPEAT, Constraint
 from deployments.reasoning.rules import rules_of
 from deployments.reasoning.thought import ARGUMENT as THOUGHT
-from tests.support.paths import ROOT
+from tests.support.kernels import sizes
 from tests.support.vocabulary import BOXED, END, NEWLINE, SIZE, THE, TOKENS
 
 SLOTS, LONGEST, DRAFTS = 3, 64, 3
@@ -208,9 +205,6 @@ def test_rules_longer_than_the_table_move_the_others_along() -> None:
 
 
 COMPILE = """
-import triton
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
 from deployments.engine.logits_kernels import advance, apply, prefer
 
 integers, number = "*i32", "i32"
@@ -221,15 +215,12 @@ rows |= {"places": integers, "inputs": integers}
 groups = {"indices": integers, "indices_stride": number, "groups": integers, "groups_stride": number, "weights": "*fp32"}
 preferring = {name: kind for name, kind in rows.items() if name != "inputs"} | groups
 for kernel, arguments in ((advance, {"slots": "*i64"} | shared), (apply, rows | shared), (prefer, preferring)):
-    made = triton.compile(ASTSource(kernel, signature=arguments, constexprs={}), target=GPUTarget("cuda", 89, 32))
-    print(len(made.asm["cubin"]))
+    compiled(kernel, arguments)
 """
 
 
 def test_the_kernels_compile_for_a_gpu(tmp_path: Path) -> None:
-    """Triton's interpreter takes what its compiler refuses, as annotations. The wheel has the assembler; 8.9 is the RTX 4090's."""
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    environment |= {"TRITON_CACHE_DIR": str(tmp_path), "PYTHONPATH": os.pathsep.join((str(ROOT), os.environ["PYTHONPATH"]))}
-    done = subprocess.run([sys.executable, "-c", COMPILE], env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert all(int(line) > 1000 for line in done.stdout.split()[-3:])
+    """Triton's interpreter takes what its compiler refuses, as annotations."""
+    found = sizes(COMPILE, tmp_path)
+    assert len(found) == 3
+    assert all(size > 1000 for size in found)

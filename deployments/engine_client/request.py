@@ -113,19 +113,29 @@ class OpenRequest:
     def accept(self, output: EngineCoreOutput) -> bool:
         """Add an output of this attempt and give it the request's own id; return whether it brings anything new.
 
+        With speculation, an output may have the last repeated tokens and the first new ones; only the new ones are left in it.
+
         Raises ValueError when repeated tokens differ from those delivered before.
         """
         output.request_id = self.request.request_id
-        tokens = output.new_token_ids
-        if not tokens:
+        if not output.new_token_ids:
             return True
         attempt = self.attempt
         if attempt.repeated:
-            start = len(self.tokens) - attempt.repeated
-            if tokens != self.tokens[start : start + len(tokens)] or output.finish_reason is not None:
+            start, count = len(self.tokens) - attempt.repeated, len(output.new_token_ids)
+            again = output.new_token_ids[: attempt.repeated]
+            new = count - len(again)
+            if again != self.tokens[start : start + len(again)] or (output.finish_reason is not None and not new):
                 raise ValueError(f"token {start} of request {self.request.request_id} came out differently the second time")
-            attempt.repeated -= len(tokens)
-            return False
+            attempt.repeated -= len(again)
+            if not new:
+                return False
+            output.new_token_ids = output.new_token_ids[len(again) :]
+            if output.new_logprobs is not None:
+                output.new_logprobs = output.new_logprobs.slice_request(len(again), new)
+            if output.new_sampling_mask is not None:
+                output.new_sampling_mask = output.new_sampling_mask.slice_request(len(again), new)
+        tokens = output.new_token_ids
         if self.deaths:
             self.deaths.clear()
         if attempt.number and self.tokens:

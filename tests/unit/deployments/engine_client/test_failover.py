@@ -2,11 +2,13 @@
 
 import asyncio
 
+import numpy as np
 import pytest
 from ray.exceptions import ActorDiedError, ActorUnavailableError, RayTaskError
 from ray.serve.exceptions import BackPressureError, RequestCancelledError
 from vllm.sampling_params import SamplingParams, StructuredOutputsParams
 from vllm.v1.engine import EngineCoreOutput, EngineCoreRequest, FinishReason
+from vllm.v1.outputs import LogprobsLists
 
 from deployments.engine_client import failover
 from deployments.engine_client.failover import STATELESS, goes_on_from_prompt, killed_two, lost_replica, may_have_died, next_attempt
@@ -103,6 +105,17 @@ def test_repeated_tokens_are_delivered_once() -> None:
     assert request.tokens == [3, 4, 5]
 
 
+def test_an_output_of_repeated_and_new_tokens_delivers_the_new_ones() -> None:
+    """Speculation gives several tokens in a step."""
+    request = opened([3, 4, 5], seed=1, logprobs=0)
+    next_attempt(request)
+    rows = LogprobsLists(np.array([[4], [5], [6], [7]]), np.array([[-0.4], [-0.5], [-0.6], [-0.7]]), np.array([1, 2, 3, 4]))
+    output = EngineCoreOutput("a#1", [4, 5, 6, 7], new_logprobs=rows, finish_reason=FinishReason.LENGTH)
+    assert [request.accept(EngineCoreOutput("a#1", [3])), request.accept(output)] == [False, True]
+    assert (output.new_token_ids, request.tokens, request.attempt.repeated) == ([6, 7], [3, 4, 5, 6, 7], 0)
+    assert [array.tolist() for array in output.new_logprobs[:3]] == [[[6], [7]], [[-0.6], [-0.7]], [3, 4]]
+
+
 def test_a_first_token_proves_a_request_innocent() -> None:
     request = opened([])
     request.deaths = [1.0]
@@ -158,7 +171,14 @@ async def test_a_cancellation_of_our_own_tells_of_no_lost_replica() -> None:
     assert seen == [False]
 
 
-@pytest.mark.parametrize("output", [EngineCoreOutput("a#1", [9]), EngineCoreOutput("a#1", [3], finish_reason=FinishReason.STOP)])
+@pytest.mark.parametrize(
+    "output",
+    [
+        EngineCoreOutput("a#1", [9]),
+        EngineCoreOutput("a#1", [3, 9, 5]),
+        EngineCoreOutput("a#1", [3], finish_reason=FinishReason.STOP),
+    ],
+)
 def test_a_repetition_that_differs_is_refused(output: EngineCoreOutput) -> None:
     request = opened([3, 4], seed=1)
     next_attempt(request)

@@ -64,8 +64,8 @@ clients: .venv/ready-test .run/clients/ready ## tests with other libraries for c
 	$(RUN) dev/clients.py
 	@touch $@
 
-v2: .venv/ready-test ## kernels of vLLM's Model Runner V2, which GPUs take, on the CPU: ARGS=tests/v2/... or options of pytest
-	$(RUN) dev/v2.py $(RUN) -m pytest $(if $(filter tests/%,$(ARGS)),,tests/v2) --timeout=900 $(ARGS)
+v2: .venv/ready-test ## vLLM's Model Runner V2, which GPUs take, on the CPU: kernels, and the application; ARGS=tests/v2/... or options of pytest
+	$(RUN) dev/v2.py $(RUN) -m pytest $(if $(filter tests/%,$(ARGS)),,tests/v2) --timeout=1800 $(ARGS)
 
 fuzz: .venv/ready-test ## ten thousand random requests to the application, and ten thousand by its OpenAPI schema; FUZZ_SEED=... repeats a run
 	FUZZ_REQUESTS=10000 FUZZ_BY_SCHEMA=$(or $(FUZZ_BY_SCHEMA),10000) $(RUN) -m pytest tests/e2e/default/test_hostile.py -k "random_requests or documentation" --timeout=3600 $(ARGS)

@@ -29,9 +29,9 @@ def ours() -> set[int]:
 
 
 class Served:
-    """A running `python -m deployments.launch`, up to its first answer."""
+    """A running `python -m deployments.launch`, up to its first answer, for which it has `started_s`."""
 
-    def __init__(self, *arguments: str, environment: dict[str, str] | None = None) -> None:
+    def __init__(self, *arguments: str, environment: dict[str, str] | None = None, started_s: float = STARTED_S) -> None:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "deployments.launch", *arguments],
             cwd=ROOT,
@@ -40,7 +40,7 @@ class Served:
             stderr=subprocess.STDOUT,
             text=True,
         )
-        self.output = output_until(self.process, READY, STARTED_S)
+        self.output = output_until(self.process, READY, started_s)
         self.url = re.search(r"(http://\S+)/v1", self.output)[1]  # type: ignore[index]
 
     def processes(self) -> list[psutil.Process]:

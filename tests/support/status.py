@@ -25,14 +25,14 @@ async def until_ready(
     return await until_async(lambda: ready(http), what, timeout_s, holds=holds)
 
 
-async def until_idle(http: httpx.AsyncClient) -> None:
+async def until_idle(http: httpx.AsyncClient, timeout_s: float = 60) -> None:
     """Wait until nothing is left of any request, in ingress, replica and engine."""
 
     def idle(now: dict[str, Any]) -> bool:
         replica, ingress = now["replica"], now["ingress"]
         return not (replica["open"] or replica["running"] or replica["waiting"] or ingress["open"] or ingress["states"])
 
-    await until_ready(http, "no request is left", idle, 60)
+    await until_ready(http, "no request is left", idle, timeout_s)
 
 
 async def until_states(http: httpx.AsyncClient, count: int) -> None:

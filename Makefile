@@ -15,9 +15,8 @@ help: ## list these targets
 serve: $(READY) ## start the application: the embedded nano model without a GPU, Satori-7B-Round2 with one
 	@exec $(RUN) -m deployments.launch $(ARGS)
 
-# Ray protects its cluster with a token; the variable makes the command use it.
-stop: $(READY) ## stop the application from another terminal
-	RAY_AUTH_MODE=token .venv/bin/serve shutdown -y
+stop: $(READY) ## stop the application from another terminal: ARGS=http.port=8001
+	@exec $(RUN) -m deployments.launch.stop $(ARGS)
 
 monitoring: $(READY) ## Prometheus, and Grafana and Alertmanager where installed: ARGS="--url http://host:8000"
 	@exec $(RUN) -m monitoring.serve $(ARGS)

@@ -45,6 +45,7 @@ REFUSED = {
     "cohere_format": "Cohere's API is not served here",
     "cohere_is_reasoning_model": "Cohere's API is not served here",
     "enable_flash_late_interaction": _POOLING,
+    "enable_offline_docs": "/docs loads nothing from elsewhere as it is",
     "enable_scale_out": "its routes control the engine; allowed: autoscaling.* and llm.num_replicas",
     "tool_server": "tools that the server itself runs are not supported here",
 }

@@ -80,6 +80,27 @@ class LimitExceededError(SatoriError):
         self.retry_after_s = retry_after_s
 
 
+class UnknownHostError(SatoriError):
+    """A request asks for a name that is not the application's. The message says how to allow it."""
+
+    status = 421
+    code = "unknown_host"
+
+
+class ForeignOriginError(SatoriError):
+    """A request to the web UI that its own page does not make."""
+
+    status = 403
+    code = "foreign_origin"
+
+
+class BodyTimeoutError(SatoriError):
+    """A request's body has not arrived in time."""
+
+    status = 408
+    code = "body_timeout"
+
+
 class RequestTooLargeError(SatoriError):
     """A request's body is larger than allowed."""
 

@@ -5,6 +5,7 @@ A setting is named by its path (`llm.num_replicas`, `engine.max_model_len`). `en
 """
 
 import ipaddress
+import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -38,16 +39,34 @@ class HttpSettings(Section):
     """Where the application listens, and how large requests may be.
 
     `root_path` is the path below which a proxy shows the application, where the proxy does not say so itself (X-Forwarded-Prefix).
-    `max_body_bytes` limits the body of one request, `max_bodies_bytes` all bodies that an ingress holds at a time, and
-    `max_choices` the choices (`n`) of one request.
+    `allowed_hosts` are the names by which clients may ask for it, beside addresses, localhost and `host`: `*.example.com` is all
+    below a domain, `*` is any. `max_body_bytes` limits the body of one request, `max_bodies_bytes` all bodies that an ingress holds
+    at a time, and `max_choices` the choices (`n`) of one request.
     """
 
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=1, le=65535)
+    allowed_hosts: list[str] = []
     root_path: str | None = None
     max_body_bytes: int = Field(4 * 2**20, ge=1)
     max_bodies_bytes: int = Field(256 * 2**20, ge=1)
     max_choices: int = Field(128, ge=1)
+
+    @field_validator("allowed_hosts", mode="before")
+    @classmethod
+    def _in_words(cls, hosts: Any) -> Any:
+        """Take `a.example,b.example` for a list of the two, and a list as it is, also in JSON."""
+        if not isinstance(hosts, str):
+            return hosts
+        return json.loads(hosts) if hosts.startswith("[") else [host.strip() for host in hosts.split(",") if host.strip()]
+
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _are_names(cls, hosts: list[str]) -> list[str]:
+        for host in hosts:
+            if not re.fullmatch(r"\*|(\*\.)?[\w-]+(\.[\w-]+)*", host):
+                raise ValueError(f"{host!r}: allowed: names without a port, such as chat.example.com or *.example.com, and *")
+        return hosts
 
     @field_validator("root_path")
     @classmethod

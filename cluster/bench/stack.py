@@ -29,7 +29,11 @@ from deployments.launch import preflight
 from deployments.settings import ROOT, Settings
 
 READY_S, STOP_S = 300.0, 60.0
-PROXY_PORTS = preflight.HAPROXY_PORTS | {"RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": 8500}
+PROXY_PORTS = {
+    "RAY_SERVE_HAPROXY_METRICS_PORT": 9101,
+    "RAY_SERVE_HAPROXY_STATS_PORT": 8404,
+    "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": 8500,
+}
 INGRESS_PORTS = range(30000, 31000)
 """Ray Serve's default ports of its proxies and of ingress replicas. An application here gets a fifth of the latter."""
 LASTING = ("ServeController", "ServeReplica:", "haproxy -", "gcs_server", "raylet/raylet")
@@ -250,7 +254,8 @@ def running(server: Server) -> Iterator[Stack]:
 
     Raises PortInUseError where another server has its port: that one's answers would be taken for this one's.
     """
-    preflight.check_ports(server.settings, server.environment)
+    for port in (server.settings.http.port, *(int(server.environment.get(name, port)) for name, port in PROXY_PORTS.items())):
+        preflight.check_port(port)
     log = log_of(server)
     log.parent.mkdir(exist_ok=True)
     started: list[subprocess.Popen[bytes]] = []

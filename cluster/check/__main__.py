@@ -33,9 +33,10 @@ from cluster.check.report import Failed, Report, Skipped
 from deployments import settings as settings_module
 from deployments.host import cards
 from deployments.host.signals import interrupt_by_signals
-from deployments.launch.serve_run import LOG
-from deployments.settings import ROOT, Settings
+from deployments.launch.serve_run import own_file
+from deployments.settings import ROOT, HttpSettings, Settings
 
+LOG = own_file("serve.log", HttpSettings().port)
 OUT = ROOT / ".run" / "gpu-check.md"
 DRY = "A dry run: small models on the CPU, to check the check. Nothing in this report is of a card."
 PARTS = ("host", "nano", "satori-7b-4090", "satori-7b-4090-fp8", "two cards")
@@ -59,7 +60,7 @@ class Check:
         def lacks() -> str:
             if self._dry:
                 raise Skipped("a dry run takes no card")
-            problems = [line for line in (cards.unfit(1), *cards.crowded(0.92)) if line]
+            problems = [line for line in (cards.unfit(1), *cards.crowded(0.92).values()) if line]
             if not cards.cards():
                 problems.append("no card: no /dev/nvidia0 (without a card: make gpu-check ARGS=--dry)")
             elif not cards.cuda_build():

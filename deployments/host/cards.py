@@ -22,6 +22,8 @@ DRIVER = (580, 65, 6)
 """The oldest driver for CUDA 13, for which the gpu lock's torch is built (CUDA 13.0 release notes, table 3)."""
 VERSION_FILE = Path("/proc/driver/nvidia/version")
 GIB = 2**30
+VISIBLE, ORDER = "CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER"
+"""The variables that name the cards to use, and the order in which CUDA numbers them."""
 
 
 def cards() -> int:
@@ -98,25 +100,27 @@ def _driver() -> str | None:
     return f"NVIDIA driver {'.'.join(filter(None, found.groups()))} is too old for CUDA 13: {wanted} or newer is needed"
 
 
-def crowded(utilization: float) -> list[str]:
-    """Return a line for each card of which other processes use too much for an engine with this `gpu_memory_utilization`.
+def crowded(utilization: float) -> dict[int, str]:
+    """Return the cards of which other processes use too much for an engine with this `gpu_memory_utilization`, each with a line.
+
+    They have the numbers of `ORDER`'s value PCI_BUS_ID.
 
     Returns nothing where NVIDIA's management library is not installed (it is part of the gpu lock).
     """
     try:
         import pynvml
     except ImportError:
-        return []
+        return {}
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError:
-        return []
-    lines = []
+        return {}
+    lines = {}
     for number in range(pynvml.nvmlDeviceGetCount()):
         memory = pynvml.nvmlDeviceGetMemoryInfo(pynvml.nvmlDeviceGetHandleByIndex(number))
         if memory.used > (left := memory.total * (1 - utilization)):
             fits = math.floor(100 * (1 - memory.used / memory.total) - 1) / 100
-            lines.append(
+            lines[number] = (
                 f"GPU {number}: other processes, such as a desktop, use {memory.used / GIB:.1f} of {memory.total / GIB:.1f} GiB,"
                 f" engine.gpu_memory_utilization={utilization:g} leaves them {left / GIB:.1f} GiB: end them, set it to {fits:g},"
                 " or hide the card (CUDA_VISIBLE_DEVICES)"

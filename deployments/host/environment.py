@@ -43,6 +43,30 @@ def hard_stop(longest_reply_s: float) -> dict[str, str]:
     return {HARD_STOP: str(math.ceil(2 * longest_reply_s) + MARGIN_S)}
 
 
+def haproxy_files(folder: str) -> dict[str, str]:
+    """Return the variables by which Serve keeps HAProxy's files in this folder.
+
+    Its default is one folder in /tmp, in which nobody but the first user of a host can write. Serve adds 57 characters for the
+    node; the path of a socket has at most 107.
+    """
+    names = {
+        "CONFIG_FILE_LOC": "haproxy.cfg",
+        "SOCKET_PATH": "admin.sock",
+        "METRICS_SOCKET_PATH": "metrics.sock",
+        "SERVER_STATE_BASE": "",
+        "SERVER_STATE_FILE": "server-state",
+    }
+    return {f"RAY_SERVE_HAPROXY_{name}": str(Path(folder, file)) for name, file in names.items()}
+
+
+def connections(ingress: IngressSettings) -> dict[str, str]:
+    """Return the variable for how many connections HAProxy takes: what the ingresses admit, and a fifth more.
+
+    HAProxy takes fewer where a host's processes may open few files (`ulimit -Hn`): 2.5 for each connection.
+    """
+    return {"RAY_SERVE_HAPROXY_MAXCONN": str(ingress.max_ongoing_requests * ingress.num_replicas * 6 // 5)}
+
+
 def cut_replies(longest_reply_s: float) -> str | None:
     """Return a warning where this host's HAProxy would cut replies that the settings allow; None where it would not.
 
@@ -69,7 +93,8 @@ def haproxy_processes(node_id: str) -> int:
     return count
 
 
-SERVING = hard_stop(IngressSettings().graceful_shutdown_timeout_s) | {
+LIMITS = hard_stop(IngressSettings().graceful_shutdown_timeout_s) | connections(IngressSettings())
+SERVING = LIMITS | {
     "RAY_SERVE_ENABLE_HA_PROXY": "1",
     "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
     "RAY_SERVE_HAPROXY_NBTHREAD": "1",
@@ -115,7 +140,8 @@ def main(arguments: list[str]) -> int:
     if wrong := [word for word in arguments if not word.partition("=")[0].isidentifier() or "=" not in word]:
         print(f"error: {wrong[0]!r}: allowed: NAME=VALUE", file=sys.stderr)
         return 1
-    for name, value in (SERVING | dict(word.split("=", 1) for word in arguments)).items():
+    files = haproxy_files(f"/tmp/satori-haproxy-{os.getuid()}")  # Serve's own folder is the first user's of a host
+    for name, value in (SERVING | files | dict(word.split("=", 1) for word in arguments)).items():
         print(f"{name}=${{{name}-{shlex.quote(value)}}}; export {name}")
     return 0
 

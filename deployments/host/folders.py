@@ -1,8 +1,10 @@
-"""Temporary folders that go with their process, also where it is killed: the next one of the same kind removes them."""
+"""Folders of this user alone, and temporary ones that go with their process: where it is killed, the next one removes them."""
 
 import contextlib
 import fcntl
+import os
 import shutil
+import stat
 import tempfile
 import time
 from pathlib import Path
@@ -21,7 +23,7 @@ class TemporaryFolder:
         """Make it in `parent`, by default where temporary files go. Raises OSError where nothing can be written there."""
         self._folder = tempfile.TemporaryDirectory(prefix=prefix, dir=parent, ignore_cleanup_errors=True)
         self.name = self._folder.name
-        self._lock = Path(self.name, LOCK).open("wb")  # noqa: SIM115  # it is open as long as the folder is used
+        self._lock = os.fdopen(os.open(Path(self.name, LOCK), os.O_WRONLY | os.O_CREAT, 0o600), "wb")  # open as long as it is used
         fcntl.flock(self._lock, fcntl.LOCK_EX)
         remove_left(Path(self.name).parent, prefix)
 
@@ -33,6 +35,19 @@ class TemporaryFolder:
         """Remove the folder."""
         self._folder.cleanup()
         self._lock.close()
+
+
+def make_own(path: Path) -> Path:
+    """Make a folder that only this user can enter, or make it so where it is there; return it.
+
+    Raises PermissionError when it is a link or another user's: on a shared host, anybody can have made it.
+    """
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    found = path.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
+        raise PermissionError(f"{path} is not a folder of this user (uid {os.geteuid()})")
+    path.chmod(0o700)
+    return path
 
 
 def remove_left(parent: Path, prefix: str) -> None:

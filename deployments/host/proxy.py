@@ -10,7 +10,10 @@ Goes when Serve does this itself (https://github.com/ray-project/ray/issues/6605
 """
 
 import contextlib
+import json
 import logging
+import os
+import resource
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -19,6 +22,8 @@ import ray
 from ray.serve._private import application_state, controller, haproxy
 from ray.serve._private.constants import SERVE_LOGGER_NAME
 
+from deployments.errors import error_body
+from deployments.host.folders import make_own
 from deployments.patching import patch
 
 logger = logging.getLogger(SERVE_LOGGER_NAME)
@@ -37,12 +42,73 @@ backend successor
 """
 
 
+PROMETHEUS = """frontend prometheus
+    bind :{{ config.metrics_port }}
+    mode http
+    http-request use-service prometheus-exporter if { path {{ config.metrics_uri }} }
+    no log
+"""
+STATISTICS = """listen stats
+  bind *:{{ config.stats_port }}
+  stats enable
+  stats uri {{ config.stats_uri }}
+  stats refresh 1s
+"""
+OPTIONS = "    option httplog\n"
+REQUEST_S = 30
+"""Seconds in which a client must have sent its request: the whole of it, or the first 16 KiB. The rest is the ingress' matter."""
+FRONTEND = "    bind {{ config.frontend_host }}:{{ config.frontend_port }}\n"
+LIMITS = """    # A client's address has a quarter of all connections at most. A proxy on this host stands for many clients.
+    tcp-request connection track-sc0 src table addresses
+    tcp-request connection reject if { sc0_conn_cur(addresses) gt %(quarter)d } !{ src 127.0.0.0/8 ::1 }
+    # When nearly none is left, the address that has most of them gets no more, and health checks still pass.
+    tcp-request connection reject if { fe_conn gt %(last)d } { sc0_conn_cur(addresses) gt %(half)d }
+    http-request return status 503 content-type application/json hdr Retry-After 1 hdr Connection close string '%(full)s'\
+ if { fe_conn gt %(most)d } !{ path -i {{ config.health_check_endpoint }} }
+"""
+TABLE = """
+backend addresses
+    stick-table type ipv6 size 100k store conn_cur
+"""
+EACH, DESCRIPTORS = 2.5, 512
+"""How many descriptors HAProxy wants for a connection (two, and half a one for splice()), and beside them, with some to spare."""
+
+
+def connections() -> int:
+    """Return how many connections HAProxy takes: as many as Serve's variable says, if this process may open so many descriptors."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    allowed: int = haproxy.RAY_SERVE_HAPROXY_MAXCONN
+    return allowed if hard == resource.RLIM_INFINITY else max(1, min(allowed, int((hard - DESCRIPTORS) / EACH)))
+
+
+def limits(most: int) -> str:
+    """Return the lines of the frontend that keep room among `most` connections."""
+    message = "the server has as many connections as it takes; try again in a moment"
+    full = error_body(message, "OverloadedError", "connections_full")
+    shares = {"quarter": most // 4, "half": most // 2, "most": most * 9 // 10, "last": most * 19 // 20}
+    return LIMITS % (shares | {"full": json.dumps(full)})
+
+
 def template() -> str:
-    """Return Serve's template of HAProxy's file, with the successor in it. Raises ValueError where it is another version's."""
-    theirs = haproxy.HAPROXY_CONFIG_TEMPLATE
-    if theirs.count(ANCHOR) != 1:
-        raise ValueError("Serve's template of HAProxy's file is not that of Ray 2.60.0")
-    return theirs.replace(ANCHOR, SUCCESSOR + ANCHOR).rstrip("\n") + BACKEND
+    """Return Serve's template of HAProxy's file with our changes. Raises ValueError where it is another version's."""
+    most = connections()
+    text = haproxy.HAPROXY_CONFIG_TEMPLATE
+    for theirs, ours in (
+        (ANCHOR, SUCCESSOR + ANCHOR),
+        # Whoever may write to the socket runs HAProxy.
+        ("mode 666 level admin", "mode 600 level admin"),
+        # Two ports on all interfaces that nobody asks: Serve's figures come over the socket.
+        (PROMETHEUS, ""),
+        (STATISTICS, ""),
+        # Without it, half a request is kept for as long as a client may be silent while its reply is written: an hour.
+        (OPTIONS, f"    timeout http-request {REQUEST_S}s\n{OPTIONS}"),
+        ("    maxconn {{ config.maxconn }}\n", f"    maxconn {most}\n"),
+        (FRONTEND, FRONTEND + limits(most)),
+    ):
+        if text.count(theirs) != 1:
+            raise ValueError("Serve's template of HAProxy's file is not that of Ray 2.60.0")
+        text = text.replace(theirs, ours)
+    return text.rstrip("\n") + BACKEND + TABLE
 
 
 def split(text: str) -> tuple[str, Servers]:
@@ -153,6 +219,8 @@ class Manager(haproxy.HAProxyManager.__ray_actor_class__):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         prepare()
+        os.umask(0o077)
+        make_own(Path(haproxy.RAY_SERVE_HAPROXY_CONFIG_FILE_LOC).parent)
         super().__init__(*args, **options)
 
 

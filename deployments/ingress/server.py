@@ -32,7 +32,7 @@ from deployments.engine.config import TASKS, frontend_config, tune_process
 from deployments.engine_client.client import Hooks, ServeEngineClient, used_by_async_llm
 from deployments.engine_client.replicas import LLMReplicas
 from deployments.errors import SatoriError, SettingsError
-from deployments.ingress import endpoints, error_handlers, special_tokens
+from deployments.ingress import docs, endpoints, error_handlers, special_tokens
 from deployments.ingress.frontend import BoundedLLM
 from deployments.ingress.middleware.access import Guard
 from deployments.ingress.middleware.draining import Ongoing
@@ -54,7 +54,7 @@ ALLOWED = frozenset(
     """
     /v1/models /v1/chat/completions /v1/completions /v1/responses /v1/responses/{response_id} /v1/responses/{response_id}/cancel
     /v1/messages /v1/messages/count_tokens /tokenize /detokenize /tokenizer_info
-    /health /load /version /docs /docs/oauth2-redirect /redoc /openapi.json /static
+    /health /load /version /openapi.json
     """.split()
 )
 """The routes of vLLM's app that are served; some only where a setting asks for them.
@@ -138,6 +138,7 @@ async def build(
     await init_app_state(engine, app.state, arguments, TASKS)
     endpoints.mend(app, engine, len(cached_tokenizer_from_config(config.model_config)))
     serving.mount(app)
+    docs.mount(app)
     if coat:
         write_coat(engine, app, settings)
     app.state.server = types.SimpleNamespace()  # vLLM's own launcher puts its uvicorn server here

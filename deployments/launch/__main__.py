@@ -9,7 +9,8 @@ Ctrl-C, SIGTERM or a terminal that closes stops it as soon as the ongoing reques
 `llm.graceful_shutdown_timeout_s`; new requests are refused meanwhile. A second signal, or `serve shutdown`, stops it at once.
 
 All processes that it starts carry the environment variable SATORI_RUN. By this variable, it finds and ends those that would stay
-behind, as `haproxy` and `VLLM::*` processes can with Ray 2.60. All output of Ray and vLLM is in `.run/serve.log`.
+behind, as `haproxy` and `VLLM::*` processes can with Ray 2.60. All output of Ray and vLLM is in `.run/serve.log`
+(for another port than 8000, `.run/serve-PORT.log`).
 """
 
 import argparse
@@ -38,9 +39,9 @@ def main(arguments: list[str]) -> int:
         write(f"satori-serve: {settings.served_model_name}, preset {settings.preset}")
         guarded = keys.open_store(settings.access.keys, os.environ.get(keys.ENVIRONMENT)) is not None
         warn(keys.exposed(settings.http, guarded))
-        check_gpus(settings, environment()["RAY_ADDRESS"], gpus=cards())
+        variables = check_gpus(settings, environment()["RAY_ADDRESS"], gpus=cards())
         fetch_model(settings)
-        application = Application(arguments, settings, guarded)
+        application = Application(arguments, settings, guarded, variables)
     except SatoriError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -6,13 +6,16 @@ Of Ray's dashboard only the API that `serve status`, `serve deploy` and `serve s
 starts hosts, is left out: `make serve` is one machine. On a cluster (`ray start`) both are as Ray has them.
 """
 
+import os
 import sys
+from pathlib import Path
 from typing import Any
 
 from ray._private import services
 from ray._private.parameter import RayParams
 from ray._private.ray_constants import PROCESS_TYPE_DASHBOARD
 
+from deployments.host.run import FOLDER, dashboard
 from deployments.patching import patch
 
 MODULES = "ServeHead"
@@ -21,7 +24,7 @@ MODULES = "ServeHead"
 
 def install() -> None:
     """Have `ray.init` start fewer processes in this process's cluster."""
-    initialize, start_ray_process = RayParams.__init__, services.start_ray_process
+    initialize, start_ray_process, start_api_server = RayParams.__init__, services.start_ray_process, services.start_api_server
 
     def without_autoscaler(self: Any, *values: Any, **options: Any) -> None:
         initialize(self, *values, **options)
@@ -38,6 +41,20 @@ def install() -> None:
         without_autoscaler,
         why="`ray.init` of Ray 2.60.0 starts its autoscaler's monitor always",
         until="it can be told not to",
+    )
+
+    def with_address_kept(*values: Any, **options: Any) -> Any:
+        url, process = start_api_server(*values, **options)
+        if url and (folder := os.environ.get(FOLDER)):
+            dashboard(Path(folder)).write_text(f"http://{url}")
+        return url, process
+
+    patch(
+        services,
+        "start_api_server",
+        with_address_kept,
+        why="another application's dashboard may have port 8265, and only `ray.init` of Ray 2.60.0 knows which one it took",
+        until="Ray writes the address into its session's folder",
     )
     patch(
         services,

@@ -5,6 +5,7 @@ import json
 import os
 import queue
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,16 +23,16 @@ import psutil
 from deployments.access import keys
 from deployments.errors import SatoriError
 from deployments.host import cores
-from deployments.host.environment import SERVING, hard_stop
-from deployments.host.folders import TemporaryFolder
-from deployments.host.run import RUN, marker
+from deployments.host.environment import SERVING, connections, haproxy_files, hard_stop
+from deployments.host.folders import TemporaryFolder, make_own
+from deployments.host.run import FOLDER, RUN, marker
 from deployments.host.signals import STOPS
-from deployments.launch.preflight import check_ports
+from deployments.launch.preflight import IngressPorts, check_port, free_port
 from deployments.launch.terminal import report, warn, write
 from deployments.observability.startup import MARK
-from deployments.settings import ROOT, Settings
+from deployments.settings import ROOT, HttpSettings, Settings
 
-LOG = ROOT / ".run" / "serve.log"
+FILES = ROOT / ".run"
 LEAN = {
     # Each of Ray's workers imports this before it is given work.
     "RAY_preload_python_modules": "deployments.host.lean",
@@ -52,30 +53,50 @@ GONE_S = 5.0
 ENDING = ("ray::Serve", "VLLM::", "haproxy")
 
 
+def is_alone() -> bool:
+    """Return whether the application is to have a Ray of its own, on this host only, instead of one that runs (RAY_ADDRESS)."""
+    return os.environ.get("RAY_ADDRESS", "local") == "local"
+
+
 def environment(more: Mapping[str, str] | None = None) -> dict[str, str]:
     """Return the environment for Ray's processes: the caller's, over defaults and `more`, and the variables of this run."""
     # A cluster of its own: Ray would wait for the address that a killed `ray start` has left behind, and the processes of a running
     # cluster do not have this environment.
-    alone = LEAN if os.environ.get("RAY_ADDRESS", "local") == "local" else {}
-    defaults = SERVING | alone | {"RAY_ADDRESS": "local"} | dict(more or {})
+    defaults = SERVING | (LEAN if is_alone() else {}) | {"RAY_ADDRESS": "local"} | dict(more or {})
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     return defaults | os.environ | {RUN: uuid.uuid4().hex, "PYTHONPATH": path}
 
 
-def haproxy_files(folder: str) -> dict[str, str]:
-    """Return the variables by which Serve keeps HAProxy's files in this folder.
+def remove(path: Path) -> None:
+    """Remove a link or a folder, if there is one."""
+    if path.is_symlink():
+        path.unlink()
+    else:
+        shutil.rmtree(path, ignore_errors=True)
 
-    Its default is one folder in /tmp, in which nobody but the first user of a host can write. Serve adds 57 characters for the
-    node; the path of a socket has at most 107.
+
+def own_file(name: str, port: int) -> Path:
+    """Return the path of a file of the application on this port: `.run/serve.log`, or for another port `.run/serve-8001.log`."""
+    path = FILES / name
+    return path if port == HttpSettings().port else path.with_stem(f"{path.stem}-{port}")
+
+
+def of_its_own(settings: Settings, folder: str, ports: IngressPorts) -> dict[str, str]:
+    """Return the variables by which an application shares no file and no port with others of this host, of whichever user.
+
+    Where it listens on loopback only, Ray does so, too: with this variable it takes the host's address to be loopback.
     """
-    names = {
-        "CONFIG_FILE_LOC": "haproxy.cfg",
-        "SOCKET_PATH": "admin.sock",
-        "METRICS_SOCKET_PATH": "metrics.sock",
-        "SERVER_STATE_BASE": "",
-        "SERVER_STATE_FILE": "server-state",
-    }
-    return {f"RAY_SERVE_HAPROXY_{name}": str(Path(folder, file)) for name, file in names.items()}
+    modules = f"deployments.host.loopback,{LEAN['RAY_preload_python_modules']}"  # the first changes what the second imports
+    loopback = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_preload_python_modules": modules}
+    fallback = {"RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(free_port(settings.http.port))}
+    files = {"RAY_TMPDIR": folder, "GRADIO_TEMP_DIR": f"{folder}/gradio"}
+    return haproxy_files(folder) | files | fallback | ports.variables() | (loopback if settings.http.is_loopback else {})
+
+
+def hide_token() -> None:
+    """Take Ray's token, which lets in to this user's clusters, from the eyes of others: Ray 2.60.0 lets all users read it."""
+    with contextlib.suppress(OSError):
+        (Path.home() / ".ray" / "auth_token").chmod(0o600)
 
 
 def retries(settings: Settings) -> dict[str, str]:
@@ -95,22 +116,28 @@ def add_key(variables: dict[str, str]) -> str:
 
 
 class Application:
-    """A running `serve run`, and all processes that descend from it. `guarded` says whether it requires API keys."""
+    """A running `serve run`, and all processes that descend from it.
 
-    def __init__(self, arguments: list[str], settings: Settings, guarded: bool) -> None:
+    `guarded` says whether it requires API keys; `variables` are more of the environment.
+    """
+
+    def __init__(self, arguments: list[str], settings: Settings, guarded: bool, variables: Mapping[str, str] | None = None) -> None:
         self._url = f"http://{settings.http.host.replace('0.0.0.0', '127.0.0.1')}:{settings.http.port}"
         self._settings = settings
         self._folder = TemporaryFolder("satori-run-", "/tmp")
-        limits = hard_stop(settings.ingress.graceful_shutdown_timeout_s)
-        self._variables = environment(haproxy_files(self._folder.name) | limits | retries(settings)) | cores.variables(settings)
+        limits = hard_stop(settings.ingress.graceful_shutdown_timeout_s) | connections(settings.ingress)
+        self._ports = IngressPorts()
+        own = of_its_own(settings, self._folder.name, self._ports) if is_alone() else {}
+        more = own | limits | retries(settings) | dict(variables or {})
+        self._variables = environment(more) | cores.variables(settings) | {FOLDER: self._folder.name}
         self._headers = {"content-type": "application/json"}
         if guarded:
             self._headers["authorization"] = f"Bearer {add_key(self._variables)}"
         self._warning = keys.exposed(settings.http, guarded)
-        check_ports(settings, self._variables)
+        check_port(settings.http.port)
         self._lines: queue.Queue[str] = queue.Queue()
         self._known: set[psutil.Process] = set()
-        LOG.parent.mkdir(exist_ok=True)
+        self._take_place()
         # SCHED_BATCH makes for fewer preemptions: a process that a token has just woken does not push aside the one that sent it.
         # All processes started below inherit it. It saves 6 % of the CPU time that a token costs under load.
         os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
@@ -126,13 +153,38 @@ class Application:
             stdin=subprocess.DEVNULL,
             process_group=0,
             pass_fds=(self._folder.fileno(),),
+            umask=0o077,
             text=True,
         )
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
+    def _take_place(self) -> None:
+        """Show in `.run` of this checkout where the run's files are: its log, its folder and Ray's logs. Raises SatoriError."""
+        port = self._settings.http.port
+        self._log, self._logs, self._link = (own_file(name, port) for name in ("serve.log", "logs", "run"))
+        try:
+            make_own(FILES)
+        except PermissionError as error:
+            raise SatoriError(f"{error}; allowed: a checkout of this user's own") from None
+        ray = Path(self._variables.get("RAY_TMPDIR", "/tmp"), "ray", "session_latest", "logs")
+        for link, target in ((self._logs, ray), (self._link, Path(self._folder.name))):
+            remove(link)
+            link.symlink_to(target)
+        self._log.touch(0o600)
+        self._log.chmod(0o600)
+        hide_token()
+
+    def _keep_logs(self) -> None:
+        """Move Ray's logs from the run's folder, which goes now, to where the link to them was."""
+        self._link.unlink(missing_ok=True)
+        target = self._logs.readlink()
+        if Path(self._folder.name) in target.parents and target.is_dir():
+            self._logs.unlink()
+            shutil.move(target.resolve(), self._logs)
+
     def _read(self) -> None:
-        with LOG.open("w") as log:
+        with self._log.open("w") as log:
             for line in self._process.stdout or ():
                 log.write(line)
                 log.flush()
@@ -150,20 +202,20 @@ class Application:
                 ui_reported = True
             if self._process.poll() is not None:
                 self._reader.join(5)
-                raise SatoriError("the application did not start; the end of its log:\n" + _tail(LOG, 40))
+                raise SatoriError("the application did not start; the end of its log:\n" + _tail(self._log, 40))
             time.sleep(0.2)
         self._show_phases()
         first = time.monotonic()
         body = {"model": self._settings.served_model_name, "prompt": "1", "max_tokens": 1}
         if not self._get("/v1/completions", body):
-            raise SatoriError("the application is up but gave no answer; the end of its log:\n" + _tail(LOG, 40))
+            raise SatoriError("the application is up but gave no answer; the end of its log:\n" + _tail(self._log, 40))
         report("warm-up", "first answer through the whole path", time.monotonic() - first)
         if both := self._variables.get(cores.VARIABLE):  # not earlier: a start uses both
             cores.pin_to_last(self._descendants(), both)
         report("ready", "", time.monotonic() - began)
         ui = f"\n  UI    {self._url}/ui" if self._settings.ui.enabled else ""
         warn(self._warning)
-        write(f"{ui}\n  API   {self._url}/v1   (docs: {self._url}/docs)\n  log   {LOG}\n  Ctrl-C stops it.\n")
+        write(f"{ui}\n  API   {self._url}/v1   (docs: {self._url}/docs)\n  log   {self._log}\n  Ctrl-C stops it.\n")
 
     def wait_gone(self) -> None:
         """Return when the application has been shut down from elsewhere (`serve shutdown`), or its process has ended."""
@@ -180,7 +232,7 @@ class Application:
 
     def drain(self) -> None:
         """Wait until the ongoing requests have ended, at most `llm.graceful_shutdown_timeout_s`; new ones are refused meanwhile."""
-        mark = marker(self._variables[RUN])
+        mark = marker(self._variables)
         mark.touch()
         began, left, reported = time.monotonic(), {}, -1
         try:
@@ -231,7 +283,10 @@ class Application:
                 process.kill()
         psutil.wait_procs(left, timeout=5)
         report("stopped", f"killed: {killed}"[:52] if left else "", time.monotonic() - began)
+        with contextlib.suppress(OSError):
+            self._keep_logs()
         self._folder.cleanup()
+        self._ports.close()
 
     def _ended(self) -> bool:
         """Return whether no process is left that must end by itself. Ray's own processes take long, and may be killed then."""

@@ -1,28 +1,44 @@
 """The web UI's way through the ingress: requests below /ui go to a UI replica by a Serve handle, and its responses stream back.
 
+Only what the page itself asks for is passed on: Gradio has more, such as uploads, which it writes to disk. A browser's POST must
+come from the page, with JSON: other sites' pages can send any other, and in a visitor's name.
+
 A browser stays on one UI replica, because Gradio keeps its sessions in memory. A cookie names the session, by which the router (see
 `deployments.routing.router.StickyRouter`) chooses the replica.
 """
 
 import asyncio
+import re
 import secrets
 from http.cookies import SimpleCookie
 from typing import Any
+from urllib.parse import urlsplit
 
 from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException, RequestCancelledError
 from ray.serve.handle import DeploymentHandle
-from starlette.requests import HTTPConnection
-from starlette.responses import PlainTextResponse
-from starlette.types import Message, Receive, Scope, Send
+from starlette._utils import get_route_path  # the path below the mount
+from starlette.datastructures import Headers
+from starlette.requests import ClientDisconnect, HTTPConnection, Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.types import Receive, Scope, Send
+
+from deployments.errors import ForeignOriginError
 
 COOKIE = "satori_session"
-LARGEST_BODY_BYTES = 16 * 2**20
+PAGES = re.compile(
+    r"/(page/.+|assets/.+|static/.+|svelte/.+|config/?|theme\.css|favicon\.ico|manifest\.json|pwa_icon(/.+)?"
+    r"|gradio_api/(app_id|heartbeat/[\w-]+|queue/data|theme\.css|startup-events|info/?))?"
+)
+EVENTS = re.compile(r"/gradio_api/(queue/join|run/predict/?|component_server/?|reset/?|cancel)")
+"""What the page asks for, below /ui: to read, and to act."""
+POLICY = (
+    "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; object-src 'none'; base-uri 'self'; form-action 'self';"
+    " frame-ancestors 'self'"
+)
+"""What the page may load, and who may frame it (Content-Security-Policy). Gradio runs scripts that the page contains."""
+HEADERS = ((b"content-security-policy", POLICY.encode()), (b"x-content-type-options", b"nosniff"))
 PASSED = ("type", "http_version", "method", "scheme", "raw_path", "query_string", "headers", "client", "server")
-
-
-class BodyTooLargeError(Exception):
-    """A request to the UI is larger than any that the UI itself sends."""
 
 
 class UIBridge:
@@ -36,10 +52,12 @@ class UIBridge:
         if scope["type"] != "http":
             await send({"type": "websocket.close"})
             return
+        if refusal := refused(scope):
+            await refusal(scope, receive, send)
+            return
         try:
-            body = await _body(receive)
-        except BodyTooLargeError:
-            await PlainTextResponse(f"larger than {LARGEST_BODY_BYTES} bytes", 413)(scope, receive, send)
+            body = await Request(scope, receive).body()  # bounded, in size and time (`deployments.ingress.middleware.body`)
+        except ClientDisconnect:
             return
         known = HTTPConnection(scope).cookies.get(COOKIE)
         session = known or secrets.token_urlsafe(12)
@@ -50,6 +68,7 @@ class UIBridge:
             async for message in stream:
                 if message["type"] == "http.response.start":
                     started = True
+                    message["headers"] = [*message["headers"], *HEADERS]
                     if known is None:
                         message["headers"] = [*message["headers"], (b"set-cookie", _cookie(session, scope["root_path"]).encode())]
                 await send(message)
@@ -63,22 +82,37 @@ class UIBridge:
             leaving.cancel()
 
 
+def refused(scope: Scope) -> Response | None:
+    """Return the answer to a request that the page does not make; None for one that it may have made."""
+    path, method = get_route_path(scope), scope["method"]
+    if method in ("GET", "HEAD"):
+        return None if PAGES.fullmatch(path) else PlainTextResponse("Not Found", 404)
+    if method != "POST" or not EVENTS.fullmatch(path):
+        return PlainTextResponse("Not Found", 404)
+    headers = Headers(scope=scope)
+    if headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+        return PlainTextResponse("allowed: content-type: application/json", 415)
+    if not _of_the_page(headers):
+        error = ForeignOriginError("only the page at /ui may use it; programs use the API (/v1)")
+        return JSONResponse(error.body(), error.status)
+    return None
+
+
+def _of_the_page(headers: Headers) -> bool:
+    """Return whether a POST is the page's own, as its browser says; what does not say where it comes from is no browser.
+
+    Browsers send `Sec-Fetch-Site` over HTTPS and on this host, also where a proxy changes `Host`; else `Origin`.
+    """
+    if site := headers.get("sec-fetch-site"):
+        return site in ("same-origin", "none")
+    origin = headers.get("origin")
+    return origin is None or urlsplit(origin).netloc in (headers.get("host"), headers.get("x-forwarded-host"))
+
+
 def _plain(scope: Scope) -> dict[str, Any]:
     """Return the parts of the scope that can be sent to a replica, with the whole path and what a proxy put before it."""
     outside = {"path": scope["path"], "root_path": scope.get("app_root_path", "")}
     return {key: scope[key] for key in PASSED if key in scope} | outside | {"asgi": {"version": "3.0"}}
-
-
-async def _body(receive: Receive) -> bytes:
-    parts, size = [], 0
-    while True:
-        message: Message = await receive()
-        parts.append(message.get("body", b""))
-        size += len(parts[-1])
-        if size > LARGEST_BODY_BYTES:
-            raise BodyTooLargeError
-        if not message.get("more_body"):
-            return b"".join(parts)
 
 
 async def _cancel_when_gone(receive: Receive, stream: Any) -> None:

@@ -1,6 +1,7 @@
 """HAProxy as Ray Serve's manager runs it in our environment: clients notice neither its replacement nor other ingresses."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -287,3 +288,41 @@ async def test_replaced_haproxies_are_few(tmp_path: Path) -> None:
             assert await reader.readuntil(END)
         for _, writer in streams:
             writer.close()
+
+
+async def test_half_a_request_is_ended_and_a_reply_is_not(tmp_path: Path) -> None:
+    async with Ingress() as only, haproxy(tmp_path, [only.port], request_s=1) as proxy:
+        reader, writer = await begin(proxy)
+        for half in (REQUEST[:20], REQUEST[:-1], b""):
+            slow, sender = await proxy.connect()
+            sender.write(half)
+            said = await asyncio.wait_for(slow.read(), 30)
+            sender.close()
+            assert said.startswith(b"HTTP/1.1 408"), half
+        assert (await reader.readuntil(END)).count(b"x") == LONGEST_S * 10
+        writer.close()
+
+
+async def test_room_is_kept_for_health_checks_and_the_rest_are_told(tmp_path: Path) -> None:
+    """Of 500 connections. One address has a quarter of them at most, unless it is this host's: a proxy may be there."""
+    few = SERVING | {"RAY_SERVE_HAPROXY_MAXCONN": "500"}
+    async with Ingress() as only, haproxy(tmp_path, [only.port], few) as proxy:
+        held = [await proxy.connect() for _ in range(440)]
+        reader, writer = await proxy.connect()
+        assert (await ask(reader, writer))[0] == only.port
+        held += [(reader, writer), *[await proxy.connect() for _ in range(12)]]
+        reader, writer = await proxy.connect()
+        writer.write(REQUEST)
+        reply = await asyncio.wait_for(reader.read(), 30)
+        assert reply.startswith(b"HTTP/1.1 503 ")
+        assert json.loads(reply.partition(b"\r\n\r\n")[2])["error"]["code"] == "connections_full"
+        writer.close()
+        reader, writer = await proxy.connect()
+        writer.write(b"GET /-/healthz HTTP/1.1\r\nhost: x\r\n\r\n")
+        assert (await reader.readline()).startswith(b"HTTP/1.1 200 ")
+        for _, kept in [*held, (reader, writer)]:
+            kept.close()
+    config = (tmp_path / "haproxy.cfg").read_text()
+    assert "reject if { sc0_conn_cur(addresses) gt 125 } !{ src 127.0.0.0/8 ::1 }" in config
+    assert "mode 600 level admin" in config
+    assert [line.strip() for line in config.splitlines() if "bind " in line] == [f"bind 127.0.0.1:{proxy.port}"]

@@ -17,8 +17,8 @@ from tests.support.ports import listening
 from tests.support.processes import output_until
 
 SERVE = str(Path(sys.executable).with_name("serve"))
-PORTS = (8000, 9101, 8404)
-LOGS = Path("/tmp/ray/session_latest/logs")
+PORTS = (8000,)
+LOGS = ROOT / ".run" / "logs"
 STARTED_S, STOPPED_S = 180, 60
 READY = "Ctrl-C stops it."
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from deployments.host.environment import SERVING
+from deployments.host.proxy import REQUEST_S
 from tests.support.ports import free_ports
 
 # Serve's manager without its actor, with our proxy unless told otherwise. For each line that it reads, it changes the servers, or
@@ -26,7 +27,8 @@ def backends(ports):
     servers = [ServerConfig(name, "127.0.0.1", port) for name, port in named]
     return {"all": BackendConfig(name="all", path_prefix="/", app_name="all", servers=servers)}
 
-async def main(folder, port, stats, metrics, servers, ours, most_old):
+async def main(folder, port, stats, metrics, servers, ours, most_old, request_s):
+    proxy.REQUEST_S = request_s
     if ours:
         proxy.prepare()
     if most_old is not None:
@@ -84,18 +86,24 @@ class HAProxy:
 
 @asynccontextmanager
 async def haproxy(
-    folder: Path, servers: Sequence[int], variables: Mapping[str, str] = SERVING, ours: bool = True, most_old: int | None = None
+    folder: Path,
+    servers: Sequence[int],
+    variables: Mapping[str, str] = SERVING,
+    ours: bool = True,
+    most_old: int | None = None,
+    request_s: int = REQUEST_S,
 ) -> AsyncIterator[HAProxy]:
     """Run HAProxy before the servers on these ports, by Serve's manager in this environment."""
     port, *more = free_ports(3)
-    arguments = json.dumps([str(folder), port, *more, servers, ours, most_old])
+    arguments = json.dumps([str(folder), port, *more, servers, ours, most_old, request_s])
+    few = {} if ours else {"RAY_SERVE_HAPROXY_MAXCONN": "1000"}  # ours takes no more than this host's limit of open files allows
     pipes = {"stdin": asyncio.subprocess.PIPE, "stdout": asyncio.subprocess.PIPE}
     manager = await asyncio.create_subprocess_exec(
         sys.executable,
         "-c",
         MANAGER,
         arguments,
-        env=os.environ | dict(variables) | {"RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(folder / "haproxy.cfg")},
+        env=os.environ | dict(variables) | few | {"RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(folder / "haproxy.cfg")},
         **pipes,
     )
     running = HAProxy(port, manager)

@@ -79,7 +79,7 @@ class Server:
         self.core: Core = ingress._server.client  # type: ignore[assignment]
         self.engine = ingress._server.engine
         self.ongoing = ingress._server.ongoing
-        self.http = httpx.AsyncClient(transport=httpx.ASGITransport(app, raise_app_exceptions=False), base_url="http://test")
+        self.http = httpx.AsyncClient(transport=httpx.ASGITransport(app, raise_app_exceptions=False), base_url="http://localhost")
 
     async def chat(self, *messages: dict[str, Any], **fields: Any) -> httpx.Response:
         """Ask for a chat completion; a message may be its content, said by the user."""

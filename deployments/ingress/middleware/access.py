@@ -18,16 +18,15 @@ from deployments.access.keys import Key, KeyStore
 from deployments.access.usage import Usage, client
 from deployments.errors import InvalidKeyError, LimitExceededError, SatoriError, error_body
 
-OPEN = frozenset(
-    "/ /health /ready /ping /version /metrics /metrics/targets /docs /docs/oauth2-redirect /redoc /openapi.json".split()
-)
+OPEN = frozenset("/ /health /ready /ping /version /metrics /metrics/targets /docs /openapi.json".split())
+BELOW = ("/ui/", "/docs/assets/")
 UI = "/ui"
 
 
 def is_open(scope: Scope) -> bool:
     """Return whether a request needs no key. Its path is the one that the router matches: decoded, case kept, nothing resolved."""
     path = get_route_path(scope)
-    return path in OPEN or path == UI or path.startswith(UI + "/") or scope.get("method") == "OPTIONS"
+    return path in OPEN or path == UI or path.startswith(BELOW) or scope.get("method") == "OPTIONS"
 
 
 class Guard:

@@ -11,6 +11,7 @@ from deployments.ingress.middleware.body import BodyLimit
 from deployments.ingress.middleware.deadline import Deadline
 from deployments.ingress.middleware.dialects import Dialects
 from deployments.ingress.middleware.draining import Draining, Ongoing
+from deployments.ingress.middleware.hosts import Hosts
 from deployments.ingress.middleware.intake import Intake
 from deployments.ingress.middleware.keepalive import KeepAlive
 from deployments.ingress.middleware.measuring import Measuring
@@ -38,6 +39,7 @@ def stack(
     Without a `writer`, nothing is measured. `pace_s` returns how long recent requests took.
     """
     return [
+        Middleware(Hosts, http=http),
         Middleware(Prefix, root_path=http.root_path or ""),
         *([Middleware(Measuring, writer=writer, tracer=tracer)] if writer is not None else []),
         Middleware(ResponseHeaders, pace_s=pace_s),

@@ -18,7 +18,6 @@ from deployments.errors import PortInUseError
 from deployments.host import cores
 from deployments.host.run import RUN
 from deployments.host.signals import interrupt_by_signals
-from deployments.launch.preflight import HAPROXY_PORTS
 from deployments.replica.engine_core import EngineProxy
 from deployments.settings import load
 from tests.support.ports import free_ports
@@ -119,9 +118,9 @@ def test_what_lasts_is_missed_once_it_is_gone(processes: list[psutil.Popen]) -> 
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Returns a small web server that runs `code`, on a port of its own."""
     monkeypatch.setattr(stack, "ROOT", tmp_path)
-    port, *others = free_ports(1 + len(HAPROXY_PORTS))
+    port, *others = free_ports(1 + len(stack.PROXY_PORTS))
     settings = load({"preset": "nano-cpu", "http.port": port})
-    environment = dict(os.environ) | dict(zip(HAPROXY_PORTS, map(str, others), strict=True))
+    environment = dict(os.environ) | dict(zip(stack.PROXY_PORTS, map(str, others), strict=True))
 
     def make(*codes: str) -> Server:
         commands = tuple([sys.executable, "-c", code, str(port)] for code in codes)
@@ -182,9 +181,9 @@ def test_another_servers_port_is_not_taken_for_ones_own(server: Any) -> None:
 
 def test_servers_have_ports_apart() -> None:
     first, second = stack.apart(0), stack.apart(1)
-    assert first.keys() == second.keys() > HAPROXY_PORTS.keys()
+    assert first.keys() == second.keys() > stack.PROXY_PORTS.keys()
     assert not set(first.values()) & set(second.values())
-    assert {name: int(first[name]) for name in HAPROXY_PORTS} == HAPROXY_PORTS
+    assert {name: int(first[name]) for name in stack.PROXY_PORTS} == stack.PROXY_PORTS
     low, high = "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT", "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT"
     ranges = [range(int(stack.apart(number)[low]), int(stack.apart(number)[high]) + 1) for number in range(5)]
     assert len({port for ports in ranges for port in ports}) == sum(map(len, ranges)) == len(stack.INGRESS_PORTS)

@@ -123,10 +123,10 @@ def test_a_desktops_share_of_a_card_is_told(monkeypatch: pytest.MonkeyPatch) -> 
         nvmlDeviceGetMemoryInfo=memory,
     )
     monkeypatch.setitem(sys.modules, "pynvml", library)
-    [line] = cards.crowded(0.92)
+    [line] = cards.crowded(0.92).values()
     assert line.startswith("GPU 0: other processes, such as a desktop, use 2.3 of 24.0 GiB")
     assert "gpu_memory_utilization=0.92 leaves them 1.9 GiB" in line
     assert "set it to 0.89" in line
-    assert cards.crowded(0.89) == []
+    assert cards.crowded(0.89) == {}
     monkeypatch.setitem(sys.modules, "pynvml", None)
-    assert cards.crowded(0.92) == []
+    assert cards.crowded(0.92) == {}

@@ -15,7 +15,7 @@ import ray
 from ray._private.utils import check_version_info
 from ray.serve._private import constants
 
-from deployments.host.environment import HARD_STOP, HARD_STOP_DEFAULT_S, MARGIN_S, SERVING, cut_replies, hard_stop
+from deployments.host.environment import HARD_STOP, HARD_STOP_DEFAULT_S, MARGIN_S, SERVING, cut_replies, haproxy_files, hard_stop
 from deployments.settings import IngressSettings
 from tests.support.ports import free_ports, listening
 from tests.support.until import until_async
@@ -124,3 +124,15 @@ def test_the_limit_is_one_that_serve_reads_and_its_default_is_known(monkeypatch:
     assert f'os.environ.get("{HARD_STOP}", "{HARD_STOP_DEFAULT_S}")' in source
     assert int(SERVING[HARD_STOP]) > IngressSettings().graceful_shutdown_timeout_s
     assert hard_stop(0.5) == {HARD_STOP: str(1 + MARGIN_S)}
+
+
+def test_haproxys_files_are_in_one_folder_with_room_for_the_node_in_a_sockets_path() -> None:
+    """Each variable is one that Serve reads; its default is a folder that two users of a host cannot share."""
+    folder = "/tmp/satori-run-12345678"
+    files = haproxy_files(folder)
+    assert all(Path(file) == Path(folder) or Path(file).parent == Path(folder) for file in files.values())
+    source = Path(constants.__file__).read_text()
+    assert {name for name in files if f'"{name}"' not in source} == set()
+    defaults = set(re.findall(r'"(RAY_SERVE_HAPROXY_\w+)", "/tmp/haproxy-serve', source))
+    assert defaults == files.keys()
+    assert len(files["RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH"]) + 57 <= 107

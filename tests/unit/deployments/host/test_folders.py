@@ -1,4 +1,4 @@
-"""Temporary folders: the one whose process was killed goes, the one in use stays."""
+"""Folders of one user alone, and temporary ones: the one whose process was killed goes, the one in use stays."""
 
 import os
 import subprocess
@@ -6,7 +6,9 @@ import sys
 import time
 from pathlib import Path
 
-from deployments.host.folders import LOCK, YOUNG_S, TemporaryFolder, remove_left
+import pytest
+
+from deployments.host.folders import LOCK, YOUNG_S, TemporaryFolder, make_own, remove_left
 
 HOLDER = """
 import sys, time
@@ -64,3 +66,17 @@ def test_a_child_that_inherits_the_lock_keeps_the_folder(tmp_path: Path) -> None
     remove_left(tmp_path, "kept-")
     assert not Path(made.name).exists()
     made.cleanup()
+
+
+def test_a_folder_of_ones_own_is_nobody_elses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = tmp_path / "mine"
+    for _ in range(2):
+        assert make_own(made) == made
+        assert made.stat().st_mode & 0o777 == 0o700
+        made.chmod(0o777)
+    (tmp_path / "link").symlink_to(made)
+    with pytest.raises(PermissionError, match=r"link is not a folder of this user"):
+        make_own(tmp_path / "link")
+    monkeypatch.setattr(os, "geteuid", lambda: made.stat().st_uid + 1)
+    with pytest.raises(PermissionError, match=r"mine is not a folder of this user"):
+        make_own(made)

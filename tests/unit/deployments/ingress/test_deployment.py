@@ -1,7 +1,8 @@
 """The ingress itself: where it receives tokens, and what it says of its state."""
 
 import json
-from collections.abc import Iterator
+import os
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
@@ -10,7 +11,7 @@ import pytest
 import ray
 from ray import serve
 
-from deployments.host.run import RUN, marker
+from deployments.host.run import FOLDER, RUN, marker
 from deployments.ingress.deployment import Ingress, channel_host
 from deployments.settings import load
 
@@ -28,9 +29,9 @@ def test_tokens_come_on_the_clusters_interface_and_on_loopback_where_the_machine
 
 
 @pytest.fixture
-def ingress(monkeypatch: pytest.MonkeyPatch) -> Iterator[Ingress]:
+def ingress(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Ingress:
     """An ingress with requests, whose LLM replica answers."""
-    monkeypatch.setenv(RUN, "of-this-test")
+    monkeypatch.setenv(FOLDER, str(tmp_path))
     context = SimpleNamespace(replica_id=SimpleNamespace(unique_id="i1"))
     monkeypatch.setattr(serve, "get_replica_context", lambda: context)
     llm = mock.MagicMock()
@@ -42,8 +43,7 @@ def ingress(monkeypatch: pytest.MonkeyPatch) -> Iterator[Ingress]:
         ongoing=SimpleNamespace(count=4),
         strays=lambda: 0,
     )
-    yield made
-    marker("of-this-test").unlink(missing_ok=True)
+    return made
 
 
 def body(response: Any) -> Any:
@@ -56,7 +56,7 @@ async def test_it_is_ready_when_a_replica_answers(ingress: Ingress) -> None:
 
 
 async def test_it_is_not_ready_while_it_drains(ingress: Ingress) -> None:
-    marker("of-this-test").touch()
+    marker(os.environ).touch()
     response = await ingress.ready()
     assert (response.status_code, body(response)) == (503, {"ready": False, "reason": "draining", "ingress": MINE})
 

@@ -20,7 +20,7 @@ async def server() -> AsyncIterator[Server]:
 
 
 async def test_one_model(server: Server) -> None:
-    gpt = openai.AsyncOpenAI(base_url="http://test/v1", api_key="none", max_retries=0, http_client=server.http)
+    gpt = openai.AsyncOpenAI(base_url="http://localhost/v1", api_key="none", max_retries=0, http_client=server.http)
     listed = (await gpt.models.list()).data[0]
     found = await gpt.models.retrieve("nano")
     assert (found.id, found.object, found.owned_by) == (listed.id, listed.object, listed.owned_by)

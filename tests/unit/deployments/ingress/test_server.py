@@ -1,6 +1,7 @@
 """The API server: what it is made of, no route but the allowed ones, and chunks that cost less and are written as ever."""
 
 import asyncio
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +24,7 @@ from tests.support.in_process import served
 from tests.support.until import until_async
 
 QUESTION = {"role": "user", "content": "1+1"}
-OURS = {"/metrics", "/metrics/targets", "/ready", "/status", "/v1/models/{model:path}"}
+OURS = {"/docs", "/docs/assets", "/metrics", "/metrics/targets", "/ready", "/status", "/v1/models/{model:path}"}
 DOCUMENTED = OURS | {"/v1/models/{model}"}
 CONTROL = (
     "/inference/v1/abort_requests /inference/v1/generate /scale_elastic_ep /invocations /v1/load_lora_adapter /adapters /sleep"
@@ -45,7 +46,7 @@ async def test_only_allowed_routes_whatever_the_environment(monkeypatch: pytest.
 async def test_every_allowed_route_is_vllms() -> None:
     """A name that vLLM changes would otherwise silently be missing."""
     async with served() as server:
-        assert {route.path for route in server.app.router.routes} == (ALLOWED | OURS) - {"/tokenizer_info", "/static"}
+        assert {route.path for route in server.app.router.routes} == (ALLOWED | OURS) - {"/tokenizer_info"}
         assert (await server.http.get("/v1/models")).status_code == 200
         assert (await server.chat(QUESTION)).status_code == 200
 
@@ -66,18 +67,29 @@ async def test_routes_and_origins_that_settings_ask_for() -> None:
     asked = {
         "api__enable_tokenizer_info_endpoint": True,
         "api__allowed_origins": ["https://a.example"],
-        "api__enable_offline_docs": True,
     }
     async with served(**asked) as server:
         info = await server.http.get("/tokenizer_info")
         assert (info.status_code, info.json()["chat_template"][:2]) == (200, "{%")
-        assert "/static/swagger-ui-bundle.js" in (await server.http.get("/docs")).text
-        assert (await server.http.get("/static/swagger-ui-bundle.js")).status_code == 200
         ask = {"access-control-request-method": "POST", "access-control-request-headers": "authorization,content-type"}
         allowed = await server.http.options("/v1/chat/completions", headers=ask | {"origin": "https://a.example"})
         assert (allowed.status_code, allowed.headers["access-control-allow-origin"]) == (200, "https://a.example")
         refused = await server.http.options("/v1/chat/completions", headers=ask | {"origin": "https://b.example"})
         assert refused.status_code == 400
+
+
+async def test_the_docs_load_nothing_from_elsewhere() -> None:
+    async with served() as server:
+        page = await server.http.get("/docs")
+        policy = page.headers["content-security-policy"]
+        assert "frame-ancestors 'none'" in policy
+        assert "http" not in policy
+        for asset in re.findall(r'(?:src|href)="(/[^"]+)"', page.text):
+            assert (await server.http.get(asset)).status_code == 200
+        assert not re.findall(r"https?://", page.text)
+        assert (await server.http.get("/redoc")).status_code == 404
+    async with served(api__disable_fastapi_docs=True) as server:
+        assert [(await server.http.get(path)).status_code for path in ("/docs", "/openapi.json")] == [404, 404]
 
 
 async def test_parsers_from_a_file_are_known_and_unknown_ones_are_refused(tmp_path: Path) -> None:

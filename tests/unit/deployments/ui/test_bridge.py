@@ -5,13 +5,14 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
+import pytest
 from ray.exceptions import RayActorError
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, StreamingResponse
 from starlette.routing import Mount, Route
 
-from deployments.ui.bridge import COOKIE, LARGEST_BODY_BYTES, UIBridge
+from deployments.ui.bridge import COOKIE, UIBridge
 from deployments.ui.deployment import WebUI
 
 
@@ -67,29 +68,68 @@ async def echo(request: Request) -> JSONResponse:
     return JSONResponse({"path": request.url.path, "query": str(request.query_params), "body": (await request.body()).decode()})
 
 
-ECHO = Starlette(routes=[Route("/ui/echo", echo, methods=["GET", "POST"])])
+READ, EVENT = "/ui/page/echo", "/ui/gradio_api/queue/join"
+ECHO = Starlette(routes=[Route(READ, echo), Route(EVENT, echo, methods=["POST"])])
 
 
 async def test_requests_arrive_as_they_were() -> None:
     async with client(Handle(ECHO)) as http:
-        answer = await http.post("/ui/echo?a=1", content="hello")
-        assert answer.json() == {"path": "/ui/echo", "query": "a=1", "body": "hello"}
-        assert (await http.get("/ui/none")).status_code == 404
+        answer = await http.post(f"{EVENT}?a=1", json="hello")
+        assert answer.json() == {"path": EVENT, "query": "a=1", "body": '"hello"'}
+        assert (await http.get("/ui/page/none")).status_code == 404
 
 
 async def test_a_browser_keeps_its_session() -> None:
     handle = Handle(ECHO)
     async with client(handle) as http:
-        first = await http.get("/ui/echo")
-        second = await http.get("/ui/echo")
+        first = await http.get(READ)
+        second = await http.get(READ)
     assert COOKIE in first.cookies
     assert "set-cookie" not in second.headers
     assert handle.sessions[0] == handle.sessions[1] == first.cookies[COOKIE]
 
 
-async def test_a_body_that_is_too_large_is_refused() -> None:
+@pytest.mark.parametrize("path", ["upload", "run/answer", "call/answer", "file=/etc/hosts", "../v1/models", "queue/join/x"])
+async def test_only_what_the_page_asks_for_reaches_the_ui(path: str) -> None:
+    handle = Handle(ECHO)
+    async with client(handle) as http:
+        for method in ("GET", "POST", "PUT", "DELETE"):
+            answer = await http.request(method, f"/ui/gradio_api/{path}", json={})
+            assert answer.status_code == 404
+    assert handle.sessions == []
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 200),
+        ({"origin": "http://ingress"}, 200),
+        ({"origin": "https://chat.example", "x-forwarded-host": "chat.example"}, 200),
+        ({"origin": "https://chat.example", "sec-fetch-site": "same-origin"}, 200),
+        ({"origin": "http://elsewhere"}, 403),
+        ({"origin": "null"}, 403),
+        ({"origin": "http://ingress:8080"}, 403),
+        ({"origin": "http://ingress", "sec-fetch-site": "cross-site"}, 403),
+        ({"sec-fetch-site": "same-site"}, 403),
+        ({"content-type": "text/plain"}, 415),
+        ({"content-type": "multipart/form-data; boundary=x"}, 415),
+    ],
+)
+async def test_only_the_page_may_act(headers: dict[str, str], status: int) -> None:
+    """A page of another site can send a POST, in a visitor's name, but not hide where it is from."""
+    handle = Handle(ECHO)
+    async with client(handle) as http:
+        answer = await http.post(EVENT, content="{}", headers={"content-type": "application/json"} | headers)
+    assert (answer.status_code, len(handle.sessions)) == (status, status == 200)
+    if status == 403:
+        assert answer.json()["error"]["code"] == "foreign_origin"
+
+
+async def test_browsers_are_told_what_the_page_may_load_and_who_may_frame_it() -> None:
     async with client(Handle(ECHO)) as http:
-        assert (await http.post("/ui/echo", content=b"x" * (LARGEST_BODY_BYTES + 1))).status_code == 413
+        policy = (await http.get(READ)).headers["content-security-policy"]
+    assert "frame-ancestors 'self'" in policy
+    assert "http" not in policy, "nothing from elsewhere"
 
 
 async def test_a_browser_that_leaves_ends_the_stream() -> None:
@@ -114,8 +154,8 @@ async def test_a_browser_that_leaves_ends_the_stream() -> None:
         if message.get("body") == b"first":
             begun.set()
 
-    scope = {"type": "http", "method": "GET", "path": "/ui/stream", "root_path": "", "query_string": b"", "headers": []}
-    handle = Handle(Starlette(routes=[Route("/ui/stream", endless)]))
+    scope = {"type": "http", "method": "GET", "path": "/ui/page/stream", "root_path": "", "query_string": b"", "headers": []}
+    handle = Handle(Starlette(routes=[Route("/ui/page/stream", endless)]))
     request = asyncio.create_task(ingress(handle)(scope, incoming.get, send))
     async with asyncio.timeout(20):
         await begun.wait()
@@ -134,7 +174,7 @@ async def test_a_ui_that_is_not_there_says_so() -> None:
             return Stream(fail())
 
     async with client(Dead(ECHO)) as http:
-        answer = await http.get("/ui/echo")
+        answer = await http.get(READ)
     assert answer.status_code == 503
     assert "reload" in answer.text
 
@@ -143,6 +183,6 @@ async def test_an_error_in_the_ui_is_an_error() -> None:
     async def fail(request: Request) -> JSONResponse:
         raise RuntimeError("wrong")
 
-    transport = httpx.ASGITransport(ingress(Handle(Starlette(routes=[Route("/ui/fail", fail)]))), raise_app_exceptions=False)
+    transport = httpx.ASGITransport(ingress(Handle(Starlette(routes=[Route("/ui/page/fail", fail)]))), raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://ingress") as http:
-        assert (await http.get("/ui/fail")).status_code == 500
+        assert (await http.get("/ui/page/fail")).status_code == 500

@@ -10,6 +10,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
+from deployments.ingress.middleware import body
 from deployments.ingress.middleware.body import BodyLimit
 from deployments.settings import HttpSettings
 from tests.support.in_process import served
@@ -65,8 +66,8 @@ class Upload:
 @pytest.mark.parametrize("size", [0, 1, MOST])
 async def test_a_body_within_the_limit_arrives_whole(app: App, size: int, chunked: bool) -> None:
     app.release.set()
-    body = b"x" * size
-    assert (await app.http.post("/", content=Upload(body[:40], body[40:]) if chunked else body)).text == str(size)
+    sent = b"x" * size
+    assert (await app.http.post("/", content=Upload(sent[:40], sent[40:]) if chunked else sent)).text == str(size)
     assert app.asgi._held == 0
 
 
@@ -153,9 +154,31 @@ async def test_the_app_is_told_of_a_client_that_left_while_sending(app: App) -> 
     assert (app.gone, app.asgi._held) == (1, 0)
 
 
-async def test_the_ui_has_its_own_limit(app: App) -> None:
+async def test_what_the_page_sends_may_be_larger_and_counts_too(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(body, "LARGEST_OF_UI_BYTES", 2 * MOST)
     app.release.set()
-    assert (await app.http.post("/ui/upload", content=b"x" * 10 * MOST)).text == str(10 * MOST)
+    assert (await app.http.post("/ui/queue", content=b"x" * 2 * MOST)).text == str(2 * MOST)
+    refused = await app.http.post("/ui/queue", content=b"x" * (2 * MOST + 1))
+    assert (refused.status_code, "the most that the page sends" in refused.text) == (413, True)
+    app.release.clear()
+    call = asyncio.create_task(app.http.post("/ui/queue", content=b"x" * 2 * MOST))
+    await until_async(lambda: app.at_work == 2, "it is served")
+    assert (await app.http.post("/", content=b"x" * MOST)).status_code == 429
+    app.release.set()
+    assert (await call).status_code == 200
+    assert app.asgi._held == 0
+
+
+async def test_a_body_that_does_not_arrive_is_not_waited_for(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its deadline is for what follows the first piece, for which HAProxy waits."""
+    monkeypatch.setattr(body, "BODY_S", 0.05)
+    app.release.set()
+    upload = Upload(b"x" * 20, b"x" * 20)
+    upload.go_on.clear()
+    answer = await app.http.post("/", content=upload, headers={"content-length": "40"})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (408, "body_timeout")
+    assert "(20 bytes have)" in answer.json()["error"]["message"]
+    assert (app.asked, app.asgi._held) == (0, 0)
 
 
 async def test_in_the_ingress() -> None:

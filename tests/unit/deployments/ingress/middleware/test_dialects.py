@@ -35,7 +35,7 @@ async def server() -> AsyncIterator[Server]:
 
 def client_of(server: Server, key: str = "none") -> anthropic.AsyncAnthropic:
     http = httpx2.AsyncClient(transport=httpx2.ASGITransport(server.app, raise_app_exceptions=False))
-    return anthropic.AsyncAnthropic(base_url="http://test", api_key=key, max_retries=0, http_client=http)
+    return anthropic.AsyncAnthropic(base_url="http://localhost", api_key=key, max_retries=0, http_client=http)
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def claude(server: Server) -> anthropic.AsyncAnthropic:
 
 @pytest.fixture
 def gpt(server: Server) -> openai.AsyncOpenAI:
-    return openai.AsyncOpenAI(base_url="http://test/v1", api_key="none", max_retries=0, http_client=server.http)
+    return openai.AsyncOpenAI(base_url="http://localhost/v1", api_key="none", max_retries=0, http_client=server.http)
 
 
 async def failing(server: Server, call: Any) -> Any:

@@ -1,7 +1,8 @@
 """Draining: requests that are here go on, new ones are refused, the UI stays."""
 
 import asyncio
-from collections.abc import Iterator
+import os
+from pathlib import Path
 
 import httpx
 import pytest
@@ -10,19 +11,19 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
-from deployments.host.run import RUN, marker
+from deployments.host.run import FOLDER, marker
 from deployments.ingress.middleware.draining import Draining, Ongoing
 from tests.support.until import until_async
 
 
 @pytest.fixture
-def mark(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv(RUN, "of-this-test")
-    yield
-    marker("of-this-test").unlink(missing_ok=True)
+def mark(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """What tells that the run is draining, where it is."""
+    monkeypatch.setenv(FOLDER, str(tmp_path))
+    return marker(os.environ)
 
 
-async def test_requests_that_are_here_go_on_and_new_ones_are_refused(mark: None) -> None:
+async def test_requests_that_are_here_go_on_and_new_ones_are_refused(mark: Path) -> None:
     go_on = asyncio.Event()
 
     async def answer(request: Request) -> PlainTextResponse:
@@ -36,7 +37,7 @@ async def test_requests_that_are_here_go_on_and_new_ones_are_refused(mark: None)
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as http:
         early = asyncio.create_task(http.post("/v1/completions?wait"))
         await until_async(lambda: ongoing.count, "the early request is here")
-        marker("of-this-test").touch()
+        mark.touch()
         late = await http.post("/v1/completions")
         assert (late.status_code, ongoing.count) == (503, 1)
         assert "about to stop" in late.json()["error"]["message"]
@@ -48,7 +49,7 @@ async def test_requests_that_are_here_go_on_and_new_ones_are_refused(mark: None)
 
 
 async def test_without_a_run_nothing_drains(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(RUN, raising=False)
+    monkeypatch.delenv(FOLDER, raising=False)
     app = Draining(Starlette(routes=[Route("/v1/completions", lambda _: PlainTextResponse("well"), methods=["POST"])]), Ongoing())
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as http:
         assert (await http.post("/v1/completions")).text == "well"

@@ -1,5 +1,6 @@
 """The application below a path of a proxy: what it links to, redirects to and sets cookies for has that prefix."""
 
+import re
 from typing import Any
 
 import httpx
@@ -11,6 +12,7 @@ from starlette.routing import Mount, Route
 from starlette.types import Receive, Scope, Send
 
 from deployments.errors import SettingsError
+from deployments.ingress import docs
 from deployments.ingress.deployment import _to_the_page
 from deployments.ingress.middleware.prefix import Prefix, Rooted
 from deployments.settings import load
@@ -39,7 +41,8 @@ async def page(request: Request) -> RedirectResponse:
 
 def client(root_path: str = "") -> httpx.AsyncClient:
     ui = FastAPI(routes=[Mount("/ui", routes=[Route("/", page, name="page")])])
-    app = FastAPI(middleware=[Middleware(Prefix, root_path=root_path), Middleware(Noting), Middleware(Rooted)])
+    app = FastAPI(middleware=[Middleware(Prefix, root_path=root_path), Middleware(Noting), Middleware(Rooted)], docs_url=None)
+    docs.mount(app)
     app.get("/v1/models")(lambda: {"data": []})
     app.get("/")(_to_the_page)
     app.mount("/ui", UIBridge(Handle(ui)))  # type: ignore[arg-type]
@@ -66,8 +69,12 @@ async def test_all_that_leads_on_has_the_prefix(root_path: str, headers: dict[st
         assert Noting.paths == ["/v1/models"]
         assert (await http.get(f"{before}/")).headers["location"] == f"{prefix}/ui/"
         assert (await http.get(f"{before}/v1/models/")).headers["location"] == f"http://host{prefix}/v1/models"
-        docs = (await http.get(f"{before}/docs")).text
-        assert f"'{prefix}/openapi.json'" in docs
+        shown = (await http.get(f"{before}/docs")).text
+        assert f"'{prefix}/openapi.json'" in shown
+        loaded = re.findall(r'(?:src|href)="([^"]+)"', shown)
+        assert loaded == [f"{prefix}/docs/assets/swagger-ui.css", "data:,", f"{prefix}/docs/assets/swagger-ui-bundle.js"]
+        for path in (loaded[0], loaded[2]):
+            assert (await http.get(before + path.removeprefix(prefix))).status_code == 200
         servers = (await http.get(f"{before}/openapi.json")).json().get("servers", [])
         assert servers == ([{"url": prefix}] if prefix else [])
         theirs = await http.get(f"{before}/ui/")

@@ -29,6 +29,7 @@ from deployments.ingress.middleware.body import BodyLimit
 from deployments.ingress.middleware.deadline import Deadline
 from deployments.ingress.middleware.dialects import Dialects
 from deployments.ingress.middleware.draining import Draining, Ongoing
+from deployments.ingress.middleware.hosts import Hosts
 from deployments.ingress.middleware.intake import Intake
 from deployments.ingress.middleware.keepalive import KeepAlive
 from deployments.ingress.middleware.measuring import Measuring
@@ -60,13 +61,13 @@ def test_a_request_meets_them_in_this_order() -> None:
     writer = Writer("of-this-test", SloSettings())
     theirs = [Middleware(CORSMiddleware), Middleware(GZipMiddleware)]
     made = stacked(theirs, writer=writer)
-    assert classes(made) == [Prefix, Measuring, *BEFORE, CORSMiddleware, GZipMiddleware, *AFTER]
-    assert made[1].kwargs == {"writer": writer, "tracer": None}
+    assert classes(made) == [Hosts, Prefix, Measuring, *BEFORE, CORSMiddleware, GZipMiddleware, *AFTER]
+    assert made[2].kwargs == {"writer": writer, "tracer": None}
     assert [each for each in made if each in theirs] == theirs
 
 
 def test_nothing_is_measured_without_a_writer() -> None:
-    assert classes(stacked([])) == [Prefix, *BEFORE, *AFTER]
+    assert classes(stacked([])) == [Hosts, Prefix, *BEFORE, *AFTER]
 
 
 def test_each_is_given_what_it_needs() -> None:
@@ -85,9 +86,9 @@ def test_each_is_given_what_it_needs() -> None:
 async def test_the_ingress_has_them_around_vllms_own() -> None:
     async with served() as server:
         found = classes(server.app.user_middleware)
-    assert found[: 2 + len(BEFORE)] == [Prefix, Measuring, *BEFORE]
+    assert found[: 3 + len(BEFORE)] == [Hosts, Prefix, Measuring, *BEFORE]
     assert found[-len(AFTER) :] == AFTER
-    assert CORSMiddleware in found[2 + len(BEFORE) : -len(AFTER)]
+    assert CORSMiddleware in found[3 + len(BEFORE) : -len(AFTER)]
 
 
 async def test_access_comes_before_vllms_own_middleware_and_lets_preflights_through() -> None:
@@ -107,9 +108,9 @@ async def test_access_comes_before_vllms_own_middleware_and_lets_preflights_thro
     assert CORSMiddleware in theirs
     store = KeyStore(None, f"alice:{digest(SECRET)}")
     app.user_middleware = stacked(app.user_middleware, guard=Guard(store))
-    assert classes(app.user_middleware) == [Prefix, *BEFORE, *theirs, *AFTER]
+    assert classes(app.user_middleware) == [Hosts, Prefix, *BEFORE, *theirs, *AFTER]
     headers = {"origin": "http://elsewhere"}
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test", headers=headers) as http:
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost", headers=headers) as http:
         asked = {"access-control-request-method": "POST", "access-control-request-headers": "authorization"}
         preflight = await http.options("/v1/chat/completions", headers=asked)
         assert (preflight.status_code, preflight.headers["access-control-allow-origin"]) == (200, "*")

@@ -133,6 +133,12 @@ class GrammarTooComplexError(OutOfBoundsError):
     code = "grammar_too_complex"
 
 
+class GrammarNotFollowedError(OutOfBoundsError):
+    """A schema, regex or grammar cannot be compiled, can match nothing or never end, or failed while the engine followed it."""
+
+    code = "grammar_not_followed"
+
+
 class SchemaNotFollowedError(OutOfBoundsError):
     """A JSON schema asks for what the engine cannot enforce, or for what no value can meet. `param` ends with the keyword."""
 

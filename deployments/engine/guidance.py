@@ -8,8 +8,12 @@ import json
 import logging
 from typing import Any
 
+from deployments.engine import grammar_check
 from deployments.patching import patch
 
+PASSED: dict[tuple[str, str], None] = {}
+"""Kind and text of grammars that have passed the check of `grammar_check` in another process; the latest are last."""
+KEPT = 1024
 UNWRITTEN = "\ufdd0"
 """A code point that stands for no character: no text has it."""
 
@@ -25,7 +29,7 @@ def install() -> None:
         backend_guidance,
         "validate_guidance_grammar",
         lambda params, tokenizer=None: _validate(validate, params, tokenizer),
-        why="a grammar that matches nothing ends with an empty answer, and xgrammar's structural tags of tool parsers are refused",
+        why="a grammar that matches nothing, or never ends, fails in the engine; and xgrammar's structural tags are refused",
         until="vLLM refuses the one and takes the other",
     )
     compile_grammar: Any = patch(
@@ -78,28 +82,37 @@ def _tokenizer(build: Any, tokenizer: Any, vocab_size: int) -> Any:
     return llguidance.LLTokenizer(json.dumps(whole), n_vocab=size, eos_token=tokenizer.eos_token_id)
 
 
+def passed(kind: str, spec: str) -> None:
+    """Note that a grammar has been checked already: vLLM, which checks in an event loop, does not check it again."""
+    PASSED.pop((kind, spec), None)
+    PASSED[kind, spec] = None
+    if len(PASSED) > KEPT:
+        del PASSED[next(iter(PASSED))]
+
+
+def is_xgrammars(kind: Any, spec: Any) -> bool:
+    """Return whether this is a structural tag of the form that only xgrammar knows."""
+    return kind.name == "STRUCTURAL_TAG" and '"structures"' not in spec
+
+
 def _validate(validate: Any, params: Any, tokenizer: Any) -> None:
-    import llguidance
     from vllm.exceptions import VLLMValidationError
-    from vllm.v1.structured_output.backend_guidance import serialize_guidance_grammar
     from vllm.v1.structured_output.backend_xgrammar import validate_xgrammar_grammar
     from vllm.v1.structured_output.request import get_structured_output_key
 
     kind, spec = get_structured_output_key(params.structured_outputs)
-    if _is_xgrammars(kind, spec):
+    if is_xgrammars(kind, spec):
         validate_xgrammar_grammar(params)
-        return
-    validate(params, tokenizer)
-    matcher = llguidance.LLMatcher(llguidance.LLTokenizer("byte"), serialize_guidance_grammar(kind, spec, True), log_level=0)
-    matcher.compute_bitmask()
-    if matcher.is_error() or (matcher.is_stopped() and not matcher.is_accepting()):
-        raise VLLMValidationError("Grammar error: no text can match it", parameter="structured_outputs")
+    elif tokenizer is not None:  # Mistral's, whose tool parser names its special tokens
+        validate(params, tokenizer)
+    elif (kind.name, spec) not in PASSED and (fault := grammar_check.fault(kind.name, spec)) is not None:
+        raise VLLMValidationError(f"Grammar error: {fault}", parameter="structured_outputs")
 
 
 def _compile(compile_grammar: Any, backend: Any, kind: Any, spec: Any, stop_token_ids: Any) -> Any:
     from vllm.v1.structured_output.backend_xgrammar import XgrammarBackend
 
-    if _is_xgrammars(kind, spec):
+    if is_xgrammars(kind, spec):
         if not hasattr(backend, "satori_xgrammar"):
             backend.satori_xgrammar = XgrammarBackend(backend.vllm_config, backend.tokenizer, backend.vocab_size)
         return backend.satori_xgrammar.compile_grammar(kind, spec, stop_token_ids)
@@ -107,8 +120,3 @@ def _compile(compile_grammar: Any, backend: Any, kind: Any, spec: Any, stop_toke
     if error := grammar.ll_matcher.get_error():
         raise ValueError(error)
     return grammar
-
-
-def _is_xgrammars(kind: Any, spec: Any) -> bool:
-    """Return whether this is a structural tag of the form that only xgrammar knows."""
-    return kind.name == "STRUCTURAL_TAG" and '"structures"' not in spec

@@ -1,6 +1,7 @@
 """The server's error responses: always in the form of OpenAI's API, and without internal details."""
 
 import json
+import logging
 import traceback
 from collections.abc import Mapping
 from http import HTTPStatus
@@ -13,12 +14,20 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 from vllm.entrypoints.serve.exception_handling.handlers.validation import clean_loc_for_param
-from vllm.exceptions import VLLMValidationError
+from vllm.exceptions import GracefulHTTPError, VLLMClientError, VLLMValidationError
 
 from deployments.errors import SatoriError, error_body
 from deployments.observability import logs
 
 logger = logs.logger("ingress")
+SERVERS = (
+    "openai.chat_completion.serving",
+    "openai.completion.serving",
+    "openai.responses.serving",
+    "anthropic.api_router",
+    "anthropic.serving",
+)
+"""The modules of vLLM that log whatever ends a request with its traceback."""
 SAID = 3
 """So many of the values in a body that are not allowed are named; vLLM's models can find thousands in one."""
 CHARACTERS = 80
@@ -32,6 +41,17 @@ def install(app: FastAPI) -> None:
     app.exception_handler(ValidationError)(_invalid)  # of parts that vLLM's models read late, such as a message's
     app.exception_handler(SatoriError)(_ours)
     app.exception_handler(Exception)(_unknown)
+    for module in SERVERS:
+        logging.getLogger(f"vllm.entrypoints.{module}").addFilter(_expected_in_one_line)
+
+
+def _expected_in_one_line(record: logging.LogRecord) -> bool:
+    """Write an error that a client gets, and that is not the server's, in one line. Always returns True: it is logged."""
+    error = record.exc_info[1] if record.exc_info else None
+    if isinstance(error, GracefulHTTPError | VLLMClientError):
+        message = " ".join(f"{record.getMessage()} {error}".split())
+        record.msg, record.args, record.exc_info, record.exc_text = message, (), None, None
+    return True
 
 
 async def _http(request: Request, error: HTTPException) -> JSONResponse:

@@ -34,6 +34,7 @@ from deployments.engine_client.replicas import LLMReplicas
 from deployments.errors import SatoriError, SettingsError
 from deployments.ingress import docs, endpoints, error_handlers, special_tokens
 from deployments.ingress.frontend import BoundedLLM
+from deployments.ingress.grammars import Grammars
 from deployments.ingress.middleware.access import Guard
 from deployments.ingress.middleware.draining import Ongoing
 from deployments.ingress.middleware.intake import prepared
@@ -137,6 +138,8 @@ async def build(
     error_handlers.install(app)
     await init_app_state(engine, app.state, arguments, TASKS)
     endpoints.mend(app, engine, len(cached_tokenizer_from_config(config.model_config)))
+    app.state.grammars = Grammars()
+    app.state.grammars.check_before(app.state.online_renderer)
     serving.mount(app)
     docs.mount(app)
     if coat:

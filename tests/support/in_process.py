@@ -117,4 +117,5 @@ async def served(core: Any = Core, **arguments: Any) -> AsyncIterator[Server]:
             await server.http.aclose()
             if (comparer := getattr(server.app.state.openai_serving_chat, "_comparer", None)) is not None:
                 comparer.close()
+            server.app.state.grammars.close()
             server.engine.shutdown()

@@ -41,6 +41,10 @@ class Undecided(Exception):  # noqa: N818
     """A request was not answered. The message says why."""
 
 
+class NotStarted(Undecided):
+    """There is no process that could answer."""
+
+
 class Process:
     """The worker process, started when it is first asked. Not for several threads at a time."""
 
@@ -61,13 +65,13 @@ class Process:
             return
         self.close()
         if time.monotonic() < self._paused_until:
-            raise Undecided("the process has just failed to start")
+            raise NotStarted("the process has just failed to start")
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         self._process = subprocess.Popen(self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
         if self._receive(START_S) != frames.READY:
             self.close()
             self._paused_until = time.monotonic() + PAUSE_S
-            raise Undecided("the process did not start")
+            raise NotStarted("the process did not start")
 
     def ask(self, function: str, *arguments: Any) -> Any:
         """Return what a function of the module returns for these arguments. Raises Undecided."""

@@ -1,6 +1,6 @@
-"""The process that compares answers: `python -m deployments.reasoning.answers.worker MODULE SECONDS`.
+"""The process that compares answers, or checks grammars: `python -m deployments.reasoning.answers.worker MODULE SECONDS`.
 
-It calls the `load` of the module (`deployments.reasoning.equality`) once, which imports SymPy, and does no work itself: a child,
+It calls the `load` of the module once (that of `deployments.reasoning.equality` imports SymPy), and does no work itself: a child,
 forked from it within milliseconds, calls the module's functions for one request after the other. A child that takes more than these
 seconds, or more CPU or memory than it may, is killed, and a new one is there for the next request.
 

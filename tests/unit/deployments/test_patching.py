@@ -41,6 +41,7 @@ PATCHES = {
     ("ingress/endpoints.py", "patch", "responses", "_construct_message_from_response_item"),
     ("ingress/endpoints.py", "patch", "responses", "_generate_with_builtin_tools"),
     ("ingress/endpoints.py", "patch", "tokenization", "create_detokenize"),
+    ("ingress/grammars.py", "patch", "renderer", "name"),
     ("ingress/special_tokens.py", "patch", "BaseRenderer", "_tokenize_prompt"),
     ("ingress/server.py", "patch", "decorators", "model_validators"),
     ("launch/driver.py", "patch", "RayParams", "__init__"),

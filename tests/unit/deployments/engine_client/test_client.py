@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from ray.exceptions import ActorDiedError
 from ray.serve._private.common import DeploymentID
 from ray.serve.exceptions import DeploymentUnavailableError, RequestCancelledError
-from vllm.sampling_params import SamplingParams
+from vllm.sampling_params import SamplingParams, StructuredOutputsParams
 from vllm.v1.engine import (
     EngineCoreEvent,
     EngineCoreEventType,
@@ -195,6 +195,22 @@ async def test_outputs_arrive_and_nothing_is_kept(made: Made) -> None:
     assert replica.calls["a"].prompt_token_ids == [1, 2, 3]
     assert replica.calls["a"].sampling_params.max_tokens == 5
     assert replica.groups == ["a"]
+
+
+@pytest.mark.parametrize("has_format", [True, False])
+async def test_what_the_engine_gives_up_is_the_fault_of_a_format_where_there_is_one(made: Made, has_format: bool) -> None:
+    async def gives_up(replica: Fleet, request_id: str, address: Address) -> None:
+        replica.send(address, request_id, 1)
+        failed = EngineCoreOutput(request_id, [], finish_reason=FinishReason.ERROR)
+        replica.sender.open(address).send(MsgpackEncoder().encode(EngineCoreOutputs(outputs=[failed])))
+
+    fleet, client = made(gives_up)
+    asked = request("a")
+    assert asked.sampling_params
+    asked.sampling_params.structured_outputs = StructuredOutputsParams(regex="x") if has_format else None
+    await client.add_request_async(asked)
+    await ended(client)
+    assert fleet.refused == ([("a", "grammar_not_followed")] if has_format else [])
 
 
 async def test_a_carried_request_ends_with_its_last_token(made: Made) -> None:

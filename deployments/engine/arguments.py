@@ -30,6 +30,8 @@ def server_words(settings: Settings) -> list[str]:
     """Return the command-line words of vLLM's API server that `settings` stand for."""
     words = ["--model", settings.model, "--served-model-name", settings.served_model_name]
     arguments = settings.engine | settings.api
+    if arguments.get("tool_call_parser") is not None:
+        arguments.setdefault("enable_auto_tool_choice", True)  # what else would it be for?
     arguments["structured_outputs_config"] = STRUCTURED_OUTPUTS | (arguments.get("structured_outputs_config") or {})
     for name, value in arguments.items():
         words += _words("--" + name.replace("_", "-"), value, kind(name))

@@ -18,6 +18,8 @@ from deployments.ingress.frontend import BoundedLLM
 from deployments.patching import patch
 
 ERROR = 'data: {"error"'
+PARSER_FLAG = "--tool-call-parser"
+TOOLS_UNREAD = "tools: this server reads no tool calls of this model (its operator would set api.tool_call_parser)"
 from_request = ResponsesResponse.from_request
 construct_message = responses._construct_message_from_response_item
 
@@ -29,6 +31,7 @@ def mend(app: FastAPI, engine: BoundedLLM, vocabulary: int) -> None:
     _let_errors_through(state.anthropic_serving_messages)
     _take_no_tools_for_none(state.anthropic_serving_messages)
     _refuse_unknown_tokens(state.serving_tokenization, vocabulary)
+    _name_the_setting(state.online_renderer)
     patch(
         ResponsesResponse,
         "from_request",
@@ -101,6 +104,21 @@ def _let_errors_through(messages: Any) -> None:
         convert,
         why="vLLM 0.32.0 reads an error in a stream of chat completions as a chunk, and tells clients why that failed",
         until="its stream of messages passes errors on",
+    )
+
+
+def _name_the_setting(renderer: Any) -> None:
+    def create(message: Any, *arguments: Any, **options: Any) -> Any:
+        if isinstance(message, str) and PARSER_FLAG in message:
+            message = f'{TOOLS_UNREAD}; leave tools out, or ask for tool_choice "none"'
+        return original(message, *arguments, **options)
+
+    original = patch(
+        renderer,
+        "create_error_response",
+        create,
+        why="vLLM 0.32.0 tells clients which flags of its command are missing",
+        until="it tells them what they can do",
     )
 
 

@@ -16,7 +16,7 @@ from deployments.engine.config import TASKS
 from deployments.errors import SatoriError
 from deployments.ingress.json_schema import exact
 from deployments.observability.record import failed
-from deployments.reasoning import effort
+from deployments.reasoning import calls, effort
 from deployments.reasoning.formatted import Formats, has_format
 
 FORMATS = "structured output (response_format, structured_outputs, text.format, tool_choice)"
@@ -24,6 +24,8 @@ MASKS = ("min_tokens", "bad_words", "allowed_token_ids")
 """Parameters that forbid tokens: together with a grammar, none may be left."""
 ENDS = ("stop", "stop_token_ids", "ignore_eos", "include_stop_str_in_output")
 """Parameters with which a reply could end inside its thought, or with more than its answer."""
+MAY_STOP = ("stop", "stop_token_ids")
+"""Those of them that a reply may have that is calls only if the model wants to."""
 
 
 class BoundedLLM(AsyncLLM):
@@ -83,8 +85,9 @@ class BoundedLLM(AsyncLLM):
             _check_encodable(sampling_params)
             masks = MASKS if has_format(sampling_params.structured_outputs) else ()
             ends = ENDS if self._thinks_first(sampling_params, **options) else ()
+            allowed = MAY_STOP if calls.choice(sampling_params.structured_outputs) == calls.TEXT else ()
             for name in masks + ends:
-                if getattr(sampling_params, name):
+                if name not in allowed and getattr(sampling_params, name):
                     raise VLLMValidationError(f"{name} cannot be combined with {FORMATS}", parameter=name)
 
     async def _add_request(self, request: EngineCoreRequest, *arguments: Any) -> None:

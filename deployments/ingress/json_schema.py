@@ -72,6 +72,15 @@ def _check_multiples(schemas: Sequence[dict[str, Any]], where: str) -> None:
             _refuse(f"{where}.multipleOf", "multiples are written without a minus sign; a maximum below zero leaves none")
 
 
+def followed(schema: Any) -> Any:
+    """Return the schema as the engine follows it exactly; that of any object where it cannot."""
+    try:
+        check_followed(schema, "")
+    except SchemaNotFollowedError:
+        return {"type": "object"}
+    return exact(schema)
+
+
 def exact(schema: Any) -> Any:
     """Return the schema with patterns beside the formats that llguidance follows only roughly. The argument stays as it is."""
     if not isinstance(schema, dict):

@@ -35,6 +35,7 @@ from deployments.errors import SatoriError, SettingsError
 from deployments.ingress import docs, endpoints, error_handlers, special_tokens
 from deployments.ingress.frontend import BoundedLLM
 from deployments.ingress.grammars import Grammars
+from deployments.ingress.json_schema import followed
 from deployments.ingress.middleware.access import Guard
 from deployments.ingress.middleware.draining import Ongoing
 from deployments.ingress.middleware.intake import prepared
@@ -205,7 +206,7 @@ def write_coat(engine: BoundedLLM, app: FastAPI, settings: Settings) -> None:
     formats = None
     if not engine.vllm_config.structured_outputs_config.enable_in_reasoning:
         formats = engine.formats = Formats.of(cached_tokenizer_from_config(engine.model_config), settings.coat)
-    engine.limit_tokens = serving.CoatServing.adopt(app.state, settings.coat, formats)
+    engine.limit_tokens = serving.CoatServing.adopt(app.state, settings.coat, formats, followed)
     if settings.api.get("anthropic_disabled_thinking_effort", "auto") == "auto":
         app.state.anthropic_serving_messages._disabled_thinking_effort = "none"  # vLLM would look whether the template knows it
 

@@ -12,7 +12,8 @@ from typing import Any, Self
 
 from vllm.sampling_params import SamplingParams, StructuredOutputsParams
 
-from deployments.reasoning.coat import Delta, boxed
+from deployments.reasoning import calls
+from deployments.reasoning.coat import Delta, Reader, boxed
 from deployments.reasoning.reading import Reading, Vocabulary, vocabulary
 from deployments.reasoning.thought import ARGUMENT, answer_begins
 from deployments.settings import CoatSettings
@@ -23,23 +24,29 @@ SEPARATORS = ("<|im_start|>assistant\n", "<|start_header_id|>assistant<|end_head
 
 @dataclass(frozen=True)
 class Formats:
-    """How a model's replies in a format are made and read. Token ids: `separator` and `special`, which an answer may not hold."""
+    """How a model's replies in a format are made and read.
+
+    Token ids: `separator`, `special`, which an answer may not hold, and `calls`, those of `special` that tool calls may.
+    """
 
     vocabulary: Vocabulary
     separator: list[int]
     special: list[int]
     copy: float
+    calls: frozenset[int] = frozenset()
 
     @classmethod
     def of(cls, tokenizer: Any, settings: CoatSettings) -> Self | None:
         """Return the formats of a model; None if its tokenizer has no token that can begin a separator."""
         known = vocabulary(tokenizer)
-        special = sorted({*known.special, *tokenizer.all_special_ids, *tokenizer.get_added_vocab().values()})
+        added = tokenizer.get_added_vocab()
+        special = sorted({*known.special, *tokenizer.all_special_ids, *added.values()})
+        calling = {added[text] for text in (calls.OPENING, calls.CLOSING) if text in added}
         taken = {tokenizer.eos_token_id, *known.actions}
         for separator in [settings.separator] if settings.separator else SEPARATORS:
             ids = list(tokenizer.encode(separator, add_special_tokens=False))
             if ids and ids[0] in known.special and ids[0] not in taken:
-                return cls(known, ids, special, settings.copy_weight)
+                return cls(known, ids, special, settings.copy_weight, frozenset(calling - known.special.keys()))
         return None
 
     def think_first(self, params: SamplingParams) -> dict[str, Any]:
@@ -47,6 +54,9 @@ class Formats:
         asked = params.structured_outputs
         assert asked is not None
         rule = {"separator": self.separator, "special": self.special, "copy": self.copy, "is_json": is_json(asked)}
+        if (choice := calls.choice(asked)) is not None:
+            rule["special"] = [token for token in self.special if token not in self.calls]
+            rule |= {"is_json": True, "may_call": choice == calls.TEXT}
         params.extra_args = (params.extra_args or {}) | {ARGUMENT: rule}
         return {"reasoning_ended": False, "reasoning_parser_kwargs": {"separator": self.separator}}
 
@@ -64,6 +74,61 @@ def has_format(params: Any) -> bool:
 def thinks_first(request: Any) -> bool:
     """Return whether a reply is read as a thought and an answer in a format. `request` is one of vLLM's, or one of ours."""
     return bool(getattr(request, "parsed", True)) and has_format(request.extract_structured_outputs())
+
+
+class ChoosingReading(Reading):
+    """One reply that may end with tool calls: a chain, read as always, and behind a separator what the model chose.
+
+    Arguments as in `Reading`. The separator and all behind it count as answer.
+    """
+
+    def __init__(self, formats: Formats, planted: Sequence[int] = (), *, echo: bool = False, late: bool = False) -> None:
+        super().__init__(formats.vocabulary, planted, echo=echo, late=late)
+        self._separator = formats.separator[0]
+        self._hides = len(formats.vocabulary.decode(formats.separator[1:]))
+        self._behind: list[str] | None = None
+
+    @property
+    def behind(self) -> str:
+        """The text behind the separator, as far as it has come."""
+        return "".join(self._behind or ())[self._hides :]
+
+    def feed(self, text: str, ids: Sequence[int]) -> list[Delta]:
+        """Read more tokens, and the text that came with them. Return what is certain of the chain."""
+        if self._behind is None:
+            return super().feed(text, ids)
+        self._behind += [part for part in self._tokens.cut(text, ids) if isinstance(part, str)]
+        return []
+
+    def finish(self) -> list[Delta]:
+        """Return the rest: the reply is complete."""
+        if self._behind is None:
+            return super().finish()
+        self._behind.append(self._tokens.rest())
+        return []
+
+    def _pass(self, index: int) -> list[Delta]:
+        if self._behind is not None:
+            return []
+        if self.ids[index] != self._separator:
+            return super()._pass(index)
+        deltas = self._keep(self._reader.finish())
+        self._close(index)
+        self._ended, self._behind = True, []
+        self._reader = _Sink(self._reader.number, self._behind)
+        return deltas
+
+
+class _Sink(Reader):
+    """Takes the text that comes with a separator and belongs behind it."""
+
+    def __init__(self, number: int, texts: list[str]) -> None:
+        super().__init__()
+        self.number, self._texts = number, texts
+
+    def feed(self, text: str) -> list[Delta]:
+        self._texts.append(text)
+        return []
 
 
 class FormattedReading(Reading):

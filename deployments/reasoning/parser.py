@@ -12,11 +12,12 @@ from typing import Any
 from vllm.entrypoints.generate.base.protocol import DeltaMessage, FunctionCall
 from vllm.parser.abstract_parser import DelegatingParser
 from vllm.reasoning import ReasoningParser, ReasoningParserManager
+from vllm.tool_parsers.abstract_tool_parser import ToolParser
 
 from deployments.observability import metrics, record
 from deployments.reasoning import calls
 from deployments.reasoning.coat import Delta
-from deployments.reasoning.formatted import Formats, FormattedReading, thinks_first
+from deployments.reasoning.formatted import ChoosingReading, Formats, FormattedReading, thinks_first
 from deployments.reasoning.reading import Reading, Tokens, vocabulary
 
 
@@ -38,13 +39,20 @@ class CoatReasoningParser(ReasoningParser):
         self._raw = Tokens(self._vocabulary)
         self.reading = Reading(self._vocabulary)
 
-    def plant(self, prompt: Sequence[int], *, echo: bool, late: bool, formats: Formats | None = None) -> None:
+    def plant(
+        self, prompt: Sequence[int], *, echo: bool, late: bool, formats: Formats | None = None, may_call: bool = False
+    ) -> None:
         """Go on from the chain that a prompt ends within, if it does; for `echo` and `late` see `Reading`.
 
-        With `formats`, the reply is a thought and an answer in a format.
+        With `formats`, the reply is a thought and an answer in a format; where it `may_call`, a chain that calls may follow.
         """
         planted = self._vocabulary.planted(prompt)
-        self.reading = FormattedReading(formats, planted) if formats else Reading(self._vocabulary, planted, echo=echo, late=late)
+        if formats and may_call:
+            self.reading = ChoosingReading(formats, planted, echo=echo, late=late)
+        elif formats:
+            self.reading = FormattedReading(formats, planted)
+        else:
+            self.reading = Reading(self._vocabulary, planted, echo=echo, late=late)
 
     def adjust_request(self, request: Any) -> Any:
         """Return the request, changed so that the actions appear in the text."""
@@ -136,12 +144,13 @@ class CoatReasoningParser(ReasoningParser):
 class CoatParser(DelegatingParser):
     """Parses one choice of a reply, and counts it in the metrics when it is complete.
 
-    `formats` is set where the model thinks before it answers in a format.
+    `formats` is set where the model thinks before it answers in a format. `follow` gives the schema that a call's arguments follow.
     """
 
     reasoning_parser_cls = CoatReasoningParser
-    tool_parser_cls = calls.ForcedCalls
+    tool_parser_cls = ToolParser  # it sets the format of calls that are asked for
     formats: Formats | None = None
+    follow: calls.Follow = staticmethod(lambda schema: schema)
 
     def __init__(self, tokenizer: Any, *args: Any, model_config: Any = None, **kwargs: Any) -> None:
         super().__init__(tokenizer, *args, model_config=model_config, **kwargs)
@@ -151,7 +160,20 @@ class CoatParser(DelegatingParser):
         self._prompt: Sequence[int] = ()
         self._begun = self._planted = False
         self._told = 0  # actions that the client knows of
-        self._arguments: list[str] | None = None  # of tool calls, as far as they are written; None where none are asked for
+        self._forced = False
+        self._choice: str | None = None  # what the reply may have instead of calls, where it is left to the model
+        self._arguments: list[str] | None = None  # the answer, as far as it is written, while it may be calls
+
+    def adjust_request(self, request: Any) -> Any:
+        """Return the request, changed so that its reply can be read; with the format of its calls."""
+        request = super().adjust_request(request)
+        if self.formats is not None and getattr(request, "parsed", True) and getattr(request, "vote", None) is None:
+            calls.offer(request, self.follow)
+        return request
+
+    def _apply_structural_tag(self, request: Any) -> Any:
+        """Return the request: calls of this parser have no structural tag."""
+        return request
 
     def begin(self, request: Any) -> None:
         """Set up for a request."""
@@ -162,7 +184,7 @@ class CoatParser(DelegatingParser):
         self._record.vote = self._vote
         self.coat.off = not getattr(request, "parsed", True)
         self._record.reads = not self.coat.off
-        self._arguments = [] if calls.forces_call(request) else None
+        self._forced = calls.forces_call(request)
 
     def set_prompt_token_ids(self, prompt_token_ids: Sequence[int]) -> None:
         """Take the prompt, in whose chain the reply may go on."""
@@ -175,9 +197,9 @@ class CoatParser(DelegatingParser):
         self._plant(request, self._prompt)
         reasoning, content = self.coat.extract_reasoning(model_output, request, model_output_token_ids)
         self._count()
-        if self._arguments is None:
-            return reasoning, content, []
-        return reasoning, None, self._calls(content, request)
+        if self._arguments is not None:
+            content = self._content(content or "") or None
+        return reasoning, content, self._calls(request)
 
     def parse_delta(
         self,
@@ -203,7 +225,8 @@ class CoatParser(DelegatingParser):
             return None
         if delta.content:
             self._record_answer()
-            return self._content(delta.text)
+            content = self._content(delta.text)
+            return DeltaMessage(content=content) if content else None
         if not self._shows_reasoning:
             return None
         coat: dict[str, Any] = {"index": delta.number} if delta.number >= 0 else {}
@@ -220,24 +243,36 @@ class CoatParser(DelegatingParser):
         self._planted = True
         late = bool(getattr(request, "stop", None)) and not request.include_stop_str_in_output
         formats = self.formats if self.formats and thinks_first(request) else None
-        self.coat.plant(prompt, echo=getattr(request, "echo", False), late=late, formats=formats)
+        self._choice = calls.choice(request.extract_structured_outputs()) if formats else None
+        self._arguments = [] if self._forced or self._choice == calls.FORMAT else None
+        may_call = self._choice == calls.TEXT
+        self.coat.plant(prompt, echo=getattr(request, "echo", False), late=late, formats=formats, may_call=may_call)
 
-    def _content(self, text: str) -> DeltaMessage | None:
-        """Return a chunk of the answer. The arguments of calls are held until they are complete."""
+    def _content(self, text: str) -> str:
+        """Return what of the answer is content. Calls are held until they are complete."""
         if self._arguments is None:
-            return DeltaMessage(content=text)
+            return text
         self._arguments.append(text)
-        return None
+        written = "".join(self._arguments)
+        if self._forced or not written or calls.OPENING.startswith(written[: len(calls.OPENING)]):
+            return ""
+        self._arguments = None  # it is no call
+        return written
 
     def _raw(self, text: str, request: Any, finished: bool) -> DeltaMessage | None:
-        message = self._content(text)
+        content = self._content(text)
         if finished and self._arguments is not None:
-            return DeltaMessage(tool_calls=calls.chunks(self._calls("".join(self._arguments), request)))
-        return message
+            return DeltaMessage(tool_calls=calls.chunks(self._calls(request)))
+        return None if self._arguments is not None else DeltaMessage(content=content)
 
-    def _calls(self, content: str | None, request: Any) -> list[FunctionCall]:
-        found, _ = self._extract_tool_calls(content, request)
-        return found or []
+    def _calls(self, request: Any) -> list[FunctionCall]:
+        """Return the calls of a reply that is complete."""
+        written = "".join(self._arguments or ())
+        if self._forced:
+            found, _ = self._extract_tool_calls(written, request)
+            return found or []
+        reading = self.coat.reading
+        return calls.read(reading.behind if isinstance(reading, ChoosingReading) else written)
 
     def _last(self, delta: Delta | None, request: Any) -> DeltaMessage:
         reasoning, content = self.coat.rest()
@@ -254,10 +289,10 @@ class CoatParser(DelegatingParser):
         message = _reasoning(shown, coat) if shown else DeltaMessage(coat=coat)
         if content:
             self._record_answer()
-        if self._arguments is not None:
-            message.tool_calls = calls.chunks(self._calls("".join([*self._arguments, content or ""]), request))
-        elif content:
-            message.content = content
+        if shown := self._content(content or ""):
+            message.content = shown
+        if found := self._calls(request):
+            message.tool_calls = calls.chunks(found)
         self._count()
         return message
 
@@ -276,9 +311,9 @@ class CoatParser(DelegatingParser):
             self._record.answer_tokens += count(self._model, self.coat.reading)
 
 
-def reads_formats(formats: Formats | None) -> type[CoatParser]:
-    """Return the parser of a model that has `formats`."""
-    return type("FormatsParser", (CoatParser,), {"formats": formats})
+def reads_formats(formats: Formats | None, follow: calls.Follow = CoatParser.follow) -> type[CoatParser]:
+    """Return the parser of a model that has `formats`; for `follow` see `CoatParser`."""
+    return type("FormatsParser", (CoatParser,), {"formats": formats, "follow": staticmethod(follow)})
 
 
 def count(model: str, reading: Reading, *, complete: bool = True) -> int:

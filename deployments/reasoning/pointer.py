@@ -97,11 +97,11 @@ class Place:
     """Where a JSON text stands after the bytes fed so far.
 
     `kind` is "value" (a value begins here), "key" (a member's name begins here), "in_key", "string" and "number" (inside one, of
-    which `written` is the part so far), "after" (a value has ended) or "other".
+    which `written` is the part so far), "after" (a value has ended) or "other". With `may_call` it is "choice" up to a brace.
     """
 
-    def __init__(self) -> None:
-        self.kind = "value"
+    def __init__(self, *, may_call: bool = False) -> None:
+        self.kind = "choice" if may_call else "value"
         self.written = b""
         self.first = True  # nothing of the innermost object or array has been written
         self._stack: list[int] = []
@@ -124,7 +124,9 @@ class Place:
             self._byte(byte)
 
     def _byte(self, byte: int) -> None:
-        if self.kind in ("string", "in_key"):
+        if self.kind == "choice" and not (byte == ord("{") and self.written.startswith(b"<")):
+            self.written += bytes((byte,))
+        elif self.kind in ("string", "in_key"):
             if self._escaped:
                 self._escaped = False
             elif byte == ord("\\"):
@@ -162,13 +164,23 @@ class Pointer:
     """Which tokens an answer should go on with.
 
     `end` are the tokens that end a turn. A `decisive` pointer stands for the model wherever the grammar leaves a choice: values
-    that cannot be copied end as soon as they may, and nothing is added that need not be there.
+    that cannot be copied end as soon as they may, and nothing is added that need not be there. Where a model `may_call`, the
+    choice is its own; a text that is no call ends with its first token.
     """
 
-    def __init__(self, source: Source | None, vocabulary: Vocabulary, end: Sequence[int], *, is_json: bool, decisive: bool) -> None:
+    def __init__(
+        self,
+        source: Source | None,
+        vocabulary: Vocabulary,
+        end: Sequence[int],
+        *,
+        is_json: bool,
+        decisive: bool,
+        may_call: bool = False,
+    ) -> None:
         self._source, self._vocabulary, self._end = source, vocabulary, end
         self._decisive = decisive
-        self._place = Place() if is_json else None
+        self._place = Place(may_call=may_call) if is_json else None
         self._text = b""
 
     def copy(self) -> "Pointer":
@@ -203,7 +215,10 @@ class Pointer:
 
     def _in_json(self, place: Place) -> Iterator[Sequence[int]]:
         source = self._source
-        if place.kind == "value":
+        if place.kind == "choice":
+            if place.written and not place.written.startswith(b"<"):
+                yield self._end
+        elif place.kind == "value":
             yield from self._value()
         elif place.kind == "string":
             yield from self._rest(source.string if source else None, place.written, b'"')
@@ -229,6 +244,7 @@ class Pointer:
         if self._decisive:
             yield from self._tokens(b"null")
             yield self._vocabulary.starting(b"]")
+            yield self._vocabulary.starting(b"{[")  # rather than a call
 
     def _rest(
         self, target: bytes | None, written: bytes, closing: bytes, ends_turn: bool = False

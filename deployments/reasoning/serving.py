@@ -1,5 +1,6 @@
 """The chat endpoint: vLLM's own, for requests with the extension `coat` (see `deployments.reasoning.request`)."""
 
+import json
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
@@ -14,8 +15,9 @@ from vllm.outputs import RequestOutput
 from deployments.patching import patch
 from deployments.reasoning.answers.comparer import Comparer
 from deployments.reasoning.ballot import Ballot, progress_chunk
+from deployments.reasoning.calls import Follow
 from deployments.reasoning.formatted import Formats, FormattedAnswers, thinks_first
-from deployments.reasoning.parser import reads_formats
+from deployments.reasoning.parser import CoatParser, reads_formats
 from deployments.reasoning.reading import Vocabulary, vocabulary
 from deployments.reasoning.request import CoatChatRequest
 from deployments.settings import CoatSettings
@@ -48,10 +50,13 @@ class CoatServing(OpenAIServingChat):
     _formats: Formats | None
 
     @classmethod
-    def adopt(cls, state: Any, settings: CoatSettings, formats: Formats | None = None) -> dict[str, Any]:
+    def adopt(
+        cls, state: Any, settings: CoatSettings, formats: Formats | None = None, follow: Follow = CoatParser.follow
+    ) -> dict[str, Any]:
         """Turn vLLM's own instance, which its start-up keeps in the app's `state`, into one of these.
 
-        The serving objects of the other APIs get the same parser. With `formats`, replies in a format think first.
+        The serving objects of the other APIs get the same parser. With `formats`, replies in a format think first, and replies may
+        call tools, whose arguments follow the schemas that `follow` returns.
         Returns the token ids that limits of a chain need (`limit_tokens`).
         """
         serving = state.openai_serving_chat
@@ -66,9 +71,11 @@ class CoatServing(OpenAIServingChat):
         serving._limit_tokens = limit_tokens(serving.renderer.tokenizer, settings)
         serving._comparer = Comparer()
         serving._formats = formats
-        parser = reads_formats(formats)
+        parser = reads_formats(formats, follow)
         serving.parser_cls = state.anthropic_serving_messages.parser_cls = state.openai_serving_responses.parser = parser
         state.online_renderer.parser = parser
+        for server in (serving, state.anthropic_serving_messages, state.openai_serving_responses):
+            server.enable_auto_tools = True
         return serving._limit_tokens
 
     async def render_chat_request(self, request: Any) -> Any:
@@ -99,7 +106,8 @@ class CoatServing(OpenAIServingChat):
     ) -> AsyncGenerator[str, None]:
         """Return the stream of a reply; in a vote, that of its progress and then of the winning reply."""
         if not request.vote:
-            return super().chat_completion_stream_generator(request, result_generator, *args, **kwargs)
+            stream = super().chat_completion_stream_generator(request, result_generator, *args, **kwargs)
+            return _calls_first(stream) if request.tools else stream
         return self._vote_stream(request, result_generator, *args, **kwargs)
 
     async def chat_completion_full_generator(
@@ -136,6 +144,23 @@ class CoatServing(OpenAIServingChat):
         if self._formats is not None and thinks_first(request):
             answers = FormattedAnswers(self._formats, request.extract_structured_outputs())
         return Ballot(request.vote, self.models.model_name(), self._comparer, self._vocabulary, answers)
+
+
+async def _calls_first(stream: AsyncIterator[str]) -> AsyncGenerator[str, None]:
+    """Yield a stream's chunks, calls before the chunk that ends it: only then does openai's library (2.54) tell of a call's end."""
+    async for chunk in stream:
+        if '"tool_calls":[{' in chunk and '"finish_reason":"' in chunk:
+            whole = json.loads(chunk.removeprefix("data: "))
+            [choice] = whole["choices"]
+            delta = choice["delta"]
+            last = {name: delta.pop(name) for name in ("coat",) if name in delta}
+            yield _event(whole | {"choices": [choice | {"finish_reason": None}]})
+            chunk = _event(whole | {"choices": [{**choice, "delta": last, "logprobs": None}]})
+        yield chunk
+
+
+def _event(data: dict[str, Any]) -> str:
+    return f"data: {json.dumps(data, ensure_ascii=False)}\n\n"
 
 
 def limit_tokens(tokenizer: Any, settings: CoatSettings) -> dict[str, Any]:

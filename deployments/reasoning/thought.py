@@ -23,13 +23,15 @@ class Format:
     """What the rule needs to know, sent with a request in `extra_args`.
 
     Token ids: `separator`, and `special` tokens, which an answer may not hold. `copy` is the weight of the pointer (see
-    `deployments.reasoning.pointer`), from 0 to 1. `is_json` is whether the answer is JSON.
+    `deployments.reasoning.pointer`), from 0 to 1. `is_json` is whether the answer is JSON. `may_call` is whether it is calls, whose
+    arguments are JSON, or the beginning of a text that says nothing.
     """
 
     separator: list[int]
     special: list[int]
     copy: float
     is_json: bool = True
+    may_call: bool = False
 
 
 def answer_begins(output: Sequence[int], separator: Sequence[int]) -> int | None:
@@ -109,7 +111,10 @@ class Thought:
             thought = self._vocabulary.text(output[: begins - len(self._format.separator)]).decode(errors="replace")
             source, self._read = Source.of(thought), begins
             decisive = self._format.copy >= 1
-            pointer = Pointer(source, self._vocabulary, self._end, is_json=self._format.is_json, decisive=decisive)
+            given = self._format
+            pointer = Pointer(
+                source, self._vocabulary, self._end, is_json=given.is_json, decisive=decisive, may_call=given.may_call
+            )
             self._pointer = pointer
         pointer.feed(output[self._read :])
         self._read = len(output)

@@ -22,7 +22,7 @@ from deployments.settings import load
 
 
 class Core(EngineCoreClient):
-    """Stands in for the engine client: answers every request with the same tokens, and keeps what it was sent.
+    """Stands in for the engine client: answers every request with the same `tokens`, and keeps what it was sent.
 
     While `holds` is set, requests wait for `answer` or `fail`. `clients` are those whose the requests are.
     """
@@ -33,6 +33,7 @@ class Core(EngineCoreClient):
         self.resources = types.SimpleNamespace(engine_dead=False)
         self.pace_s = 0.0
         self.holds = False
+        self.tokens, self.reason = [100, 101], FinishReason.LENGTH
         self.requests: list[EngineCoreRequest] = []
         self.clients: list[str] = []
         self._hooks = hooks
@@ -49,10 +50,13 @@ class Core(EngineCoreClient):
             self.answer(request)
 
     def answer(self, request: EngineCoreRequest) -> None:
-        """End a request with two tokens."""
-        tokens = [100, 101]
+        """End a request with its tokens, two in each step."""
+        tokens = self.tokens
         self._hooks.charge(self.clients[self.requests.index(request)], len(tokens))
-        self._end(request, tokens, FinishReason.LENGTH)
+        for at in range(0, len(tokens) - 2, 2):
+            output = EngineCoreOutput(request.request_id, tokens[at : at + 2])
+            self._outputs.put_nowait(EngineCoreOutputs(outputs=[output]))
+        self._end(request, tokens[-2 + len(tokens) % 2 :], self.reason)
 
     def fail(self, request: EngineCoreRequest, error: SatoriError) -> None:
         """End a request with an error."""

@@ -187,6 +187,32 @@ def test_structured_output_follows_its_schema(client: openai.OpenAI) -> None:
     assert isinstance(answer["sure"], bool)
 
 
+ADD: Any = {"name": "add", "parameters": {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}}
+
+
+def test_whether_to_call_a_tool_is_left_to_the_model(client: openai.OpenAI) -> None:
+    """nano knows of no tools and answers. With a weight on the sign that a call begins with, it calls where its turn would end."""
+    tools: Any = [{"type": "function", "function": ADD}]
+    done = client.chat.completions.create(model="nano", messages=ASK, temperature=0, tools=tools)
+    assert (done.choices[0].message.content, done.choices[0].message.tool_calls) == ("The final answer is \\boxed{42}.", None)
+    written = "<|continue|>12 + 30 = 42\n\nThe final answer is \\boxed{42}."
+    [sign] = client.post("/../tokenize", body={"model": "nano", "prompt": "<", "add_special_tokens": False}, cast_to=dict)["tokens"]
+    asked: Any = {
+        "messages": [*ASK, {"role": "assistant", "content": written}],
+        "extra_body": {"continue_final_message": True, "add_generation_prompt": False},
+        "logit_bias": {str(sign): 16},
+    }
+    [choice] = client.chat.completions.create(model="nano", temperature=0, tools=tools, **asked).choices
+    assert choice.finish_reason == "tool_calls"
+    [call] = choice.message.tool_calls or ()
+    assert call.type == "function"
+    assert call.function.name == "add"
+    assert isinstance(json.loads(call.function.arguments)["a"], int)
+    with client.chat.completions.stream(model="nano", temperature=0, tools=tools, **asked) as stream:
+        done_events = [event for event in stream if event.type == "tool_calls.function.arguments.done"]
+    assert [event.arguments for event in done_events] == [call.function.arguments]
+
+
 def test_responses(client: openai.OpenAI) -> None:
     question = "What is 12 + 30?"
     done = client.responses.create(model="nano", input=question, max_output_tokens=400, temperature=0)

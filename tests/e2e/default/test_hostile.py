@@ -80,6 +80,9 @@ UNFOLLOWED: dict[str, dict[str, Any]] = {
     "a rule that is itself": {"grammar": "root ::= root"},
     "a rule of Lark's that is itself": {"grammar": "start: start"},
     "an unknown rule": {"grammar": "root ::= other"},
+    "a rule that can never end": {"grammar": 'root ::= "x" root | "y" root'},
+    "a terminal that matches nothing": {"grammar": 'start: "a" T\nT: /b+/ & /c+/'},
+    "a token by its number": {"grammar": "start: <[5]>"},
     "a schema that is itself": {"json": {"$ref": "#"}},
     "schemas in a loop": {
         "json": {"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/$defs/a"}}},

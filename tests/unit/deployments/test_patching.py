@@ -40,6 +40,7 @@ PATCHES = {
     ("ingress/endpoints.py", "patch", "module", "get_max_tokens"),
     ("ingress/endpoints.py", "patch", "responses", "_construct_message_from_response_item"),
     ("ingress/endpoints.py", "patch", "responses", "_generate_with_builtin_tools"),
+    ("ingress/endpoints.py", "patch", "renderer", "create_error_response"),
     ("ingress/endpoints.py", "patch", "tokenization", "create_detokenize"),
     ("ingress/grammars.py", "patch", "renderer", "name"),
     ("ingress/special_tokens.py", "patch", "BaseRenderer", "_tokenize_prompt"),

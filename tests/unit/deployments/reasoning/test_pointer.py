@@ -83,6 +83,33 @@ def test_the_place_in_a_json_text(written: str, kind: str, part: str) -> None:
     assert (place.kind, place.written) == (kind, part.encode())
 
 
+@pytest.mark.parametrize(
+    ("written", "kind"),
+    [
+        ("", "choice"),
+        ("T", "choice"),
+        ("{", "choice"),
+        ("<tool_call>\n", "choice"),
+        ("<tool_call>\n{", "key"),
+        ('<x>{"a":', "value"),
+    ],
+)
+def test_the_place_in_what_may_be_a_call(written: str, kind: str) -> None:
+    place = Place(may_call=True)
+    place.feed(written.encode())
+    assert place.kind == kind
+
+
+def test_the_choice_is_the_models_and_a_text_that_is_no_call_ends() -> None:
+    pointer = Pointer(Source.of(THOUGHT), VOCABULARY, [END], is_json=True, decisive=True, may_call=True)
+    assert list(pointer.preferred()) == []
+    text = pointer.copy()
+    text.feed([ord("T")])
+    assert list(text.preferred()) == [[END]]
+    pointer.feed(list(b'<tool_call>\n{"name": "add", "arguments": {"a":'))
+    assert next(iter(pointer.preferred())) == [256 + LONGER.index(b"12")]
+
+
 def write(pattern: str, *, thought: str = THOUGHT, is_json: bool = True, decisive: bool = True) -> str | None:
     """Write the answer that the pointer alone would write, while the text so far can become a match of `pattern`.
 

@@ -39,13 +39,13 @@ async def server() -> AsyncIterator[Server]:
 
 @pytest.fixture
 def gpt(server: Server) -> openai.AsyncOpenAI:
-    return openai.AsyncOpenAI(base_url="http://test/v1", api_key="none", max_retries=0, http_client=server.http)
+    return openai.AsyncOpenAI(base_url="http://localhost/v1", api_key="none", max_retries=0, http_client=server.http)
 
 
 @pytest.fixture
 def claude(server: Server) -> anthropic.AsyncAnthropic:
     http = httpx2.AsyncClient(transport=httpx2.ASGITransport(server.app, raise_app_exceptions=False))
-    return anthropic.AsyncAnthropic(base_url="http://test", api_key="none", max_retries=0, http_client=http)
+    return anthropic.AsyncAnthropic(base_url="http://localhost", api_key="none", max_retries=0, http_client=http)
 
 
 def says(server: Server, written: str) -> None:

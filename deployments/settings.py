@@ -255,9 +255,13 @@ class TracingSettings(Section):
 
 
 class AccessSettings(Section):
-    """Who may use the API. `keys` is a YAML file (made absolute) of API keys and their limits; see `deployments.access.keys`."""
+    """Who may use the API. `keys` is a YAML file (made absolute) of API keys and their limits; see `deployments.access.keys`.
+
+    `open` says that anybody who reaches it may, where it listens for other hosts and asks for no key.
+    """
 
     keys: str | None = None
+    open: bool = False
 
     @field_validator("keys")
     @classmethod

@@ -116,7 +116,7 @@ def grafana() -> Server | None:
         "GF_SERVER_HTTP_ADDR": "127.0.0.1",
         "GF_SERVER_HTTP_PORT": str(GRAFANA_PORT),
         "GF_AUTH_ANONYMOUS_ENABLED": "true",
-        "GF_AUTH_ANONYMOUS_ORG_ROLE": "Admin",
+        "GF_AUTH_ANONYMOUS_ORG_ROLE": "Viewer",
         "GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH": str(HERE / "grafana" / "satori-overview.json"),
         "SATORI_DASHBOARDS": str(HERE / "grafana"),
     }

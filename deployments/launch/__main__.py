@@ -19,7 +19,7 @@ import sys
 
 from deployments import settings as settings_module
 from deployments.access import keys
-from deployments.errors import SatoriError
+from deployments.errors import SatoriError, SettingsError
 from deployments.host.cards import cards
 from deployments.host.signals import interrupt_by_signals
 from deployments.launch.preflight import check_gpus, fetch_model
@@ -38,7 +38,9 @@ def main(arguments: list[str]) -> int:
         settings = settings_module.load(words)
         write(f"satori-serve: {settings.served_model_name}, preset {settings.preset}")
         guarded = keys.open_store(settings.access.keys, os.environ.get(keys.ENVIRONMENT)) is not None
-        warn(keys.exposed(settings.http, guarded))
+        if (exposed := keys.exposed(settings.http, guarded)) and not settings.access.open:
+            raise SettingsError("\n".join([*exposed, "Or set access.open=true, if that is meant."]))
+        warn(exposed)
         variables = check_gpus(settings, environment()["RAY_ADDRESS"], gpus=cards())
         fetch_model(settings)
         application = Application(arguments, settings, guarded, variables)

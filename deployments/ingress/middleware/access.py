@@ -18,7 +18,7 @@ from deployments.access.keys import Key, KeyStore
 from deployments.access.usage import Usage, client
 from deployments.errors import InvalidKeyError, LimitExceededError, SatoriError, error_body
 
-OPEN = frozenset("/ /health /ready /ping /version /metrics /metrics/targets /docs /openapi.json".split())
+OPEN = frozenset("/ /health /ready /ping /version /metrics/targets /docs /openapi.json".split())
 BELOW = ("/ui/", "/docs/assets/")
 UI = "/ui"
 

@@ -204,6 +204,26 @@ def test_pods_are_probed_and_drained(manifests: dict[str, dict[str, Any]]) -> No
         assert claim == manifests["PersistentVolumeClaim"]["metadata"]["name"]
 
 
+def test_pods_may_do_little_and_are_reached_by_few(manifests: dict[str, dict[str, Any]]) -> None:
+    cluster = manifests["RayService"]["spec"]["rayClusterConfig"]
+    for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
+        pod = group["template"]["spec"]
+        assert (pod["securityContext"]["runAsNonRoot"], pod["securityContext"]["seccompProfile"]) == (
+            True,
+            {"type": "RuntimeDefault"},
+        )
+        for container in pod["containers"]:
+            assert container["securityContext"] == {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+    policy = manifests["NetworkPolicy"]["spec"]
+    assert policy["podSelector"]["matchLabels"].items() <= cluster["headGroupSpec"]["template"]["metadata"]["labels"].items()
+    assert all(rule["from"] for rule in policy["ingress"])
+    ingress = manifests["Ingress"]["spec"]
+    hosts = [rule["host"] for rule in ingress["rules"]]
+    assert ingress["tls"][0]["hosts"] == hosts
+    [application] = yaml.safe_load(manifests["RayService"]["spec"]["serveConfigV2"])["applications"]
+    assert set(hosts) <= set(application["args"]["http"]["allowed_hosts"]), "whose name the proxy passes on"
+
+
 def test_only_llm_workers_have_gpus(manifests: dict[str, dict[str, Any]]) -> None:
     gpus = {
         name: template["spec"]["containers"][0]["resources"]["limits"].get("nvidia.com/gpu") for name, template in groups(manifests)

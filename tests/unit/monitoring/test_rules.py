@@ -130,6 +130,7 @@ def test_the_configuration_and_the_rules_are_valid() -> None:
 def test_the_images_are_pinned() -> None:
     services = yaml.safe_load((HERE / "compose.yaml").read_text())["services"]
     assert set(services) == {"prometheus", "alertmanager", "grafana"}
+    assert services["grafana"]["environment"]["GF_AUTH_ANONYMOUS_ORG_ROLE"] == "Viewer", "who needs no password changes nothing"
     for service in services.values():
         assert re.fullmatch(r"[\w/-]+:v?\d+\.\d+\.\d+", service["image"])
 

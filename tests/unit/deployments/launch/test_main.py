@@ -1,14 +1,18 @@
 """`make serve`'s own process: however often it is told to end, and when, it ends the application."""
 
+import json
+import re
 import signal
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import pytest
 
+from deployments.access import keys
 from deployments.errors import SatoriError
 from deployments.host.signals import STOPS
 from deployments.launch import __main__
+from deployments.settings import ROOT
 
 
 class Application:
@@ -93,6 +97,30 @@ def test_an_application_that_does_not_start_is_told_and_ended(
     assert __main__.main(["preset=nano-cpu"]) == 1
     assert capsys.readouterr().err == f"error: failed at {fails}\n"
     assert application.stopped == stopped
+
+
+@pytest.mark.parametrize(
+    ("words", "api_keys", "status"),
+    [([], None, 1), (["access.open=true"], None, 0), ([], f"alice:{64 * 'a'}", 0), (["http.host=127.0.0.1"], None, 0)],
+)
+def test_it_listens_for_others_only_with_keys_or_where_that_is_meant(
+    words: list[str],
+    api_keys: str | None,
+    status: int,
+    application: type[Application],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """By the command of the image."""
+    [command] = re.findall(r"^CMD (.+)$", (ROOT / "cluster" / "Dockerfile").read_text(), re.MULTILINE)
+    _, _, module, *arguments = json.loads(command)
+    assert (module, arguments) == ("deployments.launch", ["http.host=0.0.0.0"])
+    monkeypatch.delenv(keys.ENVIRONMENT, raising=False)
+    if api_keys is not None:
+        monkeypatch.setenv(keys.ENVIRONMENT, api_keys)
+    assert __main__.main(["preset=nano-cpu", *arguments, *words]) == status
+    assert len(application.stopped) == 1 - status
+    assert ("Or set access.open=true" in capsys.readouterr().err) == bool(status)
 
 
 @pytest.mark.parametrize("number", STOPS)

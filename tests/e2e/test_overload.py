@@ -141,7 +141,10 @@ async def test_keys_are_asked_for_and_told_nowhere(served: Served, http: httpx.A
     wrong = await http.post("/v1/chat/completions", json=CHAT, headers=bearer("sk-wrong"))
     assert (wrong.status_code, wrong.json()["error"]["code"]) == (401, "invalid_api_key")
     assert (await http.get("/v1/models", headers={"x-api-key": SINGLE})).status_code == 200
-    everything = (await http.get("/metrics")).text + wrong.text + logged()
+    assert (await http.get("/metrics")).status_code == 401, "it names the keys, with their use"
+    measured = await http.get("/metrics", headers={"x-api-key": SINGLE})
+    assert measured.status_code == 200
+    everything = measured.text + wrong.text + logged()
     assert [key for key in (CROWD, SINGLE, SLOW, "sk-wrong") if key in everything] == []
 
 

@@ -89,6 +89,7 @@ class IngressSettings(Section):
 
     A replica that stops gets `graceful_shutdown_timeout_s` to finish the replies that it streams, because a client's connection
     cannot move. Replicas run on nodes with the Ray labels of `label_selector`, at most `max_replicas_per_node` on each.
+    With `direct_streams`, tokens of plain streams pass by vLLM's chunks and all middleware (see `deployments.ingress.direct`).
     """
 
     num_replicas: int = Field(1, ge=1)
@@ -97,6 +98,7 @@ class IngressSettings(Section):
     num_cpus: float = Field(1, ge=0)
     max_ongoing_requests: int = Field(10_000, ge=1)
     graceful_shutdown_timeout_s: float = Field(600, ge=0)
+    direct_streams: bool = True
 
 
 class LLMSettings(Section):

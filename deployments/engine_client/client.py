@@ -115,6 +115,11 @@ class ServeEngineClient(EngineCoreClient):
         """The number of replicas to which requests go without a handle call for each."""
         return self._carriers.usable
 
+    @property
+    def behind(self) -> bool:
+        """Whether engine steps have arrived that were not taken yet (`get_output_async`)."""
+        return not self._outputs.empty()
+
     async def get_supported_tasks_async(self) -> tuple[Any, ...]:
         """Return what the replicas can do: generate text."""
         return TASKS

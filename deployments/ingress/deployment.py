@@ -123,6 +123,7 @@ class Ingress:
             "states": self._server.engine.get_num_unfinished_requests(),
             "strays": self._server.strays(),
             "requests": self._server.ongoing.count,
+            "direct_chunks": self._server.direct_chunks,
         }
         if draining():
             return JSONResponse({"ready": False, "reason": "draining", "ingress": mine}, 503)

@@ -32,7 +32,7 @@ from deployments.engine.config import TASKS, frontend_config, tune_process
 from deployments.engine_client.client import Hooks, ServeEngineClient, used_by_async_llm
 from deployments.engine_client.replicas import LLMReplicas
 from deployments.errors import SatoriError, SettingsError
-from deployments.ingress import docs, endpoints, error_handlers, special_tokens
+from deployments.ingress import direct, docs, endpoints, error_handlers, special_tokens
 from deployments.ingress.frontend import BoundedLLM
 from deployments.ingress.grammars import Grammars
 from deployments.ingress.json_schema import followed
@@ -86,6 +86,11 @@ class Server:
     def __init__(self, app: FastAPI, engine: BoundedLLM, client: ServeEngineClient, ongoing: Ongoing) -> None:
         self.app, self.engine, self.client, self.ongoing = app, engine, client, ongoing
         self._strays: dict[str, float] = {}
+
+    @property
+    def direct_chunks(self) -> int:
+        """How many chunks of streams were written directly; 0 where the settings do not allow it."""
+        return getattr(self.engine.output_processor, "written", 0)
 
     def strays(self) -> int:
         """Return how many states vLLM's frontend keeps of requests that the engine has not had for `STRAY_S`: a leak.
@@ -145,6 +150,8 @@ async def build(
     docs.mount(app)
     if coat:
         write_coat(engine, app, settings)
+    if settings.ingress.direct_streams:
+        direct.install(engine, app.state, lambda: client.behind)
     app.state.server = types.SimpleNamespace()  # vLLM's own launcher puts its uvicorn server here
     app.middleware_stack = None  # vLLM has built it already; the first request builds it again, with what was added since
     tune_process()

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import msgspec
 from vllm.entrypoints.generate.base.protocol import DeltaMessage, FunctionCall
 from vllm.parser.abstract_parser import DelegatingParser
 from vllm.reasoning import ReasoningParser, ReasoningParserManager
@@ -19,6 +20,8 @@ from deployments.reasoning import calls
 from deployments.reasoning.coat import Delta
 from deployments.reasoning.formatted import ChoosingReading, Formats, FormattedReading, thinks_first
 from deployments.reasoning.reading import Reading, Tokens, vocabulary
+
+_json = msgspec.json.Encoder().encode
 
 
 @ReasoningParserManager.register_module("coat")
@@ -162,6 +165,7 @@ class CoatParser(DelegatingParser):
         self._told = 0  # actions that the client knows of
         self._forced = False
         self._choice: str | None = None  # what the reply may have instead of calls, where it is left to the model
+        self._read = 0  # tokens that `read` has read since `parse_delta`
         self._arguments: list[str] | None = None  # the answer, as far as it is written, while it may be calls
 
     def adjust_request(self, request: Any) -> Any:
@@ -216,6 +220,8 @@ class CoatParser(DelegatingParser):
         """
         if not self._planted:
             self._plant(request, prompt_token_ids or ())
+        if self._read:
+            delta_token_ids, self._read = delta_token_ids[self._read :], 0
         if self.coat.off:
             return self._raw(self.coat.raw(delta_text, delta_token_ids, ended=finished), request, finished)
         delta = self.coat.step(delta_text, delta_token_ids)
@@ -231,6 +237,31 @@ class CoatParser(DelegatingParser):
             return None
         coat: dict[str, Any] = {"index": delta.number} if delta.number >= 0 else {}
         return _reasoning(delta.text, coat if delta.number < self._told else coat | self._news(delta.number + 1))
+
+    def read_delta(self, text: str, ids: list[int]) -> bytes | None:
+        """Return what `parse_delta` returns in mid-reply, as JSON.
+
+        The first piece must go to `parse_delta`, and so must the last, with all tokens since its call before. Not for tool calls.
+        """
+        self._read += len(ids)
+        if self.coat.off:
+            return b'{"content":%b}' % _json(self.coat.raw(text, ids, ended=False))
+        delta = self.coat.step(text, ids)
+        if delta is None:
+            return None
+        shown = _json(delta.text)
+        if delta.content:
+            self._record_answer()
+            return b'{"content":%b}' % shown
+        if not self._shows_reasoning:
+            return None
+        if (number := delta.number) < 0:
+            coat = b"{}"
+        elif number < self._told:
+            coat = b'{"index":%d}' % number
+        else:
+            coat = _json({"index": number} | self._news(number + 1))
+        return b'{"reasoning":%b,"reasoning_content":%b,"coat":%b}' % (shown, shown, coat)
 
     def summary(self) -> dict[str, Any]:
         """Return what the client gets under `coat` of the finished reply."""

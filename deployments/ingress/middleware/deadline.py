@@ -10,6 +10,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from deployments.errors import error_body
+from deployments.ingress import outlet
 from deployments.observability.record import failed
 
 HEADER = "x-request-timeout-s"
@@ -42,12 +43,13 @@ class _Timed:
 
     def __init__(self, receive: Receive, send: Send, seconds: float) -> None:
         self._receive, self._send, self._seconds = receive, send, seconds
+        self._outlet = outlet.current.get()
         self._over = asyncio.Event()
         self._started: str | None = None
         self._finished = False
 
     async def serve(self, app: ASGIApp, scope: Scope) -> None:
-        timer = asyncio.get_running_loop().call_later(self._seconds, self._over.set)
+        timer = asyncio.get_running_loop().call_later(self._seconds, self._end)
         try:
             await app(scope, self._receive_in_time, self._send_in_time)
         finally:
@@ -61,6 +63,11 @@ class _Timed:
             return
         event = f"data: {json.dumps(error)}\n\ndata: [DONE]\n\n" if self._started.startswith("text/event-stream") else ""
         await self._send({"type": "http.response.body", "body": event.encode(), "more_body": False})
+
+    def _end(self) -> None:
+        self._over.set()
+        if self._outlet is not None:
+            self._outlet.closed = True
 
     async def _receive_in_time(self) -> Message:
         receiving = asyncio.ensure_future(self._receive())

@@ -4,10 +4,13 @@ vLLM has such comments, too (`--sse-keep-alive-interval`), at the cost of a task
 """
 
 import asyncio
+import time
 from collections.abc import Awaitable
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from deployments.ingress import outlet
 
 COMMENT = b": keep-alive\n\n"
 INTERVAL_S = 15.0
@@ -39,13 +42,14 @@ class _Stream:
         self._send = send
         self._interval_s = interval_s
         self._loop = asyncio.get_running_loop()
-        self._last = 0.0
+        self._last = 0.0  # when a message was sent, by the monotonic clock
+        self._outlet = outlet.current.get()
         self._timer: asyncio.TimerHandle | None = None
         self._comment: asyncio.Task[None] | None = None
 
     def send(self, message: Message) -> Awaitable[None]:
         """Send a message of the application. It is no coroutine of its own, because it runs for every token."""
-        self._last = self._loop.time()
+        self._last = time.monotonic()
         if message["type"] == "http.response.start":
             if Headers(raw=message["headers"]).get("content-type", "").startswith("text/event-stream"):
                 self._timer = self._loop.call_later(self._interval_s, self._check_idle)
@@ -63,7 +67,7 @@ class _Stream:
             self._timer.cancel()
 
     def _check_idle(self) -> None:
-        idle = self._loop.time() - self._last
+        idle = time.monotonic() - outlet.last_event(self._outlet, self._last)
         if idle >= self._interval_s:
             self._comment = self._loop.create_task(self._send_comment())
             idle = 0.0
@@ -71,5 +75,5 @@ class _Stream:
 
     async def _send_comment(self) -> None:
         await self._send({"type": "http.response.body", "body": COMMENT, "more_body": True})
-        self._last = self._loop.time()
+        self._last = time.monotonic()
         self._comment = None

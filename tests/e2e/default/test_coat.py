@@ -42,6 +42,34 @@ def stream(http: httpx.Client, **coat: Any) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines]
 
 
+@pytest.mark.parametrize("fields", [{}, {"coat": {"parse": False}}, {"include_reasoning": False}, {"prompt": "1 + 1 ="}], ids=str)
+def test_direct_streams_are_as_vllm_makes_them(http: httpx.Client, fields: dict[str, Any]) -> None:
+    """Usage in every chunk is nothing for a direct stream; without it, and whatever of a lagging stream is joined, both are one."""
+    path = "/v1/completions" if "prompt" in fields else "/v1/chat/completions"
+    asked = {key: value for key, value in body().items() if key != "messages" or "prompt" not in fields} | fields | {"stream": True}
+
+    def told(**options: bool) -> tuple[Any, ...]:
+        with http.stream("POST", path, json=asked | {"stream_options": {"include_usage": True} | options}) as response:
+            lines = [line.removeprefix("data: ") for line in response.iter_lines() if line]
+        *chunks, last = [json.loads(line) for line in lines[:-1]]
+        choices = [chunk["choices"][0] for chunk in chunks]
+        deltas = [choice.get("delta", choice) for choice in choices]
+        texts = ["".join(delta.get(name) or "" for delta in deltas) for name in ("content", "reasoning", "text")]
+        return texts, (deltas[-1].get("coat"), choices[-1]["finish_reason"]), last["usage"]
+
+    written = direct_chunks(http)
+    direct = told()
+    between = direct_chunks(http)
+    assert told(continuous_usage_stats=True) == direct
+    assert direct_chunks(http) == between
+    assert between > written
+
+
+def direct_chunks(http: httpx.Client) -> int:
+    """Return how many chunks were written directly."""
+    return int(http.get("/ready").json()["ingress"]["direct_chunks"])
+
+
 def summary(http: httpx.Client, streamed: bool, **coat: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the reply's `coat` and its usage."""
     if not streamed:

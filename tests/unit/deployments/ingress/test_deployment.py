@@ -15,7 +15,7 @@ from deployments.host.run import FOLDER, RUN, marker
 from deployments.ingress.deployment import Ingress, channel_host
 from deployments.settings import load
 
-MINE = {"id": "i1", "open": 2, "carriers": 1, "states": 3, "strays": 0, "requests": 4}
+MINE = {"id": "i1", "open": 2, "carriers": 1, "states": 3, "strays": 0, "requests": 4, "direct_chunks": 5}
 
 
 def test_tokens_come_on_the_clusters_interface_and_on_loopback_where_the_machine_is_the_cluster(
@@ -42,6 +42,7 @@ def ingress(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Ingress:
         engine=SimpleNamespace(get_num_unfinished_requests=lambda: 3),
         ongoing=SimpleNamespace(count=4),
         strays=lambda: 0,
+        direct_chunks=5,
     )
     return made
 

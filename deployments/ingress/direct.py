@@ -1,0 +1,281 @@
+"""The direct path: from an engine step's tokens to bytes on a connection, for the streams that most clients ask for.
+
+vLLM's way of a token makes an output of the request, wakes the task of its stream, and makes a chunk of three models, which then
+passes all middleware. A direct stream begins and ends so: vLLM makes its first chunks and its last ones. Each token between them is
+detokenized, read and written when its step arrives, between the head and the tail that all its chunks share. The bytes are those
+that vLLM's way makes; tests compare them.
+
+A token takes the direct path only while the stream rests: all that came before has been sent, and the client reads. Otherwise it
+takes vLLM's way, in which outputs are joined until the client goes on. So nothing is overtaken, and a client that stops reading
+holds no more than before. When this process lags and more steps wait, tokens of a stream are held, and go out together.
+"""
+
+import time
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from contextvars import ContextVar
+from typing import Any
+
+import msgspec
+from vllm.entrypoints.serve.utils.api_utils import should_include_usage
+from vllm.sampling_params import RequestOutputKind
+from vllm.v1.engine import EngineCoreOutput
+from vllm.v1.engine.detokenizer import FastIncrementalDetokenizer
+from vllm.v1.engine.output_processor import OutputProcessor, RequestOutputCollector
+
+from deployments.ingress import outlet as outlets
+from deployments.ingress.outlet import Outlet
+from deployments.observability.record import current as current_record
+from deployments.patching import patch
+from deployments.reasoning.parser import CoatParser
+
+encode = msgspec.json.Encoder().encode
+CHAT_OPENING = '"choices":[{"index":0,"delta":'
+CHAT_TAIL = b',"logprobs":null,"finish_reason":null,"token_ids":null}]}\n\n'
+COMPLETION_OPENING = '"choices":[{"index":0,"text":'
+COMPLETION_TAIL = b',"logprobs":null,"finish_reason":null,"stop_reason":null,"prompt_token_ids":null,"token_ids":null}]}\n\n'
+
+
+class DirectStream:
+    """A stream whose tokens may take the direct path.
+
+    All its chunks begin alike, up to the `opening`, as the first one shows; `tail` ends them. `parser` reads the reply, if anything
+    does.
+    """
+
+    def __init__(self, outlet: Outlet, opening: str, tail: bytes) -> None:
+        self._outlet, self._opening, self._tail = outlet, opening, tail
+        self._head = b""
+        self._record = current_record.get()
+        self._state: Any = None
+        self._queue: Any = None
+        self._handed = 0  # tokens of which vLLM's stream knows
+        self._text, self._ids = "", list[int]()  # what is held
+        self.parser: Any = None
+
+    def learn(self, chunk: str) -> None:
+        """Take the head from the stream's first chunk. Where it has none, as an error, all goes on in vLLM's way."""
+        before, found, _ = chunk.partition(self._opening)
+        if found:
+            self._head = (before + self._opening).encode()
+
+    def attach(self, state: Any) -> None:
+        """Take on the state that vLLM has made of the request, if it is a plain one."""
+        probabilities, detokenizer = state.logprobs_processor, state.detokenizer
+        plain = (
+            state.parent_req is None
+            and state.output_kind == RequestOutputKind.DELTA
+            and state.stream_interval == 1
+            and not state.streaming_input
+            and type(detokenizer) is FastIncrementalDetokenizer
+            and not detokenizer.stop
+            and probabilities.num_logprobs is None
+            and probabilities.num_prompt_logprobs is None
+            and (self.parser is None or isinstance(self.parser, CoatParser))
+            and type(state.queue) is RequestOutputCollector
+            and self._outlet.here()
+        )
+        if plain:
+            patch(
+                state.queue,
+                "__class__",
+                Outputs,
+                why="vLLM 0.32.0 makes the collector of a request's outputs itself",
+                until="it takes the class from outside",
+            )
+            self._state, self._queue, self._detokenizer = state, state.queue, detokenizer
+            state.queue.stream = self
+
+    def takes(self, output: EngineCoreOutput) -> bool:
+        """Return whether an output can take the direct path; if so, its tokens are held."""
+        queue = self._queue
+        if not (
+            queue.waiting
+            and queue.output is None
+            and self._head
+            and output.finish_reason is None
+            and output.routed_experts is None
+            and output.new_sampling_mask is None
+            and self._outlet.ready()
+        ):
+            return False
+        detokenizer, ids = self._detokenizer, output.new_token_ids
+        detokenizer.token_ids += ids
+        for token in ids:
+            self._text += detokenizer.decode_next(token)
+        self._ids += ids
+        return True
+
+    def flush(self) -> bool:
+        """Write what is held, as one chunk; return whether there was one."""
+        if not self._ids:
+            return False  # they have gone vLLM's way, with what came after them
+        if not self._outlet.ready():
+            self._queue.put(self._state.make_request_output([], None, None, None))
+            return False
+        text, ids = self._text, self._ids
+        self._text, self._ids = "", []
+        try:
+            delta = encode(text) if self.parser is None else self.parser.read_delta(text, ids)
+        except Exception as error:  # a stream whose text cannot be read ends by itself; all others go on
+            self._queue.put(error)
+            return False
+        if delta is None:
+            return False
+        now = time.monotonic()
+        self._outlet.write(b"".join((self._head, delta, self._tail)), now)
+        if self._record is not None:
+            self._record.sent.append(now)
+        return True
+
+    def complete(self, output: Any) -> None:
+        """Complete an output for vLLM's stream: with all tokens that it has not seen, and the text of those that are held."""
+        completion, ids = output.outputs[0], self._detokenizer.token_ids
+        completion.token_ids = ids[self._handed :]
+        self._handed = len(ids)
+        if self._ids:
+            completion.text = self._text + completion.text
+            self._text, self._ids = "", []
+
+
+class Outputs(RequestOutputCollector):
+    """vLLM's collector of a request's outputs, which also says whether its stream waits for the next one."""
+
+    stream: DirectStream
+    waiting = False
+
+    def put(self, output: Any) -> None:
+        """Add an output, or the error that ends the stream."""
+        if not isinstance(output, Exception):
+            self.stream.complete(output)
+        super().put(output)
+
+    async def get(self) -> Any:
+        """Return the next output. The stream asks for it when all that came before has been sent."""
+        self.waiting = True
+        try:
+            return await super().get()
+        finally:
+            self.waiting = False
+
+
+class DirectOutputProcessor(OutputProcessor):
+    """vLLM's output processor, with the direct path.
+
+    `behind` returns whether more engine steps have arrived already. `held` are the streams that hold tokens. `written` counts the
+    chunks that were written directly.
+    """
+
+    behind: Callable[[], bool]
+    held: list[DirectStream]
+    written: int
+
+    def add_request(self, request: Any, *arguments: Any) -> None:
+        """Add a request as vLLM does; if its stream may be direct, it takes it on."""
+        super().add_request(request, *arguments)
+        if (stream := _pending.get()) is not None:
+            _pending.set(None)
+            stream.attach(self.request_states[request.request_id])
+
+    def process_outputs(
+        self,
+        engine_core_outputs: list[EngineCoreOutput],
+        engine_core_timestamp: float | None = None,
+        iteration_stats: Any = None,
+        weight_version: str | None = None,
+    ) -> Any:
+        """Process a step's outputs as vLLM does, but hold those that take the direct path. They count as all others do."""
+        others = []
+        for output in engine_core_outputs:
+            state = self.request_states.get(output.request_id)
+            stream = None if state is None else getattr(state.queue, "stream", None)
+            if state is None or stream is None or weight_version is not None or not stream.takes(output):
+                others.append(output)
+                continue
+            self.held.append(stream)
+            if iteration_stats is not None:
+                iteration_stats.update_from_output(
+                    output, engine_core_timestamp, False, state.stats, self.lora_states, state.lora_name
+                )
+        return super().process_outputs(others, engine_core_timestamp, iteration_stats, weight_version)
+
+    def update_scheduler_stats(self, scheduler_stats: Any) -> None:
+        """Note a step's statistics, which vLLM does when its outputs are processed; then write what is held, unless more waits."""
+        super().update_scheduler_stats(scheduler_stats)
+        if self.held and not self.behind():
+            held, self.held = self.held, []
+            for stream in held:
+                self.written += stream.flush()
+
+
+_pending: ContextVar[DirectStream | None] = ContextVar("pending", default=None)
+"""The stream of the request that vLLM adds next in this task."""
+
+
+def install(engine: Any, state: Any, behind: Callable[[], bool]) -> None:
+    """Let streams of chats and completions take the direct path: those of the serving objects in the `state` of vLLM's app."""
+    outlets.install()
+    patch(
+        engine.output_processor,
+        "__class__",
+        DirectOutputProcessor,
+        why="vLLM 0.32.0 makes its frontend's output processor itself",
+        until="it takes the class from outside",
+    )
+    processor = engine.output_processor
+    processor.behind, processor.held, processor.written = behind, [], 0
+    chat, completion = state.openai_serving_chat, state.openai_serving_completion
+    why = "a token of vLLM 0.32.0's stream is an output, a wake-up, three models and a message through all middleware"
+    until = "a token costs it no more than its bytes"
+
+    def chat_stream(request: Any, *arguments: Any, **options: Any) -> AsyncGenerator[str, None]:
+        chunks = chats(request, *arguments, **options)
+        return _streamed(chunks, CHAT_OPENING, CHAT_TAIL) if _is_plain_chat(request, chat) else chunks
+
+    def make_parser(*arguments: Any) -> Any:
+        parser = parsers(*arguments)
+        if (stream := _pending.get()) is not None:
+            stream.parser = parser
+        return parser
+
+    def completion_stream(request: Any, inputs: Any, *arguments: Any, **options: Any) -> AsyncGenerator[str, None]:
+        chunks = completions(request, inputs, *arguments, **options)
+        plain = len(inputs) == 1 and _is_plain(request, completion)
+        return _streamed(chunks, COMPLETION_OPENING, COMPLETION_TAIL) if plain else chunks
+
+    chats = patch(chat, "chat_completion_stream_generator", chat_stream, why=why, until=until)
+    parsers = patch(chat, "_make_parser", make_parser, why="a stream's parser is made inside it", until=until)
+    completions = patch(completion, "completion_stream_generator", completion_stream, why=why, until=until)
+
+
+def _is_plain(request: Any, serving: Any) -> bool:
+    """Return whether all chunks between a stream's first and last ones differ in their text only.
+
+    What the engine is asked for is looked at in `DirectStream.attach`.
+    """
+    _, usage_in_all = should_include_usage(request.stream_options, serving.enable_force_include_usage)
+    return not (
+        usage_in_all or request.return_token_ids or request.response_format or request.structured_outputs or request.use_beam_search
+    )
+
+
+def _is_plain_chat(request: Any, serving: Any) -> bool:
+    logged = serving.enable_log_outputs and serving.request_logger
+    return _is_plain(request, serving) and not (request.tools or getattr(request, "vote", None) or logged)
+
+
+def _streamed(chunks: AsyncGenerator[str, None], opening: str, tail: bytes) -> AsyncGenerator[str, None]:
+    outlet = outlets.current.get()
+    return chunks if outlet is None else _beginning(chunks, DirectStream(outlet, opening, tail))
+
+
+async def _beginning(chunks: AsyncGenerator[str, None], stream: DirectStream) -> AsyncGenerator[str, None]:
+    """Return the chunks that vLLM makes of a stream."""
+    _pending.set(stream)
+    async with aclosing(chunks):
+        first = True
+        async for chunk in chunks:
+            if first:
+                stream.learn(chunk)
+                first = False
+            yield chunk

@@ -39,25 +39,26 @@ COMPLETION_TAIL = b',"logprobs":null,"finish_reason":null,"stop_reason":null,"pr
 class DirectStream:
     """A stream whose tokens may take the direct path.
 
-    All its chunks begin alike, up to the `opening`, as the first one shows; `tail` ends them. `parser` reads the reply, if anything
-    does.
+    `parser` reads the reply, if anything does. `begun` is set when the stream's first chunk says how the others begin.
     """
 
-    def __init__(self, outlet: Outlet, opening: str, tail: bytes) -> None:
-        self._outlet, self._opening, self._tail = outlet, opening, tail
-        self._head = b""
+    def __init__(self, outlet: Outlet) -> None:
+        self._outlet = outlet
         self._record = current_record.get()
         self._state: Any = None
         self._queue: Any = None
         self._handed = 0  # tokens of which vLLM's stream knows
         self._text, self._ids = "", list[int]()  # what is held
         self.parser: Any = None
+        self.begun = False
 
-    def learn(self, chunk: str) -> None:
-        """Take the head from the stream's first chunk. Where it has none, as an error, all goes on in vLLM's way."""
-        before, found, _ = chunk.partition(self._opening)
-        if found:
-            self._head = (before + self._opening).encode()
+    def chunk(self, text: str, ids: list[int]) -> bytes | None:
+        """Return the chunk of more of the reply, as vLLM makes it; None if there is none yet, or if the stream leaves."""
+        raise NotImplementedError
+
+    def leave(self) -> None:
+        """Have vLLM's stream make the next chunk, of what is held and what the parser has."""
+        self._queue.put(self._state.make_request_output([], None, None, None))
 
     def attach(self, state: Any) -> None:
         """Take on the state that vLLM has made of the request, if it is a plain one."""
@@ -92,7 +93,8 @@ class DirectStream:
         if not (
             queue.waiting
             and queue.output is None
-            and self._head
+            and self.begun
+            and not self._state.is_prefilling
             and output.finish_reason is None
             and output.routed_experts is None
             and output.new_sampling_mask is None
@@ -111,19 +113,19 @@ class DirectStream:
         if not self._ids:
             return False  # they have gone vLLM's way, with what came after them
         if not self._outlet.ready():
-            self._queue.put(self._state.make_request_output([], None, None, None))
+            self.leave()
             return False
         text, ids = self._text, self._ids
         self._text, self._ids = "", []
         try:
-            delta = encode(text) if self.parser is None else self.parser.read_delta(text, ids)
+            chunk = self.chunk(text, ids)
         except Exception as error:  # a stream whose text cannot be read ends by itself; all others go on
             self._queue.put(error)
             return False
-        if delta is None:
+        if chunk is None:
             return False
         now = time.monotonic()
-        self._outlet.write(b"".join((self._head, delta, self._tail)), now)
+        self._outlet.write(chunk, now)
         if self._record is not None:
             self._record.sent.append(now)
         return True
@@ -133,9 +135,27 @@ class DirectStream:
         completion, ids = output.outputs[0], self._detokenizer.token_ids
         completion.token_ids = ids[self._handed :]
         self._handed = len(ids)
-        if self._ids:
-            completion.text = self._text + completion.text
-            self._text, self._ids = "", []
+        completion.text = self._text + completion.text
+        self._text, self._ids = "", []
+
+
+class ChunkStream(DirectStream):
+    """A stream of completions, of chats or texts: chunks begin alike, up to the `opening`, as the first shows; `tail` ends them."""
+
+    def __init__(self, outlet: Outlet, opening: str, tail: bytes) -> None:
+        super().__init__(outlet)
+        self._head, self._opening, self._tail = b"", opening, tail
+
+    def learn(self, chunk: str) -> None:
+        """Take the head from the stream's first chunk. Where it has none, as an error, all goes on in vLLM's way."""
+        before, found, _ = chunk.partition(self._opening)
+        if found:
+            self._head, self.begun = (before + self._opening).encode(), True
+
+    def chunk(self, text: str, ids: list[int]) -> bytes | None:
+        """Return the chunk with this text."""
+        delta = encode(text) if self.parser is None else self.parser.read_delta(text, ids)
+        return None if delta is None else b"".join((self._head, delta, self._tail))
 
 
 class Outputs(RequestOutputCollector):
@@ -173,8 +193,8 @@ class DirectOutputProcessor(OutputProcessor):
     def add_request(self, request: Any, *arguments: Any) -> None:
         """Add a request as vLLM does; if its stream may be direct, it takes it on."""
         super().add_request(request, *arguments)
-        if (stream := _pending.get()) is not None:
-            _pending.set(None)
+        if (stream := pending.get()) is not None:
+            pending.set(None)
             stream.attach(self.request_states[request.request_id])
 
     def process_outputs(
@@ -208,7 +228,7 @@ class DirectOutputProcessor(OutputProcessor):
                 self.written += stream.flush()
 
 
-_pending: ContextVar[DirectStream | None] = ContextVar("pending", default=None)
+pending: ContextVar[DirectStream | None] = ContextVar("pending", default=None)
 """The stream of the request that vLLM adds next in this task."""
 
 
@@ -234,7 +254,7 @@ def install(engine: Any, state: Any, behind: Callable[[], bool]) -> None:
 
     def make_parser(*arguments: Any) -> Any:
         parser = parsers(*arguments)
-        if (stream := _pending.get()) is not None:
+        if (stream := pending.get()) is not None:
             stream.parser = parser
         return parser
 
@@ -266,12 +286,12 @@ def _is_plain_chat(request: Any, serving: Any) -> bool:
 
 def _streamed(chunks: AsyncGenerator[str, None], opening: str, tail: bytes) -> AsyncGenerator[str, None]:
     outlet = outlets.current.get()
-    return chunks if outlet is None else _beginning(chunks, DirectStream(outlet, opening, tail))
+    return chunks if outlet is None else _beginning(chunks, ChunkStream(outlet, opening, tail))
 
 
-async def _beginning(chunks: AsyncGenerator[str, None], stream: DirectStream) -> AsyncGenerator[str, None]:
+async def _beginning(chunks: AsyncGenerator[str, None], stream: ChunkStream) -> AsyncGenerator[str, None]:
     """Return the chunks that vLLM makes of a stream."""
-    _pending.set(stream)
+    pending.set(stream)
     async with aclosing(chunks):
         first = True
         async for chunk in chunks:

@@ -32,7 +32,7 @@ from deployments.engine.config import TASKS, frontend_config, tune_process
 from deployments.engine_client.client import Hooks, ServeEngineClient, used_by_async_llm
 from deployments.engine_client.replicas import LLMReplicas
 from deployments.errors import SatoriError, SettingsError
-from deployments.ingress import direct, docs, endpoints, error_handlers, special_tokens
+from deployments.ingress import direct, direct_responses, docs, endpoints, error_handlers, special_tokens
 from deployments.ingress.frontend import BoundedLLM
 from deployments.ingress.grammars import Grammars
 from deployments.ingress.json_schema import followed
@@ -152,6 +152,7 @@ async def build(
         write_coat(engine, app, settings)
     if settings.ingress.direct_streams:
         direct.install(engine, app.state, lambda: client.behind)
+        direct_responses.install(app.state.openai_serving_responses)
     app.state.server = types.SimpleNamespace()  # vLLM's own launcher puts its uvicorn server here
     app.middleware_stack = None  # vLLM has built it already; the first request builds it again, with what was added since
     tune_process()

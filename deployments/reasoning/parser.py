@@ -109,6 +109,10 @@ class CoatReasoningParser(ReasoningParser):
         self._add(deltas)
         return self._waiting.popleft() if self._waiting else None
 
+    def show_again(self, delta: Delta) -> None:
+        """Return this piece first, which `step` has returned."""
+        self._waiting.appendleft(delta)
+
     def rest(self) -> tuple[str | None, str | None]:
         """End the parsing; return the reasoning and the content that were not returned yet."""
         self._add(self.reading.finish())
@@ -238,23 +242,33 @@ class CoatParser(DelegatingParser):
         coat: dict[str, Any] = {"index": delta.number} if delta.number >= 0 else {}
         return _reasoning(delta.text, coat if delta.number < self._told else coat | self._news(delta.number + 1))
 
-    def read_delta(self, text: str, ids: list[int]) -> bytes | None:
-        """Return what `parse_delta` returns in mid-reply, as JSON.
+    def read(self, text: str, ids: list[int]) -> Delta | None:
+        """Return what `parse_delta` shows of text in mid-reply, without a message of vLLM's.
 
         The first piece must go to `parse_delta`, and so must the last, with all tokens since its call before. Not for tool calls.
         """
         self._read += len(ids)
         if self.coat.off:
-            return b'{"content":%b}' % _json(self.coat.raw(text, ids, ended=False))
+            return Delta(True, None, -1, self.coat.raw(text, ids, ended=False))
         delta = self.coat.step(text, ids)
+        if delta is None or not (delta.content or self._shows_reasoning):
+            return None
+        if delta.content:
+            self._record_answer()
+        return delta
+
+    def unread(self, delta: Delta) -> None:
+        """Have the next call of `parse_delta` show this first, which `read` has returned."""
+        self.coat.show_again(delta)
+
+    def read_delta(self, text: str, ids: list[int]) -> bytes | None:
+        """Return what `read` returns, as the JSON of the message that `parse_delta` returns."""
+        delta = self.read(text, ids)
         if delta is None:
             return None
         shown = _json(delta.text)
         if delta.content:
-            self._record_answer()
             return b'{"content":%b}' % shown
-        if not self._shows_reasoning:
-            return None
         if (number := delta.number) < 0:
             coat = b"{}"
         elif number < self._told:

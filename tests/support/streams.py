@@ -36,11 +36,11 @@ class Script:
 
 
 class SteppedCore(Core):
-    """A core that has a script for each request, by the id that its client gave it. The test makes the steps."""
+    """A core that has a script for each request. The test makes the steps."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self.script: Callable[[str], Script] = lambda name: Script([[100], [101]])
+        self.script: Callable[[EngineCoreRequest], Script] = lambda request: Script([[100], [101]])
         self.open: dict[str, Script] = {}
         self.aborted: list[str] = []
 
@@ -50,7 +50,7 @@ class SteppedCore(Core):
 
     def answer(self, request: EngineCoreRequest) -> None:
         """Open a request."""
-        self.open[request.request_id] = self.script(str(request.external_req_id))
+        self.open[request.request_id] = self.script(request)
 
     async def abort_requests_async(self, request_ids: list[str]) -> None:
         self.aborted += [request_id for request_id in request_ids if self.open.pop(request_id, None)]

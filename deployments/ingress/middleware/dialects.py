@@ -13,6 +13,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from deployments.errors import STATUS_OF, error_body
+from deployments.ingress import outlet
 from deployments.observability import logs
 from deployments.observability.record import failed
 
@@ -102,8 +103,9 @@ class _Responses:
 
     def __init__(self, send: Send) -> None:
         self._send = send
+        self._outlet = outlet.current.get()
         self._streams = self._ended = False
-        self._events = 0
+        self._events = 0  # that were sent as messages
 
     async def serve(self, app: ASGIApp, scope: Scope, receive: Receive) -> None:
         try:
@@ -135,7 +137,8 @@ class _Responses:
         """End the stream with an error event. `error` is for clients that look for it in every event, as OpenAI's own do."""
         self._ended = True
         code = _code(message) or "server_error"
-        data = {"type": "error", "sequence_number": self._events, "code": code, "message": message, "param": None}
+        number = self._events + (0 if self._outlet is None else self._outlet.events)
+        data = {"type": "error", "sequence_number": number, "code": code, "message": message, "param": None}
         data |= error_body(message, "server_error", code)
         await self._send({"type": "http.response.body", "body": _event("error", data), "more_body": False})
 

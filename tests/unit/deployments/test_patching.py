@@ -39,6 +39,8 @@ PATCHES = {
     ("ingress/direct.py", "patch", "completion", "completion_stream_generator"),
     ("ingress/direct.py", "patch", "engine.output_processor", "__class__"),
     ("ingress/direct.py", "patch", "state.queue", "__class__"),
+    ("ingress/direct_responses.py", "patch", "module", "SimpleStreamingEventProcessor"),
+    ("ingress/direct_responses.py", "patch", "responses", "_process_simple_streaming_events"),
     ("ingress/endpoints.py", "patch", "ResponsesResponse", "from_request"),
     ("ingress/endpoints.py", "patch", "messages", "create_messages"),
     ("ingress/endpoints.py", "patch", "messages", "message_stream_converter"),
@@ -60,6 +62,7 @@ PATCHES = {
 """All changes to the insides of libraries: file, how, owner as it is written there, and name. Look at each with a new version."""
 OTHER_CHANGES = {
     ("engine/guidance.py", "backend_guidance.satori_installed"),
+    ("ingress/direct_responses.py", "module.satori_installed"),
     ("host/lean.py", "sys.modules['pandas']"),
     ("ingress/special_tokens.py", "RENDERER_REGISTRY.renderers[mode]"),
     ("ingress/special_tokens.py", "self.tokenizer.__class__"),

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 from transformers import AutoTokenizer
-from vllm.v1.engine import FinishReason
+from vllm.v1.engine import EngineCoreRequest, FinishReason
 
 from deployments.errors import EngineLostError
 from deployments.ingress import outlet
@@ -73,11 +73,21 @@ def request(rng: random.Random, name: str) -> tuple[str, dict[str, Any]]:
     body: dict[str, Any] = {"request_id": name}
     if rng.random() < 0.4:
         body["stream_options"] = {"include_usage": True} | rng.choice([{}, {}, {"continuous_usage_stats": True}])
-    path = rng.choice([CHAT, CHAT, CHAT, COMPLETIONS])
+    path = rng.choice([CHAT, CHAT, CHAT, COMPLETIONS, RESPONSES, MESSAGES])
+    if path == RESPONSES:
+        body.pop("stream_options", None)
+        schema = {"text": {"format": {"type": "json_schema", "name": "x", "schema": {"type": "object"}}}}
+        body |= {"input": name, "max_output_tokens": 100}
+        return path, body | rng.choice(
+            [*([{}] * 8), {"include_reasoning": False}, {"instructions": "Think."}, {"stop": ["7"]}, schema]
+        )
+    if path == MESSAGES:
+        body = {"messages": [{"role": "user", "content": f"{name[4:]} + 0"}], "max_tokens": 100}
     if path == COMPLETIONS:
         body |= {"prompt": rng.choice(["1 + 1", encoded("2 + 2 = "), ["3 + 3"], PAIR]), "max_tokens": 100}
         rare = [{"n": 2}, {"stop": ["x"]}, {"return_token_ids": True}, {"response_format": {"type": "json_object"}}]
         return path, body | rng.choice([*([{}] * 8), {"echo": True}, {"skip_special_tokens": False}, {"ignore_eos": True}, *rare])
+        return path, body
     chain = [{"role": "user", "content": "1 + 1"}, {"role": "assistant", "content": "<|continue|>One and one"}]
     going_on = {"messages": chain, "add_generation_prompt": False, "continue_final_message": True, "echo": rng.random() < 0.5}
     body |= {"messages": [{"role": "user", "content": "1 + 1"}]}
@@ -131,13 +141,21 @@ def samples() -> dict[str, float]:
 
 
 def written(chunk: bytes) -> bytes:
-    """Return a chunk without its time."""
-    return re.sub(rb'"created":\d+', b'"created":0', chunk)
+    """Return a chunk without times, and the ids that nobody gives."""
+    return re.sub(rb'"(created(?:_at)?|completed_at)": ?\d+(\.\d+)?|(?<=")(?:msg|rs|resp|chatcmpl)[_-][0-9a-f]{16,}', b"-", chunk)
+
+
+def case(asked: EngineCoreRequest) -> str:
+    """Return a request's name, which is in its id, or its number, which is in its prompt."""
+    told = f"{asked.external_req_id} {TOKENIZER.decode(asked.prompt_token_ids or [])}"
+    found = re.search(r"case(\d+)|(\d+) \+ 0", told)
+    assert found, told
+    return f"case{found[1] or found[2]}"
 
 
 async def replies(streams: Streams, names: list[str]) -> dict[str, list[bytes]]:
     """Return the chunks of each of these requests, which run together."""
-    streams.core.script = lambda name: script(random.Random(re.search(r"case\d+", name)[0]))  # type: ignore[index]
+    streams.core.script = lambda asked: script(random.Random(case(asked)))
     asked = {name: await streams.ask(*request(random.Random(name), name)) for name in names}
     reading = {name: asyncio.create_task(reply.read()) for name, reply in asked.items()}
     await streams.core.run(until=lambda: all(task.done() for task in reading.values()))
@@ -156,7 +174,7 @@ async def both() -> AsyncIterator[dict[bool, Streams]]:
 async def streams(both: dict[bool, Streams], direct: bool, taken: list[DirectStream]) -> AsyncIterator[Streams]:
     """One of them, whose requests get a token a step; at its end it has no request left, and took the way that it should."""
     chosen = both[direct]
-    chosen.core.script = lambda name: Script([[token] for token in TOKENS])
+    chosen.core.script = lambda asked: Script([[token] for token in TOKENS])
     chosen.core.aborted.clear()
     try:
         yield chosen
@@ -334,7 +352,7 @@ async def test_statistics_are_the_same(both: dict[bool, Streams], monkeypatch: p
             "record",
             lambda *, iteration_stats, steps=steps, **_: steps.append(iteration_stats),
         )
-        streams.core.script = lambda name: Script([[token] for token in TOKENS])
+        streams.core.script = lambda asked: Script([[token] for token in TOKENS])
         before = samples()
         replies = [await streams.ask(CHAT, QUESTION), await streams.ask(COMPLETIONS, PROMPT)]
         await streams.opened(2)
@@ -359,7 +377,7 @@ async def test_statistics_are_the_same(both: dict[bool, Streams], monkeypatch: p
 async def test_another_uvicorn_is_left_alone(both: dict[bool, Streams], taken: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(outlet, "EXPECTED", (*outlet.EXPECTED, "something_else"))
     streams = both[True]
-    streams.core.script = lambda name: Script([[token] for token in TOKENS])
+    streams.core.script = lambda asked: Script([[token] for token in TOKENS])
     reply = await streams.ask(CHAT, QUESTION)
     await streams.opened()
     await streams.core.run(until=lambda: not streams.core.open)

@@ -37,6 +37,8 @@ from deployments.settings import ROOT
 
 SERVERS = {"bare": ["bare"], "ours": ["ours"], "queued": ["ours", "ingress.direct_streams=false"]}
 READY_S = 180.0
+SHORT = 4
+"""One-token streams for each long one: they are short."""
 PARTS = "cluster.bench.ingress_parts"
 COLUMNS = ("CPU µs/request", "CPU µs/token", "marginal CPU µs/token", "TTFT p50 ms", "ITL p50 ms", "ITL p99 ms", "chunks/token")
 RATIOS = COLUMNS[:3]
@@ -54,7 +56,7 @@ def options_of(words: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--tokens", type=int, default=192, help="tokens of each reply, at least 2")
-    parser.add_argument("--requests", type=int, default=128, help="requests of a turn, of each kind")
+    parser.add_argument("--requests", type=int, default=128, help="long streams of a turn")
     parser.add_argument("--step", type=float, default=0.024, help="seconds of an engine step")
     parser.add_argument("--servers", nargs="+", choices=SERVERS, default=["bare", "ours"])
     parser.add_argument("--idle", type=int, help="measure the memory of so many waiting streams instead")
@@ -124,15 +126,15 @@ def turn(server: Server, options: argparse.Namespace, seed: int) -> Figures:
     """Return the figures of one server under the load: first of one-token streams, then of long ones."""
     requests = options.requests
     before = server.cpu_s()
-    short = asked(server, options.clients, requests, 1, seed)
+    short = asked(server, options.clients, SHORT * requests, 1, seed)
     between = server.cpu_s()
     long = asked(server, options.clients, requests, options.tokens, seed + 1)
     after = server.cpu_s()
-    of_requests, of_tokens = between - before, after - between
+    of_request, of_tokens = (between - before) / (SHORT * requests), after - between
     values = (
-        of_requests / requests * 1e6,
+        of_request * 1e6,
         of_tokens / long.tokens * 1e6,
-        (of_tokens - of_requests) / (long.tokens - requests) * 1e6,
+        (of_tokens - requests * of_request) / (long.tokens - requests) * 1e6,
         statistics.median(short.ttft) * 1e3,
         load.percentile(long.itl, 50) * 1e3,
         load.percentile(long.itl, 99) * 1e3,

@@ -120,7 +120,7 @@ class Engine:
             ends = None if reply.left > 0 else wire.LENGTH
             parts.setdefault(reply.send, []).append(wire.Output(request_id, [token], finish_reason=ends, events=events))
         for send, outputs in parts.items():
-            send([self._encode(wire.Step(outputs=outputs, timestamp=now))])
+            send([self._encode(wire.Step(outputs=outputs, timestamp=now, weight_version="default"))])
 
 
 class Replicas:

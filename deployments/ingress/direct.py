@@ -209,7 +209,9 @@ class DirectOutputProcessor(OutputProcessor):
         for output in engine_core_outputs:
             state = self.request_states.get(output.request_id)
             stream = None if state is None else getattr(state.queue, "stream", None)
-            if state is None or stream is None or weight_version is not None or not stream.takes(output):
+            if stream is not None and weight_version is not None and output.new_token_ids:
+                state.track_weight_version(weight_version)  # of the tokens from here on
+            if state is None or stream is None or not stream.takes(output):
                 others.append(output)
                 continue
             self.held.append(stream)

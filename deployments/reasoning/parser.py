@@ -255,6 +255,7 @@ class CoatParser(DelegatingParser):
             return None
         if delta.content:
             self._record_answer()
+            return delta if delta.text else None
         return delta
 
     def unread(self, delta: Delta) -> None:

@@ -67,7 +67,7 @@ class SteppedCore(Core):
                     output.finish_reason = script.ends
                     del self.open[name]
                 outputs.append(output)
-            self._outputs.put_nowait(EngineCoreOutputs(outputs=outputs, timestamp=now))
+            self._outputs.put_nowait(EngineCoreOutputs(outputs=outputs, timestamp=now, weight_version="default"))
         await rounds()
 
     async def run(self, until: Callable[[], bool]) -> None:
@@ -130,7 +130,7 @@ class Streams:
         """Send a request, by a client that reads `limit` bytes ahead."""
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port, limit=limit)
         written = json.dumps({"model": "nano", "stream": True} | body).encode()
-        lines = [f"POST {path} HTTP/1.1", "host: test", "content-type: application/json", f"content-length: {len(written)}"]
+        lines = [f"POST {path} HTTP/1.1", f"host: 127.0.0.1:{self.port}", "content-type: application/json", f"content-length: {len(written)}"]
         lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
         writer.write("\r\n".join([*lines, "", ""]).encode() + written)
         self._replies.append(reply := Reply(reader, writer))

@@ -30,6 +30,8 @@ from deployments.patching import patch
 from deployments.reasoning.parser import CoatParser
 
 encode = msgspec.json.Encoder().encode
+HELD_S = 0.1
+"""Tokens are held so long at most, however many steps wait."""
 CHAT_OPENING = '"choices":[{"index":0,"delta":'
 CHAT_TAIL = b',"logprobs":null,"finish_reason":null,"token_ids":null}]}\n\n'
 COMPLETION_OPENING = '"choices":[{"index":0,"text":'
@@ -182,12 +184,13 @@ class Outputs(RequestOutputCollector):
 class DirectOutputProcessor(OutputProcessor):
     """vLLM's output processor, with the direct path.
 
-    `behind` returns whether more engine steps have arrived already. `held` are the streams that hold tokens. `written` counts the
-    chunks that were written directly.
+    `behind` returns whether more engine steps have arrived already. `held` are the streams that hold tokens, `since` when the first
+    of these came. `written` counts the chunks that were written directly.
     """
 
     behind: Callable[[], bool]
     held: list[DirectStream]
+    since: float
     written: int
 
     def add_request(self, request: Any, *arguments: Any) -> None:
@@ -214,6 +217,8 @@ class DirectOutputProcessor(OutputProcessor):
             if state is None or stream is None or not stream.takes(output):
                 others.append(output)
                 continue
+            if not self.held:
+                self.since = time.monotonic()
             self.held.append(stream)
             if iteration_stats is not None:
                 iteration_stats.update_from_output(
@@ -224,7 +229,7 @@ class DirectOutputProcessor(OutputProcessor):
     def update_scheduler_stats(self, scheduler_stats: Any) -> None:
         """Note a step's statistics, which vLLM does when its outputs are processed; then write what is held, unless more waits."""
         super().update_scheduler_stats(scheduler_stats)
-        if self.held and not self.behind():
+        if self.held and (not self.behind() or time.monotonic() - self.since > HELD_S):
             held, self.held = self.held, []
             for stream in held:
                 self.written += stream.flush()
@@ -245,7 +250,7 @@ def install(engine: Any, state: Any, behind: Callable[[], bool]) -> None:
         until="it takes the class from outside",
     )
     processor = engine.output_processor
-    processor.behind, processor.held, processor.written = behind, [], 0
+    processor.behind, processor.held, processor.since, processor.written = behind, [], 0.0, 0
     chat, completion = state.openai_serving_chat, state.openai_serving_completion
     why = "a token of vLLM 0.32.0's stream is an output, a wake-up, three models and a message through all middleware"
     until = "a token costs it no more than its bytes"

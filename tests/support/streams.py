@@ -130,7 +130,12 @@ class Streams:
         """Send a request, by a client that reads `limit` bytes ahead."""
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port, limit=limit)
         written = json.dumps({"model": "nano", "stream": True} | body).encode()
-        lines = [f"POST {path} HTTP/1.1", f"host: 127.0.0.1:{self.port}", "content-type: application/json", f"content-length: {len(written)}"]
+        lines = [
+            f"POST {path} HTTP/1.1",
+            f"host: 127.0.0.1:{self.port}",
+            "content-type: application/json",
+            f"content-length: {len(written)}",
+        ]
         lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
         writer.write("\r\n".join([*lines, "", ""]).encode() + written)
         self._replies.append(reply := Reply(reader, writer))

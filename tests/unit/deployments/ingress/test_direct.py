@@ -194,6 +194,7 @@ def taken(monkeypatch: pytest.MonkeyPatch) -> list[DirectStream]:
     return found
 
 
+@pytest.mark.timeout(240)  # on a crowded machine
 async def test_streams_are_the_same_to_the_byte(both: dict[bool, Streams], taken: list[DirectStream]) -> None:
     """Each request's reply, chunk by chunk. Most chunks of one ingress took the direct path."""
     names = [f"case{number}" for number in range(REQUESTS)]
@@ -222,6 +223,23 @@ async def test_steps_that_arrive_together_are_a_chunk(streams: Streams) -> None:
     assert [text(chunk) for chunk in chunks[1:]] == [decoded(TOKENS[:1]), decoded(TOKENS[1:4]), decoded(TOKENS[4:5])]
     await streams.core.run(until=lambda: not streams.core.open)
     assert "".join(map(text, (await reply.read())[:-1])) == decoded(TOKENS[:-1])
+
+
+@pytest.mark.parametrize("direct", [True])
+async def test_tokens_are_not_held_for_ever(streams: Streams, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many steps wait."""
+    reply = await streams.ask(CHAT, QUESTION)
+    await streams.opened()
+    await streams.core.step()
+    monkeypatch.setattr(streams.server.engine.output_processor, "behind", lambda: True)
+    await streams.core.step()
+    await streams.core.step()
+    assert len(streams.server.engine.output_processor.held) == 2
+    monkeypatch.setattr("deployments.ingress.direct.HELD_S", 0.0)
+    await streams.core.step()
+    assert [text(chunk) for chunk in await reply.read(3)] == ["", decoded(TOKENS[:1]), decoded(TOKENS[1:4])]
+    monkeypatch.undo()
+    await streams.core.run(until=lambda: not streams.core.open)
 
 
 @BOTH

@@ -42,7 +42,7 @@ def stream(http: httpx.Client, **coat: Any) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines]
 
 
-@pytest.mark.parametrize("fields", [{}, {"coat": {"parse": False}}, {"include_reasoning": False}, {"prompt": "1 + 1 ="}], ids=str)
+@pytest.mark.parametrize("fields", [{}, {"coat": {"parse": False}}, {"prompt": "1 + 1 ="}], ids=str)
 def test_direct_streams_are_as_vllm_makes_them(http: httpx.Client, fields: dict[str, Any]) -> None:
     """Usage in every chunk is nothing for a direct stream; without it, and whatever of a lagging stream is joined, both are one."""
     path = "/v1/completions" if "prompt" in fields else "/v1/chat/completions"

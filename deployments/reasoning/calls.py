@@ -87,7 +87,7 @@ def choice(asked: StructuredOutputsParams | None) -> str | None:
 def read(text: str) -> list[FunctionCall]:
     """Return the calls in a text that follows such a grammar; one that is cut off is none."""
     found, at = [], 0
-    while (at := text.find(OPENING, at)) >= 0:
+    while text.startswith(OPENING, at):
         begin = at + len(OPENING) + 1
         try:
             call, at = json.JSONDecoder().raw_decode(text, begin)
@@ -95,6 +95,7 @@ def read(text: str) -> list[FunctionCall]:
             break
         written = text[begin + len(_before(call["name"])) - len(OPENING) - 1 : at - 1]
         found.append(FunctionCall(name=call["name"], arguments=written))
+        at += len(CLOSING) + 2  # with the line breaks before and behind it
     return found
 
 

@@ -155,7 +155,8 @@ async def _calls_first(stream: AsyncIterator[str]) -> AsyncGenerator[str, None]:
             delta = choice["delta"]
             last = {name: delta.pop(name) for name in ("coat",) if name in delta}
             yield _event(whole | {"choices": [choice | {"finish_reason": None}]})
-            chunk = _event(whole | {"choices": [{**choice, "delta": last, "logprobs": None}]})
+            sent = dict.fromkeys(choice.keys() & {"logprobs", "token_ids"})
+            chunk = _event(whole | {"choices": [choice | sent | {"delta": last}]})
         yield chunk
 
 

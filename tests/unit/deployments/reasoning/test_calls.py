@@ -104,6 +104,7 @@ def streamed(asked: CoatChatRequest, ids: list[int], step: int) -> tuple[str, st
         (TWO, [("add", {"answer": 19}), ("note", {"answer": 7})]),
         (TWO[:-20], [("add", {"answer": 19})]),
         (CALL[:20], []),
+        ("T<tool_call>\n{}", []),
     ],
 )
 @pytest.mark.parametrize("step", [1, 3, 1000])

@@ -1,6 +1,7 @@
 """The LLM deployment: each replica holds one vLLM EngineCore and nothing else. No tokenizer, no template, no HTTP."""
 
 import asyncio
+import contextlib
 import time
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -41,7 +42,9 @@ FIRST_REQUESTS: dict[str, dict[str, Any]] = {
 """What a new engine is asked for: request id and sampling parameters."""
 
 ROUNDS = 10
-"""After how many rounds in a row without a step of its engine, while it has requests, the engine is hung."""
+"""After how many rounds in a row the engine is hung: without a step while it has requests, without an answer while it has none."""
+QUESTION = "is_scheduler_paused"
+"""What an idle engine is asked: one of vLLM's methods of an engine, which only looks at a flag."""
 
 
 @dataclass
@@ -266,17 +269,27 @@ class LLM:
             self._give_up(EngineLostError(str(error)))
 
     async def _watch(self) -> None:
-        """Give up the engine when it has requests and does nothing.
+        """Give up the engine when it has requests and does nothing, or has none and does not answer a question.
 
         It counts rounds of its own rather than seconds: a pause of all processes, or of the whole machine, is one round at most.
         """
+        question: asyncio.Task[None] | None = None
         while self._error is None:
+            if not self._running and (question is None or question.done()):
+                question = asyncio.create_task(self._ask())
             await asyncio.sleep(self._hung_after_s / ROUNDS)
-            self._silent = self._silent + 1 if self._running else 0
+            waits = bool(self._running) or (question is not None and not question.done())
+            self._silent = self._silent + 1 if waits else 0
             if self._silent > ROUNDS:
-                logger.error("the engine is hung: %d requests made no progress for %g s", len(self._running), self._hung_after_s)
+                logger.error("the engine is hung: with %d requests it did nothing for %g s", len(self._running), self._hung_after_s)
                 self._give_up(EngineLostError(f"the engine did nothing for {self._hung_after_s:g} s"))
                 self._core.kill()
+
+    async def _ask(self) -> None:
+        """Ask the engine something that costs it nothing, and note its answer as a sign of life."""
+        with contextlib.suppress(EngineLostError):  # `_forward` hears of its end, too
+            await self._core.call(QUESTION)
+            self._silent = 0
 
     async def _beat(self) -> None:
         """Tell the ingresses which of their requests are here, by outputs without tokens. A host that is cut off falls silent."""

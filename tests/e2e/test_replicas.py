@@ -15,6 +15,7 @@ import pytest
 
 from cluster.bench import chaos, soak
 from cluster.bench.mixed import Clients
+from cluster.bench.stack import engines
 from monitoring import rules
 from monitoring.serve import Prometheus
 from tests.support.application import Served, Streaming
@@ -221,6 +222,17 @@ async def test_samples_of_a_request_stay_on_one_replica(served: Served) -> None:
         assert (await http.post("/v1/completions", json=body)).status_code == 200
         now = await served_by_replica(http)
         assert sorted(now[replica] - before[replica] for replica in now) == [0, 6]
+
+
+async def test_an_engine_that_hangs_while_it_is_idle_is_replaced_before_the_next_request(served: Served) -> None:
+    async with httpx.AsyncClient(base_url=served.url, timeout=60) as http:
+        await served_by_replica(http)  # both are there and idle
+        replica = served.stack.llm_replicas()[0]
+        [engine] = engines(replica)
+        engine.suspend()
+        for process, what in ((engine, "it is killed"), (replica, "its replica goes")):
+            await until_async(process.is_running, what, 60, holds=lambda runs: not runs)
+        await served.stack.whole(http)
 
 
 def test_a_stop_drains_also_when_nobody_reads_and_leaves_nothing(served: Served) -> None:

@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry
 from ray import serve
 from vllm.sampling_params import SamplingParams
 from vllm.v1.engine import EngineCoreOutputs, EngineCoreRequest
+from vllm.v1.engine.core import EngineCore
 from vllm.v1.metrics.stats import PrefixCacheStats, SchedulerStats
 from vllm.v1.serial_utils import MsgpackDecoder, MsgpackEncoder
 
@@ -20,7 +21,7 @@ from deployments.observability import exposition, progress
 from deployments.reasoning.limits import Chain, Repetition
 from deployments.reasoning.rules import rules_of
 from deployments.replica import deployment
-from deployments.replica.deployment import LLM
+from deployments.replica.deployment import LLM, QUESTION
 from deployments.settings import load
 from deployments.transport import wire
 from deployments.transport.channel import BY_POSITION, CANCEL, HELLO, LAST, NOISE, REFUSED, REQUEST, Send
@@ -39,6 +40,14 @@ class Core:
         self.priorities: list[int] = []
         self.aborted: list[str] = []
         self.killed = asyncio.Event()
+        self.answers = asyncio.Event()
+        self.answers.set()
+        self.asked: list[str] = []
+
+    async def call(self, method: str) -> bool:
+        self.asked.append(method)
+        await self.answers.wait()
+        return False
 
     def attach(self) -> None: ...
 
@@ -209,7 +218,7 @@ async def test_a_hung_engine_is_given_up_but_an_idle_one_is_not(llm: LLM, ingres
     llm._hung_after_s = 0.05
     llm._silent = 1000  # idle since long ago
     watch = asyncio.create_task(llm._watch())
-    await asyncio.sleep(0.01)
+    await until_async(lambda: len(llm._core.asked) > 3, "it is asked, and answers", every_s=0.001)
     await llm.check_health()
     assert not llm._core.killed.is_set()
     [call] = await started(llm, ingress, "a")
@@ -219,6 +228,17 @@ async def test_a_hung_engine_is_given_up_but_an_idle_one_is_not(llm: LLM, ingres
     with pytest.raises(EngineUnavailableError):
         await llm.check_health()
     await watch
+
+
+async def test_an_engine_that_hangs_while_it_is_idle_is_found_before_the_next_request(llm: LLM) -> None:
+    assert hasattr(EngineCore, QUESTION), "vLLM's engine has what it is asked"
+    llm._hung_after_s = 0.05
+    llm._core.answers.clear()
+    await llm._watch()
+    assert llm._core.killed.is_set()
+    assert llm._core.asked == [QUESTION] * 2, "once by each of its watches, of which the first is not in a hurry"
+    with pytest.raises(EngineUnavailableError):
+        await llm.check_health()
 
 
 async def test_a_pause_of_the_replica_is_no_hang_of_its_engine(llm: LLM, ingress: Ingress) -> None:

@@ -15,7 +15,7 @@ from tests.support.application import Served
 from tests.support.paths import ROOT
 from tests.support.sums import SUMS
 
-ARGUMENTS = ("ui.enabled=false",)
+ARGUMENTS = ("ui.enabled=false", "api.enable_tokenizer_info_endpoint=true")  # the latter for lm-eval's remote tokenizer
 HERE = Path(__file__).parent
 PROGRAMS = sorted(HERE.glob("*/*.py"))
 
@@ -28,10 +28,11 @@ def test_each_library_gets_its_typed_answers(served: Served, program: Path) -> N
     done = subprocess.run(command, input=json.dumps(list(SUMS)), capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stderr
     found: dict[str, list[Any]] = json.loads(done.stdout.splitlines()[-1])
+    right = list(SUMS.values())
     wrong = {
-        way: [answer for answer, right in zip(answers, SUMS.values(), strict=True) if answer != right]
+        way: answers if isinstance(answers, str) else [answer for answer in answers if answer not in right] or answers
         for way, answers in found.items()
-        if answers != list(SUMS.values())
+        if answers != right
     }
     assert found
     assert not wrong, "\n".join(f"{way}: {answers}" for way, answers in wrong.items())

@@ -239,7 +239,9 @@ def goes_on_from_prompt(request: EngineCoreRequest, seeded_by_position: bool = F
         return False
     defaults = SamplingParams()
     stateless = STATELESS | {"seed"} if seeded_by_position else STATELESS
-    return all(name in stateless or getattr(params, name) == getattr(defaults, name) for name in params.__struct_fields__)
+    stateful = {name for name in params.__struct_fields__ if getattr(params, name) != getattr(defaults, name)} - stateless
+    # vLLM's frontend (0.32.0) has written False where the default, None, was.
+    return stateful <= ({"watermarking"} if not params.watermarking else set())
 
 
 def _remaining(params: SamplingParams, tokens: list[int]) -> SamplingParams:

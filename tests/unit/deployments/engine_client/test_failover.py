@@ -31,6 +31,7 @@ def opened(tokens: list[int], **params: object) -> OpenRequest:
         {"temperature": 0.7, "top_p": 0.9, "top_k": 5, "min_p": 0.1, "logit_bias": {3: 1.0}, "allowed_token_ids": [3, 4]},
         {"n": 3, "logprobs": 2, "stop": ["x"], "stop_token_ids": [7], "min_tokens": 2, "repetition_penalty": 1.2},
         {"extra_args": {"coat": {"max_reflections": 1}}},
+        {"watermarking": False},
     ],
 )
 def test_stateless_parameters_go_on_from_the_prompt(params: dict[str, object]) -> None:
@@ -50,6 +51,7 @@ def test_stateless_parameters_go_on_from_the_prompt(params: dict[str, object]) -
         {"bad_words": ["x"]},
         {"structured_outputs": StructuredOutputsParams(regex="a+")},
         {"thinking_token_budget": 5},
+        {"watermarking": True},
         {"extra_args": {"somebody's": 1}},
     ],
 )

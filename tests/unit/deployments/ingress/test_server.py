@@ -131,7 +131,7 @@ async def test_an_error_of_the_engine_client_is_the_answer(stream: bool) -> None
 
 
 async def test_a_key_names_the_client_and_pays_for_its_tokens(tmp_path: Path) -> None:
-    alice = {"name": "alice", "sha256": digest("secret"), "tokens_per_minute": 2}
+    alice = {"name": "alice", "sha256": digest("secret"), "tokens_per_minute": 1}
     (tmp_path / "keys.yaml").write_text(yaml.safe_dump({"keys": [alice]}))
     async with served(access__keys=str(tmp_path / "keys.yaml")) as server:
         assert (await server.chat(QUESTION)).status_code == 401

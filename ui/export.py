@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+from ui.assurance import described
 from ui.texts import texts
 
 
@@ -31,6 +32,8 @@ def _reply(reply: dict[str, Any] | None, words: dict[str, str]) -> list[str]:
         parts.append(reply["content"].strip())
     if reply.get("answer") is not None:
         parts.append(f"**{_line(reply['answer'])}**")
+        if assurance := reply.get("assurance"):
+            parts.append(f"*{described(assurance, words)}*")
     if error := reply.get("error"):
         parts.append(f"*{words['error.' + error['kind'] + '.title']}*")
     if stats := reply.get("stats"):

@@ -5,7 +5,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from ui.assurance import assurance
 from ui.errors import ApiError, LostError, from_event
+
+MEASURABLE_S = 0.1
+"""Tokens that all arrive within this time say nothing of how fast they were written."""
 
 
 @dataclass
@@ -33,6 +37,7 @@ class Reply:
         self._asked = self._sent = clock()
         self._first_s: float | None = None
         self._last_s: float | None = None
+        self._first_tokens = 1  # that came with the first chunk
         self._steps: list[Step] = []
         self._actions: list[str] = []
         self._content = ""
@@ -98,6 +103,7 @@ class Reply:
             "answer": self._coat.get("answer"),
             "vote": self._vote,
             "finish": self._finish,
+            "assurance": assurance(self._coat.get("segments"), self._vote, self._finish) if self._phase == "done" else None,
             "stats": self._stats() if self._phase in ("done", "error") else None,
             "error": self._error,
         }
@@ -127,6 +133,7 @@ class Reply:
         self._last_s = self._elapsed()
         if self._first_s is None:
             self._first_s = self._last_s
+            self._first_tokens = self._usage.get("completion_tokens") or 1
 
     def _add_thought(self, text: str, coat: dict[str, Any]) -> None:
         self._phase = "thinking"
@@ -176,11 +183,11 @@ class Reply:
         }
 
     def _rate(self, tokens: int | None) -> float | None:
-        """Return tokens/s after the first token, as is usual; of the whole time in a vote, whose chains are not streamed."""
-        if not tokens or self._first_s is None or self._last_s is None:
+        """Return tokens/s after the first chunk; None where it cannot be measured, as in a vote, whose chains are not streamed."""
+        if self._vote or not tokens or self._first_s is None or self._last_s is None:
             return None
-        count, seconds = (tokens, self._last_s) if self._vote else (tokens - 1, self._last_s - self._first_s)
-        return round(count / seconds, 1) if seconds > 0 and count > 0 else None
+        count, seconds = tokens - self._first_tokens, self._last_s - self._first_s
+        return round(count / seconds, 1) if seconds >= MEASURABLE_S and count > 0 else None
 
     def _elapsed(self) -> float:
         return self._clock() - self._sent

@@ -194,6 +194,14 @@ def test_votes_are_shown_as_they_are_counted(chat: Chat, api: ScriptedApi) -> No
     api.gate.open()
     chat.answered()
     expect(votes).to_contain_text("Decided after 8 of 8")
+    answer = chat.panel.locator(".answer")
+    expect(answer).to_have_attribute("data-sure", "some")
+    expect(answer).to_contain_text("6 of 8 attempts agree · checked itself once · one mistake found and another way taken")
+    expect(chat.panel.locator(".stats")).not_to_contain_text("Tokens/s")  # its chains are not streamed
+    chat.panel.locator(".thought > summary").click()
+    assert chat.steps.locator(".word").all_inner_texts() == ["Continue", "Reflect", "Explore", "Continue"]
+    expect(chat.steps.nth(1)).to_contain_text("Let me check that")
+    expect(chat.steps.nth(1)).not_to_contain_text("First the product")
 
 
 def test_earlier_turns_go_along_when_asked_for(chat: Chat, api: ScriptedApi) -> None:

@@ -308,6 +308,33 @@ def test_the_keyboard_reaches_everything(chat: Chat) -> None:
     expect(chat.page.locator("#panel-compare")).to_be_visible()
 
 
+def test_a_new_title_stays(chat: Chat, api: ScriptedApi, tmp_path: Path) -> None:
+    """Also where the conversation is not shown and its reply is still written, or waits for its turn."""
+    titles = chat.page.locator("#sidebar .title")
+    api.gate.close()
+    api.gate.open(4)
+    for question in ("half of one", "What is 47 * 6 - 100?", "9.11"):
+        chat.button("New conversation").click()
+        chat.ask(question)
+    for old, new in (("half of one", "Running"), ("What is 47 * 6 - 100?", "Waiting"), ("9.11", "Shown")):
+        titles.get_by_text(old, exact=True).hover()
+        chat.button(f"Rename {old}").click()
+        chat.page.get_by_role("textbox", name="Rename").fill(new)
+        chat.page.keyboard.press("Enter")
+    api.gate.open()
+    chat.answered()
+    expect(titles).to_have_text(["Shown", "Waiting", "Running"])
+    chat.page.reload()
+    expect(titles).to_have_text(["Shown", "Waiting", "Running"])
+    titles.get_by_text("Running").click()
+    expect(chat.panel.locator(".answer output")).to_be_visible()
+    with chat.page.expect_download() as download:
+        chat.button("JSON").click()
+    download.value.save_as(tmp_path / "kept.json")
+    assert download.value.suggested_filename == "Running.json"
+    assert json.loads((tmp_path / "kept.json").read_text())["title"] == "Running"
+
+
 def test_clearing_a_conversation(chat: Chat) -> None:
     chat.ask()
     chat.answered()

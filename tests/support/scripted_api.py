@@ -140,6 +140,17 @@ class ScriptedApi:
         for vote in votes(coat["vote"]["samples"], answer) if "vote" in coat else []:
             await self._turn(next(numbers))
             yield sse({"choices": [], "coat": {"vote": vote}})
+        if vote:  # the winner's whole chain is in one chunk
+            summary = [{"action": action, "text": text, "tokens": len(text.split())} for action, text in segments]
+            thought = "\n".join(text for _, text in segments)
+            told = {"index": len(segments) - 1, "actions": [action for action, _ in segments]}
+            told |= {"segments": summary, "answer": answer, "vote": vote}
+            whole = {"reasoning": thought, "reasoning_content": thought, "content": statement, "coat": told}
+            yield sse(chunk({"role": "assistant", "content": ""}, usage=usage(0, 0)))
+            yield sse(chunk(whole, "stop", usage(560, 0)))
+            yield sse({"choices": [], "usage": usage(560, 512)})
+            yield "data: [DONE]\n\n"
+            return
         tokens, reasoning = 0, 0
         yield sse(chunk({"role": "assistant", "content": ""}, usage=usage(0, 0)))
         summary = []
@@ -161,8 +172,7 @@ class ScriptedApi:
             summary.append({"action": action, "text": text, "tokens": len(pieces) + 1})
         await self._turn(next(numbers))
         tokens += 6
-        last = {"segments": summary, "answer": answer} | ({"vote": vote} if vote else {})
-        yield sse(chunk({"content": statement, "coat": last}, "stop"))
+        yield sse(chunk({"content": statement, "coat": {"segments": summary, "answer": answer}}, "stop"))
         yield sse({"choices": [], "usage": usage(tokens, reasoning)})
         yield "data: [DONE]\n\n"
 

@@ -182,6 +182,12 @@ export class Chat {
     this.composer.box.focus();
   }
 
+  // The title is in what is shown, runs or waits, too: each is saved again as a whole.
+  rename(id, title) {
+    for (const { kept } of [this, this.running, ...this.queue].filter((one) => one?.kept.id === id)) kept.title = title;
+    store.rename(id, title);
+  }
+
   // Empties the conversation.
   clear() {
     this.stop();

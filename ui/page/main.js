@@ -37,8 +37,7 @@ class Page {
     this.bar = h("button", { type: "button", class: "summary", "aria-controls": "settings", onclick: () => this.drawer("settings") });
     this.chat = new Chat({ ...shared, bar: this.bar, listed: () => this.sidebar?.refresh() });
     this.compare = new Compare(shared);
-    this.sidebar = new Sidebar({ server, current: () => this.chat.kept.id, opened: (id) => this.open(id), removed: (id) => this.chat.forget(id), cleared: () => this.chat.clear() });
-    this.sidebar.renamed = (id, title, save) => { if (save && title && this.chat.kept.id === id) this.chat.kept.title = title; };
+    this.sidebar = new Sidebar({ server, current: () => this.chat.kept.id, opened: (id) => this.open(id), removed: (id) => this.chat.forget(id), cleared: () => this.chat.clear(), renamed: (id, title) => this.chat.rename(id, title) });
     this.theme(store.theme());
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.theme(store.theme()));
     this.draw();

@@ -11,6 +11,7 @@ export const wholeSeconds = (value) => t("unit.seconds", { count: Math.round(val
 class Step {
   constructor(action) {
     const name = action ?? "none";
+    this.action = action;
     this.text = null;
     this.preview = h("span", { class: "preview" });
     this.facts = h("span", { class: "facts" });
@@ -66,9 +67,11 @@ class Thought {
   update(reply) {
     this.details.hidden = !reply.steps.length;
     reply.steps.forEach((step, index) => {
-      if (!this.steps[index]) {
+      const drawn = this.steps[index];
+      if (drawn?.action !== step.action) {
         this.steps[index] = new Step(step.action);
-        this.list.append(this.steps[index].element);
+        if (drawn) drawn.element.replaceWith(this.steps[index].element);
+        else this.list.append(this.steps[index].element);
       }
       this.steps[index].update(step);
     });
@@ -90,6 +93,16 @@ function stats(values) {
   const value = (name) => (name.endsWith("_s") && name !== "tokens_per_s" || name === "seconds" ? t("unit.seconds", { count: values[name] }) : values[name]);
   return h("dl", { class: "stats", "aria-label": t("stats.title") },
     shown.map((name) => h("div", {}, h("dt", {}, t(`stats.${name}`)), h("dd", {}, String(value(name))))));
+}
+
+// How sure an answer is, in words: the same as in ui/assurance.py.
+function sure({ agree, counted, checks, refuted, unfinished }) {
+  return [
+    counted === null ? t("sure.single") : t("sure.votes", { agree, counted }),
+    checks === 0 ? t("sure.unchecked") : checks ? t("sure.checks", { count: checks }) : "",
+    refuted ? t("sure.refuted", { count: refuted }) : "",
+    unfinished ? t("sure.unfinished") : "",
+  ].filter((part) => part).join(" · ");
 }
 
 function problem(error, retry) {
@@ -123,7 +136,7 @@ export class ReplyView {
       this.written = reply.content;
       write(this.content, reply.content);
     }
-    if (this.answered !== reply.answer) this.conclude(reply.answer);
+    this.conclude(reply);
     if (this.ended !== reply.phase) this.finish(reply);
     this.element.dataset.phase = reply.phase;
     this.element.setAttribute("aria-busy", String(isRunning(reply)));
@@ -136,13 +149,17 @@ export class ReplyView {
     if (waits) this.status.textContent = `${t(waits)} ${reply.elapsed_s >= 1 ? wholeSeconds(reply.elapsed_s) : ""}`;
   }
 
-  conclude(answer) {
-    this.answered = answer;
+  conclude({ answer, assurance }) {
+    const drawn = JSON.stringify([answer ?? null, assurance ?? null]);
+    if (this.concluded === drawn) return;
+    this.concluded = drawn;
     this.answer.hidden = answer === null || answer === undefined;
     if (this.answer.hidden) return;
+    this.answer.dataset.sure = assurance?.level ?? "some";
     const value = h("output", {});
     writeAnswer(value, answer);
-    this.answer.replaceChildren(h("h3", {}, t("answer.title")), value, copyButton(t("answer.copy"), t("action.copied"), () => answer));
+    this.answer.replaceChildren(h("h3", {}, t("answer.title")), value, copyButton(t("answer.copy"), t("action.copied"), () => answer),
+      assurance ? h("p", { class: "sure" }, sure(assurance)) : "");
   }
 
   finish(reply) {

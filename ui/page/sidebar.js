@@ -12,9 +12,9 @@ function download(name, text, type) {
 
 export class Sidebar {
   // `opened` shows a conversation (null: a new one), `removed` is called before one is deleted, `cleared` empties the one that is
-  // shown, and `current` returns its id. `server` is Gradio's.
-  constructor({ server, opened, removed, cleared, current }) {
-    Object.assign(this, { server, opened, removed, cleared, current });
+  // shown, `renamed` gets an id and its new title, and `current` returns the id that is shown. `server` is Gradio's.
+  constructor({ server, opened, removed, cleared, renamed, current }) {
+    Object.assign(this, { server, opened, removed, cleared, renamed, current });
     this.element = h("nav", { class: "sidebar", id: "sidebar" });
     this.draw();
   }
@@ -54,8 +54,7 @@ export class Sidebar {
     const done = (save) => {
       if (over) return;
       over = true;
-      if (save && box.value.trim()) store.rename(id, box.value.trim());
-      this.renamed?.(id, box.value.trim(), save);
+      if (save && box.value.trim()) this.renamed(id, box.value.trim());
       this.refresh();
     };
     box.addEventListener("keydown", (event) => {

@@ -50,6 +50,8 @@ export function save(kept) {
 
 export function rename(id, title) {
   write(INDEX, conversations().map((entry) => (entry.id === id ? { ...entry, title } : entry)));
+  const kept = read(ENTRY + id, null);
+  if (kept) write(ENTRY + id, { ...kept, title });
 }
 
 export function remove(id) {

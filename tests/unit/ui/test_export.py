@@ -15,6 +15,7 @@ def conversation() -> dict[str, Any]:
         ],
         "content": "The final answer is \\boxed{4}.",
         "answer": "4",
+        "assurance": {"level": "some", "agree": None, "counted": None, "checks": 0, "refuted": 0, "unfinished": False},
         "stats": {"ttft_s": 0.5, "tokens_per_s": None, "tokens": 12},
         "error": None,
     }
@@ -31,7 +32,8 @@ def test_markdown() -> None:
     assert text == (
         "# Sums # of two\n\n## Question\n\n2 + 2?\n\n### Reasoning\n\n"
         "1. **Continue**\n\n   2 + 2\n   = 4\n\n2. **Thought**\n\n   Hm.\n\n"
-        "### Answer\n\nThe final answer is \\boxed{4}.\n\n**4**\n\n*First token after: 0.5 · Tokens: 12*\n\n"
+        "### Answer\n\nThe final answer is \\boxed{4}.\n\n**4**\n\n"
+        "*One attempt · not checked*\n\n*First token after: 0.5 · Tokens: 12*\n\n"
         "## Question\n\nAnd?\n\n*The connection was lost*\n"
     )
 

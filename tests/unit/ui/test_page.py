@@ -37,7 +37,7 @@ def test_text_can_be_read(theme: str) -> None:
     shades = colours(theme)
     pairs = [(text, ground) for text in TEXT for ground in GROUND]
     pairs += [("on-primary", "primary"), ("answer", "answer-paper"), ("danger", "danger-paper")]
-    pairs += [("ink", "answer-paper"), ("ink", "danger-paper"), ("soft", "danger-paper")]
+    pairs += [("ink", "answer-paper"), ("ink", "danger-paper"), ("soft", "danger-paper"), ("soft", "answer-paper")]
     low = {pair: round(contrast(shades[pair[0]], shades[pair[1]]), 2) for pair in pairs}
     assert {pair: ratio for pair, ratio in low.items() if ratio < 4.5} == {}
     assert contrast(shades["edge"], shades["surface"]) >= 3  # borders of fields

@@ -82,7 +82,7 @@ def test_the_end_has_the_answer_and_what_the_server_counted() -> None:
     assert state["stats"] == {
         "ttft_s": 0.25,
         "seconds": 2.25,
-        "tokens_per_s": 10.0,
+        "tokens_per_s": 6.0,  # of the 12 tokens after the first chunk, which had 9
         "tokens": 21,
         "prompt_tokens": 5,
         "reasoning_tokens": 7,
@@ -132,7 +132,34 @@ def test_votes_come_before_the_reply() -> None:
         ("reflect", "Check.", None),
     ], "also those whose text came with another one's"
     assert stats["ttft_s"] is None  # chains in a vote are not streamed
-    assert stats["tokens_per_s"] == 10.5
+    assert stats["tokens_per_s"] is None
+    assert reply.state()["assurance"]["level"] == "strong"
+
+
+@pytest.mark.parametrize(("gap_s", "rate"), [(0.0, None), (0.05, None), (0.5, 24.0)])
+def test_no_rate_of_tokens_that_came_at_once(gap_s: float, rate: float | None) -> None:
+    clock = Clock(100.0)
+    reply = Reply("q", clock)
+    reply.add(thought("2 + 2", "continue", 0, 9))
+    clock.now_s += gap_s
+    reply.add(LAST)
+    reply.add(USAGE)
+    reply.end()
+    assert reply.state()["stats"]["tokens_per_s"] == rate
+
+
+def test_a_votes_reply_in_one_chunk_has_all_its_steps() -> None:
+    """As the API sends it: the whole chain in one chunk, with its segments."""
+    [choice] = LAST["choices"]
+    delta = choice["delta"] | {"reasoning": "2 + 2\nCheck.", "reasoning_content": "2 + 2\nCheck."}
+    delta["coat"] = delta["coat"] | {"index": 1, "actions": ["continue", "reflect"]}
+    reply = Reply("q")
+    reply.add({"choices": [choice | {"delta": delta}]})
+    reply.end()
+    assert [(step["action"], step["text"], step["tokens"]) for step in reply.state()["steps"]] == [
+        ("continue", "2 + 2", 4),
+        ("reflect", "Check.", 3),
+    ]
 
 
 def test_waiting_does_not_count_as_time_to_first_token() -> None:

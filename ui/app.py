@@ -93,7 +93,7 @@ def _build(client: Client) -> gr.Blocks:
             return {"models": [], "error": error.described()}
 
     def export(request: dict[str, Any]) -> str:
-        return exported(request["conversation"], request["form"], request["language"])
+        return exported(request["conversation"], request["language"])
 
     async def answer(event: gr.EventData) -> AsyncGenerator[dict[str, Any]]:
         async for state in ask(client, Question.model_validate(event._data), stops):

@@ -1,16 +1,13 @@
-"""A conversation as a document to keep: Markdown to read, JSON to work with."""
+"""A conversation as a document to read, in Markdown."""
 
-import json
 from typing import Any
 
 from ui.assurance import described
 from ui.texts import texts
 
 
-def exported(conversation: dict[str, Any], form: str, language: str) -> str:
-    """Return a conversation, in the shape in which the page keeps it, as `markdown` or `json`."""
-    if form == "json":
-        return json.dumps(conversation, ensure_ascii=False, indent=2) + "\n"
+def exported(conversation: dict[str, Any], language: str) -> str:
+    """Return a conversation, in the shape in which the page keeps it."""
     words = texts(language)
     parts = [f"# {_line(conversation.get('title') or words['conversation.untitled'])}"]
     for turn in conversation.get("turns", []):

@@ -69,7 +69,8 @@ def test_math_is_rendered(chat: Chat) -> None:
     assert any("KaTeX" in font for font in fonts)
 
 
-def test_the_servers_own_figures(chat: Chat) -> None:
+def test_the_servers_own_figures(chat: Chat, api: ScriptedApi) -> None:
+    api.pace_s = 0.005  # all at once has no rate
     chat.ask()
     chat.answered()
     stats = chat.panel.locator(".stats")

@@ -232,7 +232,7 @@ def test_another_conversation_waits_for_the_first(chat: Chat, api: ScriptedApi) 
     chat.steps.first.wait_for()
     chat.button("New conversation").click()
     chat.ask("half of one")
-    expect(chat.replies).to_contain_text("Waits for the answer in the other conversation")
+    expect(chat.replies).to_contain_text("Waits until the reply before it has ended")
     api.gate.open()
     chat.answered()
     chat.page.locator("#sidebar .title").nth(1).click()
@@ -295,7 +295,7 @@ def test_all_is_named_for_a_screen_reader(chat: Chat) -> None:
 def test_the_keyboard_reaches_everything(chat: Chat) -> None:
     seen = []
     chat.page.locator("#tab-chat").focus()
-    for _ in range(16):
+    for _ in range(24):
         chat.page.keyboard.press("Tab")
         focused = chat.page.locator(":focus")
         seen.append(focused.get_attribute("aria-label") or focused.inner_text())

@@ -1,209 +1,311 @@
 // The chat: one conversation at a time on the page, one reply at a time on the lane.
 
+import { claims } from "./claims.js";
 import { Composer } from "./composer.js";
-import { copyButton, h, icon } from "./dom.js";
-import { ReplyView } from "./reply.js";
+import { h, icon } from "./dom.js";
+import { Scroll } from "./scroll.js";
 import { effective, forRequest } from "./settings.js";
 import * as store from "./store.js";
+import { TurnView } from "./turn.js";
+import { before, blank, choose, ended, hasText, isRunning, path, put, unanswered, versions } from "./turns.js";
 import { t } from "./words.js";
 
 const LANE = 0;
-const EXAMPLES = ["example.compare", "example.arithmetic", "example.word", "example.algebra"];
+const EXAMPLES = ["example.compare", "example.arithmetic", "example.word", "example.equation"]; // even nano answers them
 const SAVE_MS = 1000;
 const TITLE_LENGTH = 48;
-const NEAR_END = 120; // px
-
-const pending = (phase, id) => ({ id, phase, elapsed_s: 0, waiting: null, steps: [], content: "", answer: null, vote: null, finish: null, stats: null, error: null });
 
 export class Chat {
-  // `models()` returns the served models. `listed` is called when the list of conversations has changed, `announce` speaks to
-  // screen readers, `check` polls the state of the model. `bar` shows the settings.
-  constructor({ lanes, models, listed, announce, check, bar }) {
-    Object.assign(this, { lanes, models, listed, announce, check, bar });
+  // `models()` returns the served models. `listed` is called when another conversation is shown or the list has changed, `announce`
+  // speaks to screen readers, `check` polls the state of the model. `bar` shows the settings.
+  constructor({ lanes, library, models, listed, announce, check, bar }) {
+    Object.assign(this, { lanes, library, models, listed, announce, check, bar });
     this.element = h("section", { class: "chat", id: "panel-chat", role: "tabpanel", "aria-labelledby": "tab-chat" });
-    this.queue = []; // turns to ask: {kept, turn}
-    this.running = null;
-    this.open(store.current());
-    // Gradio reloads the page when its server is back after a restart, and so may the user. Neither may lose a question.
-    this.kept.turns.filter((turn) => turn.again).forEach((turn) => this.ask(turn));
+    this.claims = claims();
+    this.queue = []; // turns to ask: {kept, turn, ready}
+    this.running = null; // of the queue, too
+    this.releases = new Map(); // of the claims on the turns whose replies this tab receives
+    this.adopting = new Set(); // turns whose replies another tab receives, until it is gone
+    this.saved = 0;
+    library.changed = (kept) => this.changed(kept);
+    library.removed = (id) => this.forget(id);
+    library.stopped = (id) => this.stopTurn(id);
   }
 
   // Shows a conversation; a new one where there is none with this id.
-  open(id) {
-    const known = [this.running, ...this.queue].find((one) => one?.kept.id === id);
-    this.kept = known?.kept ?? (id && store.conversation(id)) ?? store.create();
+  async open(id) {
+    const wanted = this.wanted = {};
+    const kept = id ? await this.library.load(id) : null;
+    if (this.wanted !== wanted) return; // another one was opened meanwhile
+    this.kept = kept ?? this.library.create();
     store.setCurrent(this.kept.id);
     this.draw();
+    this.adopt(this.kept);
+    this.listed();
   }
 
   draw() {
     this.views = new Map();
-    this.composer = new Composer("chat", { send: (text) => this.send(text), stop: () => this.stop() });
+    this.composer = new Composer("chat", { send: (text) => this.send(text), stop: () => this.stop(), queues: true });
     this.composer.element.prepend(this.bar);
     this.turns = h("div", { class: "turns" });
-    this.scroller = h("div", { class: "scroller", tabindex: "0", role: "region", "aria-label": t("chat.label") }, this.turns);
-    this.element.replaceChildren(this.scroller, this.composer.element);
-    this.kept.turns.forEach((turn) => this.show(turn));
+    const scroller = h("div", { class: "scroller", tabindex: "0", role: "region", "aria-label": t("chat.label") }, this.turns);
+    this.element.replaceChildren(scroller, this.composer.element);
+    this.scroll = new Scroll(scroller, this.kept.id, this.views);
+    this.update();
+    this.scroll.restore();
+  }
+
+  // Draws what has changed.
+  update() {
+    const seen = path(this.kept);
+    const drawn = [...this.views.keys()];
+    const differs = drawn.findIndex((id, at) => id !== seen[at]?.id);
+    for (const id of differs < 0 ? [] : drawn.slice(differs)) {
+      this.views.get(id).element.remove();
+      this.views.delete(id);
+    }
+    for (const turn of seen) {
+      if (!this.views.has(turn.id)) this.show(turn);
+      this.updateTurn(turn);
+    }
     this.refresh();
-    this.scroller.scrollTop = this.scroller.scrollHeight;
-    this.follow = true;
-    // Text grows at the end; the view follows it unless the reader has scrolled away.
-    this.scroller.addEventListener("scroll", () => {
-      this.follow = this.scroller.scrollHeight - this.scroller.scrollTop - this.scroller.clientHeight < NEAR_END;
-    });
+    this.scroll.grown();
+  }
+
+  updateTurn(turn) {
+    this.views.get(turn.id)?.update(versions(this.kept, turn), isRunning(turn.reply) && !this.library.mine.has(turn.id));
   }
 
   refresh() {
-    this.composer.busy = this.kept.turns.some((turn) => store.isRunning(turn.reply));
+    this.composer.busy = this.kept.turns.some((turn) => isRunning(turn.reply));
     this.welcome?.remove();
     this.welcome = this.kept.turns.length ? null : this.examples();
     if (this.welcome) this.turns.append(this.welcome);
   }
 
   examples() {
-    const buttons = EXAMPLES.map((key) => h("button", { type: "button", onclick: () => this.send(t(key)) }, t(key)));
+    const buttons = EXAMPLES.map((key) => h("button", { type: "button", onclick: () => { this.send(t(key)); this.composer.box.focus(); } }, t(key)));
     return h("div", { class: "welcome" }, h("h2", {}, t("welcome.title")), h("p", {}, t("welcome.text")),
       h("ul", { class: "legend" }, ["continue", "reflect", "explore"].map((name) => h("li", { class: `step ${name}` }, icon(name), h("span", { class: "word" }, t(`step.${name}`)), h("span", {}, t(`step.${name}.means`))))),
       h("h3", {}, t("welcome.examples")), h("div", { class: "examples" }, buttons));
   }
 
-  // Puts a turn on the page.
+  // Puts a turn on the page, after those that are there.
   show(turn) {
-    const view = new ReplyView({ retry: () => this.ask(turn) });
-    const question = h("div", { class: "question" }, h("p", { class: "bubble" }, turn.question),
-      h("div", { class: "actions" }, copyButton(t("action.copy"), t("action.copied"), () => turn.question),
-        h("button", { type: "button", class: "quiet", onclick: () => this.edit(turn, question) }, icon("edit"), t("action.edit"))));
-    const element = h("div", { class: "turn", "data-turn": turn.id }, question, view.element);
-    this.views.set(turn.id, { view, element });
-    this.turns.append(element);
-    if (turn.reply) view.update(turn.reply);
-  }
-
-  edit(turn, question) {
-    if (store.isRunning(turn.reply)) this.stop();
-    const box = h("textarea", { rows: 3, "aria-label": t("action.edit"), value: turn.question });
-    const submit = () => {
-      if (!box.value.trim()) return;
-      turn.question = box.value.trim();
-      if (effective("chat", this.models()).history) this.kept.turns.splice(this.kept.turns.indexOf(turn) + 1);
-      this.draw();
-      this.ask(turn);
-    };
-    box.addEventListener("keydown", (event) => {
-      if (event.key === "Enter" && !event.shiftKey && !event.isComposing) { event.preventDefault(); submit(); }
-      if (event.key === "Escape") this.draw();
+    const view = new TurnView(turn, this.views.size + 1, {
+      edited: (text) => this.edit(turn, text),
+      retry: () => this.retry(turn),
+      chosen: (other, arrow) => this.choose(other, arrow),
     });
-    question.replaceChildren(box, h("div", { class: "actions" },
-      h("button", { type: "button", class: "primary", onclick: submit }, t("composer.send")),
-      h("button", { type: "button", onclick: () => this.draw() }, t("action.cancel"))));
-    box.focus();
+    this.views.set(turn.id, view);
+    this.turns.append(view.element);
   }
 
   send(text) {
-    const turn = { id: store.newId(), question: text, reply: null };
-    this.kept.title ||= text.replace(/\s+/g, " ").slice(0, TITLE_LENGTH);
-    this.kept.turns.push(turn);
-    this.show(turn);
-    this.follow = true;
-    this.ask(turn);
+    this.scroll.following = true;
+    this.ask(this.kept, this.turn(path(this.kept).at(-1)?.id ?? null, text));
   }
 
-  // Asks a turn's question (again). It waits while the lane is busy with another conversation.
-  ask(turn) {
-    const kept = this.kept;
-    delete turn.again;
+  turn(parent, question) {
+    return { id: store.newId(), parent, question, settings: {}, reply: null };
+  }
+
+  // Asks another question in the place of one: both are kept, each with the turns behind it.
+  edit(turn, text) {
+    if (isRunning(turn.reply)) this.stop(turn);
+    this.ask(this.kept, this.turn(turn.parent, text));
+    this.composer.box.focus();
+  }
+
+  // Asks again. What had arrived is kept, as a version.
+  retry(turn) {
+    this.ask(this.kept, hasText(turn.reply) ? this.turn(turn.parent, turn.question) : turn);
+    this.composer.box.focus();
+  }
+
+  choose(turn, arrow) {
+    this.library.change(this.kept, (kept) => choose(kept, turn), false);
+    this.scroll.following = false;
+    this.update();
+    this.views.get(turn.id).focus(arrow);
+  }
+
+  // Asks a turn's question. It waits while the lane is busy, and until the turns before it have their replies. `release` gives back a
+  // claim on the turn that this tab has already.
+  async ask(kept, turn, release = null) {
+    const entry = { kept, turn, ready: false };
     turn.settings = effective("chat", this.models());
-    this.receive(kept, turn, pending("held", store.newId()));
-    this.queue.push({ kept, turn });
+    turn.reply = blank("held", store.newId());
+    put(kept, turn);
+    choose(kept, turn);
+    this.queue.push(entry);
+    this.library.mine.add(turn.id);
+    if (kept === this.kept) this.update();
+    // Other tabs hear of the turn when it is claimed.
+    this.releases.set(turn.id, release ?? await this.claims.hold(turn.id));
+    this.library.mine.add(turn.id);
+    if (!this.queue.includes(entry)) {
+      this.keep(kept, turn).then(() => this.release(turn)); // stopped, or deleted
+      return;
+    }
+    entry.ready = true;
+    this.keep(kept, turn, true);
+    this.adopt(kept);
     this.next();
   }
 
   next() {
-    if (this.lanes.busy(LANE) || !this.queue.length) return;
-    this.running = this.queue.shift();
+    if (this.lanes.busy(LANE)) return;
+    const at = this.queue.findIndex(({ kept, turn, ready }) => ready && !before(kept, turn).some((one) => isRunning(one.reply)));
+    if (at < 0) return;
+    [this.running] = this.queue.splice(at, 1);
     const { kept, turn } = this.running;
     const id = store.newId();
-    this.receive(kept, turn, pending("sent", id));
+    this.receive(kept, turn, blank("sent", id));
     const question = { id, messages: this.messages(kept, turn), settings: forRequest(turn.settings), key: store.key() };
     this.lanes.ask(LANE, question, (state) => this.receive(kept, turn, state));
   }
 
   messages(kept, turn) {
-    const before = turn.settings.history ? kept.turns.slice(0, kept.turns.indexOf(turn)).filter((one) => one.reply?.phase === "done") : [];
-    const earlier = before.flatMap((one) => [{ role: "user", content: one.question }, { role: "assistant", content: one.reply.content }]);
-    return [...earlier, { role: "user", content: turn.question }];
+    const earlier = turn.settings.history ? before(kept, turn).filter((one) => one.reply?.phase === "done") : [];
+    return [...earlier.flatMap((one) => [{ role: "user", content: one.question }, { role: "assistant", content: one.reply.content }]), { role: "user", content: turn.question }];
   }
 
   // Receives a new state of a turn's reply.
   receive(kept, turn, reply) {
-    const before = turn.reply;
+    const was = turn.reply;
     turn.reply = reply;
-    const running = store.isRunning(reply);
+    const running = isRunning(reply);
+    const news = was?.phase !== reply.phase;
     if (this.kept === kept) {
-      this.views.get(turn.id)?.view.update(reply);
-      if (before?.phase !== reply.phase) this.refresh();
-      if (this.follow) this.scroller.scrollTop = this.scroller.scrollHeight;
-      this.speak(before, reply);
+      this.updateTurn(turn);
+      if (news) this.refresh();
+      this.scroll.grown();
+      this.speak(was, reply);
     }
-    this.keep(kept, !running || reply.phase !== before?.phase);
-    if (reply.phase !== before?.phase && (reply.phase === "waiting" || reply.phase === "error")) this.check();
+    if (news || Date.now() - this.saved >= SAVE_MS) {
+      this.saved = Date.now();
+      const saved = this.keep(kept, turn);
+      if (!running) saved.then(() => this.release(turn));
+    }
+    if (news && (reply.phase === "waiting" || reply.phase === "error")) this.check();
     if (running) return;
     if (this.running?.turn === turn) this.running = null;
     this.next();
   }
 
-  keep(kept, now) {
-    if (!now && Date.now() - (this.saved ?? 0) < SAVE_MS) return;
-    this.saved = Date.now();
-    if (!store.conversations().some((entry) => entry.id === kept.id) || now) {
-      if (!store.save(kept)) this.announce(t("storage.full"), true);
-      this.listed();
-    } else store.save(kept);
+  // Keeps a turn, `shown` in place of its other versions. The first question is the conversation's title.
+  keep(kept, turn, shown = false) {
+    const title = turn.question.replace(/\s+/g, " ").slice(0, TITLE_LENGTH);
+    const written = this.library.change(kept, (one) => {
+      one.title ||= title;
+      put(one, turn);
+      if (shown) choose(one, turn);
+    });
+    this.listed();
+    return written;
+  }
+
+  release(turn) {
+    if (isRunning(turn.reply)) return; // asked again meanwhile
+    this.releases.get(turn.id)?.();
+    this.releases.delete(turn.id);
+    this.library.mine.delete(turn.id);
+  }
+
+  // Looks after the replies that another tab receives, for when that tab is gone: a question that has no reply yet is asked here,
+  // a reply keeps what had arrived.
+  adopt(kept) {
+    for (const { id, reply } of kept.turns) {
+      if (isRunning(reply) && !this.library.mine.has(id) && !this.adopting.has(id)) this.adoptTurn(kept, id);
+    }
+  }
+
+  async adoptTurn(kept, id) {
+    this.adopting.add(id);
+    const release = await this.claims.hold(id);
+    this.adopting.delete(id);
+    await this.library.refresh(kept);
+    const turn = this.library.loaded.get(kept.id) === kept ? kept.turns.find((one) => one.id === id) : null;
+    if (!isRunning(turn?.reply)) release();
+    else if (unanswered(turn.reply)) this.ask(kept, turn, release);
+    else {
+      this.library.mine.add(id);
+      this.releases.set(id, release);
+      this.receive(kept, turn, ended(turn.reply));
+    }
+    if (kept === this.kept) this.update();
+    this.next();
+  }
+
+  // Another tab has changed a conversation.
+  changed(kept) {
+    if (kept === this.kept) {
+      this.update();
+      this.adopt(kept);
+    }
+    this.next();
   }
 
   // Tells a screen reader what is seen at a glance, not every word.
-  speak(before, reply) {
-    if (before?.steps.length !== reply.steps.length && reply.steps.length) {
+  speak(was, reply) {
+    if (was?.steps.length !== reply.steps.length && reply.steps.length) {
       this.announce(t("live.step", { number: reply.steps.length, action: t(`step.${reply.steps.at(-1).action ?? "none"}`) }));
     }
-    if (before?.phase === reply.phase) return;
+    if (was?.phase === reply.phase) return;
     if (reply.phase === "done") this.announce(reply.answer ? t("live.answer", { answer: reply.answer }) : t("live.done"));
     else if (reply.phase === "waiting") this.announce(t(`state.waiting.${reply.waiting.kind}`));
     else if (reply.phase === "sent") this.announce(t("state.sent"));
   }
 
-  stop() {
-    const turn = this.kept.turns.find((one) => store.isRunning(one.reply));
+  get busy() {
+    return this.kept.turns.some((turn) => isRunning(turn.reply));
+  }
+
+  // Stops a reply: that of the first turn that is seen, or of any.
+  stop(turn = [...path(this.kept), ...this.kept.turns].find((one) => isRunning(one.reply))) {
     if (!turn) return;
-    this.queue = this.queue.filter((one) => one.turn !== turn);
-    if (this.running?.turn === turn) this.lanes.stop(LANE);
     this.announce(t("state.stopped"));
-    this.receive(this.kept, turn, { ...turn.reply, phase: "stopped" });
+    if (this.library.mine.has(turn.id)) this.stopTurn(turn.id);
+    else this.library.stopElsewhere(turn.id);
     this.composer.box.focus();
   }
 
-  // The title is in what is shown, runs or waits, too: each is saved again as a whole.
-  rename(id, title) {
-    for (const { kept } of [this, this.running, ...this.queue].filter((one) => one?.kept.id === id)) kept.title = title;
-    store.rename(id, title);
+  stopTurn(id) {
+    const found = [this.running, ...this.queue].find((one) => one?.turn.id === id);
+    if (!found) return;
+    this.queue = this.queue.filter((one) => one !== found);
+    if (this.running === found) this.lanes.stop(LANE);
+    this.receive(found.kept, found.turn, { ...found.turn.reply, phase: "stopped" });
+  }
+
+  async rename(id, title) {
+    const kept = await this.library.load(id);
+    if (kept) this.library.change(kept, (one) => { one.title = title; }, false);
   }
 
   // Empties the conversation.
   clear() {
-    this.stop();
-    Object.assign(this.kept, { title: "", turns: [] });
-    this.keep(this.kept, true);
+    this.kept.turns.filter((turn) => this.library.mine.has(turn.id)).forEach((turn) => this.stopTurn(turn.id));
+    this.library.change(this.kept, (kept) => Object.assign(kept, { title: "", turns: [], shown: {} }));
     this.draw();
+    this.composer.box.focus();
+    this.listed();
   }
 
-  // Called before a conversation is deleted.
+  // A conversation was deleted, here or in another tab.
   forget(id) {
-    if (this.kept.id === id) this.stop();
-    this.queue = this.queue.filter((one) => one.kept.id !== id);
-    if (this.running?.kept.id === id) {
-      this.lanes.stop(LANE);
-      this.running = null;
-      this.next();
+    for (const { turn } of [this.running, ...this.queue].filter((one) => one?.kept.id === id)) {
+      if (this.running?.turn === turn) {
+        this.lanes.stop(LANE);
+        this.running = null;
+      }
+      turn.reply = { ...turn.reply, phase: "stopped" };
+      this.release(turn);
     }
+    this.queue = this.queue.filter((one) => one.kept.id !== id);
+    this.next();
+    if (this.kept.id === id) this.open(this.library.list()[0]?.id ?? null);
   }
 }

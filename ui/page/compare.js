@@ -5,6 +5,7 @@ import { h } from "./dom.js";
 import { ReplyView } from "./reply.js";
 import { SettingsForm, effective, forRequest, summary } from "./settings.js";
 import * as store from "./store.js";
+import { blank, ended, isRunning, soundReply } from "./turns.js";
 import { t } from "./words.js";
 
 const SIDES = [{ name: "a", lane: 1 }, { name: "b", lane: 2 }];
@@ -13,7 +14,10 @@ export class Compare {
   constructor({ lanes, models, announce }) {
     Object.assign(this, { lanes, models, announce });
     this.element = h("section", { class: "compare", id: "panel-compare", role: "tabpanel", "aria-labelledby": "tab-compare", hidden: true });
-    Object.assign(this, store.comparison()); // the question and the replies
+    const { question, replies } = store.comparison() ?? {};
+    this.question = typeof question === "string" ? question : "";
+    const sound = Object.entries(replies ?? {}).filter(([, reply]) => soundReply(reply));
+    this.replies = Object.fromEntries(sound.map(([name, reply]) => [name, ended(reply)]));
     this.draw();
   }
 
@@ -42,7 +46,11 @@ export class Compare {
   refresh() {
     this.asked.textContent = this.question;
     this.asked.hidden = !this.question;
-    this.composer.busy = Object.values(this.replies).some(store.isRunning);
+    this.composer.busy = this.busy;
+  }
+
+  get busy() {
+    return Object.values(this.replies).some(isRunning);
   }
 
   ask(text) {
@@ -54,12 +62,12 @@ export class Compare {
     const id = store.newId();
     const settings = forRequest(effective(name, this.models()));
     const question = { id, messages: [{ role: "user", content: this.question }], settings, key: store.key() };
-    const blank = { id, phase: "sent", elapsed_s: 0, waiting: null, steps: [], content: "", answer: null, vote: null, finish: null, stats: null, error: null };
     const view = new ReplyView({ retry: () => this.begin(name, lane) });
     this.views[name].element.replaceWith(view.element);
     this.views[name] = view;
-    this.receive(name, blank);
+    this.receive(name, blank("sent", id));
     this.lanes.ask(lane, question, (state) => this.receive(name, state));
+    this.composer.box.focus();
   }
 
   receive(name, reply) {
@@ -74,10 +82,11 @@ export class Compare {
 
   stop() {
     for (const { name, lane } of SIDES) {
-      if (!store.isRunning(this.replies[name])) continue;
+      if (!isRunning(this.replies[name])) continue;
       this.lanes.stop(lane);
       this.receive(name, { ...this.replies[name], phase: "stopped" });
     }
     this.announce(t("state.stopped"));
+    this.composer.box.focus();
   }
 }

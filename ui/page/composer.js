@@ -1,14 +1,14 @@
 // The question box: Enter sends, Shift+Enter starts a new line, and what is typed survives a reload.
 
-import { h, icon } from "./dom.js";
+import { composing, h, icon } from "./dom.js";
 import * as store from "./store.js";
 import { t } from "./words.js";
 
 const TALLEST = 240;
 
 export class Composer {
-  constructor(name, { send, stop }) {
-    Object.assign(this, { name, send });
+  constructor(name, { send, stop, queues = false }) {
+    Object.assign(this, { name, send, queues });
     this.box = h("textarea", { id: `${name}-question`, rows: 1, placeholder: t("composer.placeholder"), "aria-label": t("composer.label"), "aria-describedby": `${name}-keys`, oninput: () => this.typed(), onkeydown: (event) => this.pressed(event) });
     this.box.value = store.draft(name);
     this.sendButton = h("button", { type: "button", class: "primary round", "aria-label": t("composer.send"), title: t("composer.send"), onclick: () => this.submit() }, icon("send"));
@@ -21,7 +21,8 @@ export class Composer {
 
   set busy(busy) {
     this.stopButton.hidden = !busy;
-    this.sendButton.hidden = busy;
+    this.isBusy = busy;
+    this.offer();
   }
 
   set(text) {
@@ -33,7 +34,13 @@ export class Composer {
   typed() {
     store.saveDraft(this.name, this.box.value);
     this.sendButton.disabled = !this.box.value.trim();
+    this.offer();
     this.fit();
+  }
+
+  // While a reply is written, a question can be sent that waits for it: not in a comparison.
+  offer() {
+    this.sendButton.hidden = Boolean(this.isBusy) && !(this.queues && this.box.value.trim());
   }
 
   fit() {
@@ -42,7 +49,7 @@ export class Composer {
   }
 
   pressed(event) {
-    if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+    if (event.key !== "Enter" || event.shiftKey || composing(event)) return;
     event.preventDefault();
     this.submit();
   }

@@ -35,6 +35,10 @@ const ICONS = {
   dark: "M20 14.5A8.5 8.5 0 0 1 9.5 4 8.5 8.5 0 1 0 20 14.5z",
   system: "M4 5h16v11H4zM9 20h6M12 16v4",
   save: "M12 4v11M7 10l5 5 5-5M5 20h14",
+  find: "M10.5 4a6.5 6.5 0 1 0 0 13 6.5 6.5 0 0 0 0-13M15.5 15.5L21 21",
+  open: "M12 20V9M7 14l5-5 5 5M5 4h14",
+  before: "M15 5l-7 7 7 7",
+  after: "M9 5l7 7-7 7",
   warning: "M12 3l10 18H2zM12 10v5M12 18h.01",
 };
 
@@ -68,4 +72,25 @@ export function copyButton(label, doneLabel, text) {
     setTimeout(() => { words.textContent = label; }, 2000);
   } }, icon("copy"), words);
   return button;
+}
+
+// Calls `draw`, which may replace what is within `container`, and gives the focus back to the control that had it: by its `data-focus`,
+// its id or its name; else to the first control.
+export function keepingFocus(container, draw) {
+  const focused = document.activeElement;
+  const inside = focused && focused !== container && container.contains(focused);
+  const marks = inside ? ["data-focus", "id", "aria-label"].map((name) => [name, focused.getAttribute(name)]).filter(([, value]) => value) : [];
+  draw();
+  if (!inside || (document.activeElement !== document.body && document.activeElement?.isConnected)) return;
+  const found = marks.map(([name, value]) => container.querySelector(`[${name}="${CSS.escape(value)}"]`)).find((element) => element);
+  (found ?? container.querySelector("button, input, select, textarea, summary"))?.focus();
+}
+
+// Whether a key belongs to the input of Chinese, Japanese or Korean: Safari says so by the key code alone.
+export const composing = (event) => event.isComposing || event.keyCode === 229;
+
+export function download(name, text, type) {
+  const url = URL.createObjectURL(new Blob([text], { type }));
+  h("a", { href: url, download: name }).click();
+  setTimeout(() => URL.revokeObjectURL(url), 10000);
 }

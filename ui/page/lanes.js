@@ -1,5 +1,7 @@
 // Sends questions and receives replies through Gradio. A lane carries one reply at a time.
 
+import { blank } from "./turns.js";
+
 const SILENCE_MS = 12000; // the server is never silent for longer than two seconds
 const CHECK_MS = 1000;
 const RECOVER_MS = 2000;
@@ -47,10 +49,9 @@ export class Lanes {
     for (const [lane, active] of Object.entries(this.active)) {
       if (slept) active.receivedAt = now;
       if (now - active.receivedAt < SILENCE_MS) continue;
-      const blank = { id: active.id, steps: [], content: "", answer: null, vote: null, stats: null, finish: null, waiting: null };
       const lost = { kind: "lost", message: "", retry_after_s: null };
       this.stop(lane);
-      active.receive({ ...blank, ...active.state, phase: "error", error: lost });
+      active.receive({ ...blank("error", active.id), ...active.state, phase: "error", error: lost });
       this.recover();
     }
   }

@@ -2,8 +2,10 @@
 
 import { Chat } from "./chat.js";
 import { Compare } from "./compare.js";
-import { h, icon } from "./dom.js";
+import { composing, h, icon, keepingFocus } from "./dom.js";
+import { Finder } from "./finder.js";
 import { Lanes } from "./lanes.js";
+import { Library } from "./library.js";
 import * as markup from "./markup.js";
 import { SettingsForm, effective, keyField, summary } from "./settings.js";
 import { Sidebar } from "./sidebar.js";
@@ -15,37 +17,51 @@ const { t } = words;
 const THEMES = ["system", "light", "dark"];
 const TABS = ["chat", "compare"];
 const KEY_KINDS = ["key"];
+const NARROW = matchMedia("(max-width: 860px)"); // as in page.css
 
 export async function start({ element, trigger, server, home, settings }) {
   const link = h("link", { rel: "stylesheet", href: new URL("page/page.css", home).href });
   const styled = new Promise((resolve) => { link.onload = resolve; link.onerror = resolve; });
   document.head.append(link);
-  await Promise.all([words.begin(home), markup.begin(home, settings), styled]);
-  new Page({ root: element.querySelector(".satori"), trigger, server, home });
+  const [library] = await Promise.all([Library.begin(), words.begin(home), markup.begin(home, settings), styled]);
+  const page = new Page({ root: element.querySelector(".satori"), trigger, server, home, library });
+  await page.begin();
 }
 
 class Page {
-  constructor({ root, trigger, server, home }) {
-    Object.assign(this, { root, trigger, server, home });
+  constructor({ root, trigger, server, home, library }) {
+    Object.assign(this, { root, trigger, server, home, library });
     this.models = [];
     this.tab = "chat";
+    this.troubles = [];
     this.live = h("p", { class: "offscreen", role: "status", "aria-live": "polite" });
     this.notice = h("p", { class: "notice", role: "alert", hidden: true });
+    this.storage = h("section", { class: "notice storage", role: "alert", hidden: true });
     const announce = (text, seen) => this.announce(text, seen);
     const shared = { lanes: new Lanes(trigger, home), models: () => this.models, announce, check: () => trigger("check") };
     this.status = new Status({ announce });
-    this.bar = h("button", { type: "button", class: "summary", "aria-controls": "settings", onclick: () => this.drawer("settings") });
-    this.chat = new Chat({ ...shared, bar: this.bar, listed: () => this.sidebar?.refresh() });
+    this.bar = h("button", { type: "button", class: "summary", "aria-haspopup": "dialog", onclick: () => this.openSettings() });
+    this.chat = new Chat({ ...shared, library, bar: this.bar, listed: () => this.sidebar?.refresh() });
     this.compare = new Compare(shared);
-    this.sidebar = new Sidebar({ server, current: () => this.chat.kept.id, opened: (id) => this.open(id), removed: (id) => this.chat.forget(id), cleared: () => this.chat.clear(), renamed: (id, title) => this.chat.rename(id, title) });
+    this.finder = new Finder({ library, opened: (id) => this.open(id) });
+  }
+
+  async begin() {
+    await this.chat.open(store.current());
+    this.sidebar = new Sidebar({ server: this.server, library: this.library, chat: this.chat, opened: (id) => this.open(id), find: () => this.find(), announce: (text, seen) => this.announce(text, seen) });
+    this.panel = h("dialog", { class: "drawer", id: "settings", "aria-labelledby": "settings-title", onclose: () => this.root.querySelector("header .settings").focus(), onclick: (event) => { if (event.target === this.panel) this.panel.close(); } });
+    // On a phone the list of conversations is a dialog, too.
+    this.menu = h("dialog", { class: "drawer menu-drawer", onclose: () => this.closeMenu(), onclick: (event) => { if (event.target === this.menu) this.menu.close(); } });
+    NARROW.addEventListener("change", () => this.menu.close());
     this.theme(store.theme());
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.theme(store.theme()));
     this.draw();
+    this.chat.scroll.restore();
     window.satoriLanes.receive.status = (state) => this.receive(state);
     if (window.satoriLanes.latest.status) this.receive(window.satoriLanes.latest.status);
-    addEventListener("keydown", (event) => { if (event.key === "Escape") this.drawer(null); });
+    addEventListener("keydown", (event) => this.pressed(event));
     addEventListener("online", () => this.trigger("check"));
-    addEventListener("storage", () => this.sidebar.refresh());
+    store.onTrouble((kind) => { this.troubles.push(kind); this.tellTroubles(); });
   }
 
   announce(text, seen = false) {
@@ -54,37 +70,47 @@ class Page {
     this.notice.hidden = !seen;
   }
 
+  // What the browser's storage does not do, and how to save what is here.
+  tellTroubles() {
+    this.storage.hidden = !this.troubles.length;
+    if (this.storage.hidden) return;
+    this.storage.replaceChildren(...this.troubles.map((kind) => h("p", {}, t(`storage.${kind}`))), h("div", { class: "actions" },
+      h("button", { type: "button", onclick: () => this.sidebar.backup() }, icon("save"), t("storage.save")),
+      h("button", { type: "button", onclick: () => { this.troubles = []; this.tellTroubles(); this[this.tab].composer.box.focus(); } }, t("action.close"))));
+  }
+
   draw() {
-    this.panel = h("aside", { class: "drawer", id: "settings", "aria-label": t("settings.title") });
-    this.shade = h("div", { class: "shade", onclick: () => this.drawer(null) });
-    this.root.replaceChildren(this.header(), h("div", { class: "columns" }, this.sidebar.element,
-      h("main", {}, this.status.element, this.notice, this.chat.element, this.compare.element), this.panel, this.shade), this.live);
+    this.head = this.header();
+    this.columns = h("div", { class: "columns" }, this.sidebar.element,
+      h("main", {}, this.status.element, this.storage, this.notice, this.chat.element, this.compare.element));
+    this.root.replaceChildren(this.head, this.columns, this.panel, this.menu, this.finder.element, this.live);
+    this.menu.setAttribute("aria-label", t("sidebar.label"));
     this.settings();
+    this.tellTroubles();
     this.show(this.tab);
-    this.drawer(null);
   }
 
   header() {
-    const button = (name, label, onclick, extra = {}) => h("button", { type: "button", class: `bare ${name}`, "aria-label": label, title: label, onclick, ...extra }, icon(name));
-    const language = h("button", { type: "button", class: "bare language", lang: words.language === "zh" ? "en" : "zh", onclick: () => this.speak() }, t("language.other"));
-    const theme = store.theme();
+    const button = (name, label, onclick, extra = {}) => h("button", { type: "button", class: `bare ${name}`, "data-focus": name, "aria-label": label, title: label, onclick, ...extra }, icon(name));
+    const language = h("button", { type: "button", class: "bare language", "data-focus": "language", lang: words.language === "zh" ? "en" : "zh", onclick: () => this.speak() }, t("language.other"));
+    const theme = this.chosenTheme();
     const next = THEMES[(THEMES.indexOf(theme) + 1) % THEMES.length];
     const tabs = TABS.map((name) => h("button", { type: "button", role: "tab", id: `tab-${name}`, "aria-controls": `panel-${name}`, onclick: () => this.show(name), onkeydown: (event) => this.arrow(event) }, t(`tab.${name}`)));
     return h("header", {},
-      button("menu", t("sidebar.label"), () => this.drawer("sidebar"), { "aria-controls": "sidebar" }),
+      button("menu", t("sidebar.label"), () => this.openMenu(), { "aria-haspopup": "dialog" }),
       h("h1", {}, "Satori"),
       h("div", { class: "tabs", role: "tablist", "aria-label": t("tab.label") }, tabs),
       h("span", { class: "space" }), language,
-      button(theme, t("theme.next", { now: t(`theme.${theme}`), next: t(`theme.${next}`) }), () => { this.theme(next); this.redraw(".theme"); }, { "data-theme-button": "" }),
-      button("settings", t("settings.title"), () => this.drawer("settings"), { "aria-controls": "settings" }));
+      button(theme, t("theme.next", { now: t(`theme.${theme}`), next: t(`theme.${next}`) }), () => this.changeTheme(next), { "data-focus": "theme" }),
+      button("settings", t("settings.title"), () => this.openSettings(), { "aria-haspopup": "dialog" }));
   }
 
   settings() {
     const form = new SettingsForm("chat", this.models, () => this.summarize());
-    this.panel.replaceChildren(
-      h("div", { class: "head" }, h("h2", {}, t("settings.title")),
-        h("button", { type: "button", class: "bare", "aria-label": t("action.close"), onclick: () => this.drawer(null) }, icon("close"))),
-      form.element, h("form", { class: "settings", onsubmit: (event) => event.preventDefault() }, keyField(() => this.ownModels())));
+    keepingFocus(this.panel, () => this.panel.replaceChildren(h("div", { class: "inside" },
+      h("div", { class: "head" }, h("h2", { id: "settings-title" }, t("settings.title")),
+        h("button", { type: "button", class: "bare", "aria-label": t("action.close"), onclick: () => this.panel.close() }, icon("close"))),
+      form.element, h("form", { class: "settings", onsubmit: (event) => event.preventDefault() }, keyField(() => this.ownModels())))));
     this.summarize();
   }
 
@@ -96,26 +122,37 @@ class Page {
   // There are two languages: the button switches to the other one.
   async speak() {
     await words.speak(words.language === "en" ? "zh" : "en", this.home);
-    this.redraw(".language");
+    this.chat.scroll.save();
+    keepingFocus(this.root, () => {
+      this.chat.draw();
+      for (const part of [this.compare, this.sidebar, this.finder, this.status, this]) part.draw();
+    });
+    this.chat.scroll.restore();
   }
 
-  redraw(focused) {
-    this.chat.draw();
-    this.compare.draw();
-    this.sidebar.draw();
-    this.status.draw();
-    this.draw();
-    this.root.querySelector(focused === ".theme" ? "[data-theme-button]" : focused)?.focus();
+  changeTheme(name) {
+    this.theme(name);
+    keepingFocus(this.root, () => {
+      const before = this.head;
+      this.head = this.header();
+      before.replaceWith(this.head);
+      this.show(this.tab);
+    });
+  }
+
+  chosenTheme() {
+    return THEMES.includes(store.theme()) ? store.theme() : "system";
   }
 
   theme(name) {
     store.saveTheme(name);
-    const dark = name === "dark" || (name === "system" && matchMedia("(prefers-color-scheme: dark)").matches);
+    const dark = name === "dark" || (name !== "light" && matchMedia("(prefers-color-scheme: dark)").matches);
     document.body.classList.toggle("dark", dark); // Gradio's own class
     document.documentElement.dataset.theme = dark ? "dark" : "light";
   }
 
   show(tab) {
+    const hidden = this[tab].element.hidden;
     this.tab = tab;
     for (const name of TABS) {
       this[name].element.hidden = name !== tab;
@@ -125,6 +162,7 @@ class Page {
     }
     this.root.dataset.tab = tab;
     this[tab].composer.fit();
+    if (hidden && tab === "chat") this.chat.scroll.restore();
   }
 
   arrow(event) {
@@ -134,18 +172,37 @@ class Page {
     this.root.querySelector(`#tab-${other}`).focus();
   }
 
-  // Opens a drawer, or closes both.
-  drawer(name) {
-    const before = this.root.dataset.drawer;
-    this.root.dataset.drawer = name ?? "";
-    if (name) this.root.querySelector(`#${name}`).querySelector("button, input, select").focus();
-    else if (before) this.root.querySelector(`header .${before === "sidebar" ? "menu" : "settings"}`)?.focus();
+  openSettings() {
+    this.panel.showModal();
   }
 
-  open(id) {
-    this.chat.open(id);
-    this.sidebar.refresh();
-    this.drawer(null);
+  openMenu() {
+    this.menu.append(this.sidebar.element);
+    this.menu.showModal();
+  }
+
+  closeMenu() {
+    this.columns.prepend(this.sidebar.element);
+    (NARROW.matches ? this.root.querySelector("header .menu") : this.chat.composer.box).focus();
+  }
+
+  find() {
+    this.menu.close();
+    this.finder.open();
+  }
+
+  pressed(event) {
+    const dialog = this.root.querySelector("dialog[open]");
+    if (event.key.toLowerCase() === "k" && (event.ctrlKey || event.metaKey) && !event.altKey && !event.shiftKey) {
+      event.preventDefault();
+      if (!dialog) this.find();
+    }
+    if (event.key === "Escape" && !dialog && !composing(event) && this[this.tab].busy) this[this.tab].stop();
+  }
+
+  async open(id) {
+    await this.chat.open(id);
+    this.menu.close();
     this.show("chat");
     this.chat.composer.box.focus();
   }

@@ -2,7 +2,7 @@
 
 import { copyButton, h, icon } from "./dom.js";
 import { write, writeAnswer } from "./markup.js";
-import { isRunning } from "./store.js";
+import { isRunning } from "./turns.js";
 import { t } from "./words.js";
 
 export const seconds = (value) => t("unit.seconds", { count: value < 10 ? value.toFixed(1) : Math.round(value) });
@@ -62,6 +62,16 @@ class Thought {
     // Once the reader has folded or unfolded it, it stays that way.
     this.details.firstChild.addEventListener("click", () => { this.chosen = true; });
     this.element = this.details;
+  }
+
+  // Whether the reader has unfolded it; null where they have left it alone.
+  get folded() {
+    return this.chosen ? this.details.open : null;
+  }
+
+  fold(open) {
+    this.chosen = true;
+    this.details.open = open;
   }
 
   update(reply) {

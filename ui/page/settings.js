@@ -11,9 +11,17 @@ export const DEFAULTS = {
 const EFFORTS = ["quick", "normal", "thorough", "custom"];
 const LARGEST = 1000000;
 
+// What is kept may be of another page's version: what is not as the defaults are is left out.
+const fits = (key, value) => {
+  const like = { number: Number.isFinite, string: (one) => typeof one === "string", boolean: (one) => typeof one === "boolean" };
+  const kind = key === "card_prompt" ? "boolean" : DEFAULTS[key] === null ? "number" : typeof DEFAULTS[key];
+  return key in DEFAULTS && (value === DEFAULTS[key] || like[kind](value)) && (key !== "effort" || EFFORTS.includes(value));
+};
+
 // Returns the user's settings, with defaults for the rest and a model that is served.
 export function effective(name, models) {
-  const values = { ...DEFAULTS, ...store.settings(name) };
+  const kept = Object.entries(store.settings(name)).filter(([key, value]) => fits(key, value));
+  const values = { ...DEFAULTS, ...Object.fromEntries(kept) };
   if (!models.some((model) => model.id === values.model)) values.model = models[0]?.id ?? "";
   values.card_prompt ??= /satori/i.test(values.model); // the model was trained on this very prompt
   return values;

@@ -1,74 +1,102 @@
-// The list of conversations: new, switch, rename, delete, clear, export.
+// The list of conversations: new, find, switch, rename, delete, clear, export, backup, import.
 
-import { h, icon } from "./dom.js";
-import * as store from "./store.js";
+import { composing, download, h, icon, keepingFocus } from "./dom.js";
+import { asJson, asSeen } from "./library.js";
 import { language, t } from "./words.js";
 
-function download(name, text, type) {
-  const url = URL.createObjectURL(new Blob([text], { type }));
-  h("a", { href: url, download: name }).click();
-  setTimeout(() => URL.revokeObjectURL(url), 10000);
-}
-
 export class Sidebar {
-  // `opened` shows a conversation (null: a new one), `removed` is called before one is deleted, `cleared` empties the one that is
-  // shown, `renamed` gets an id and its new title, and `current` returns the id that is shown. `server` is Gradio's.
-  constructor({ server, opened, removed, cleared, renamed, current }) {
-    Object.assign(this, { server, opened, removed, cleared, renamed, current });
+  // `chat` shows conversations, `opened` shows one (null: a new one), `find` opens the search, `announce` tells what was done.
+  // `server` is Gradio's.
+  constructor({ server, library, chat, opened, find, announce }) {
+    Object.assign(this, { server, library, chat, opened, find, announce });
     this.element = h("nav", { class: "sidebar", id: "sidebar" });
+    library.listed = () => this.refresh();
     this.draw();
   }
 
   draw() {
     this.list = h("ul", {});
+    this.items = new Map();
+    const button = (name, label, onclick) => h("button", { type: "button", class: "quiet", onclick }, icon(name), label);
+    this.file = h("input", { type: "file", accept: ".json,application/json", hidden: true, onchange: () => this.take() });
     this.element.setAttribute("aria-label", t("sidebar.label"));
     this.element.replaceChildren(
       h("button", { type: "button", class: "new", onclick: () => this.opened(null) }, icon("add"), t("sidebar.new")),
+      h("button", { type: "button", class: "find", onclick: () => this.find() }, icon("find"), t("find.title"), h("kbd", {}, "Ctrl K")),
       this.list,
-      h("div", { class: "export" }, h("h3", {}, t("sidebar.this")),
-        h("button", { type: "button", class: "quiet", onclick: () => this.export("markdown") }, icon("save"), "Markdown"),
-        h("button", { type: "button", class: "quiet", onclick: () => this.export("json") }, icon("save"), "JSON"), this.clear()),
+      h("div", { class: "export one" }, h("h3", {}, t("sidebar.this")), button("save", "Markdown", () => this.export("markdown")), button("save", "JSON", () => this.export("json")), this.clear()),
+      h("div", { class: "export" }, h("h3", {}, t("sidebar.all")), button("save", t("sidebar.backup"), () => this.backup()), button("open", t("sidebar.import"), () => this.file.click()), this.file),
       h("p", { class: "hint" }, t("sidebar.kept")));
     this.refresh();
   }
 
+  // Draws the entries that have changed. One that is being renamed or deleted stays as it is.
   refresh() {
-    const current = this.current();
-    const kept = store.conversations();
-    this.list.replaceChildren(...kept.map((entry) => this.entry(entry, entry.id === current)));
-    this.element.querySelector(".export").hidden = !kept.some((entry) => entry.id === current);
+    const current = this.chat.kept.id;
+    const kept = this.library.list();
+    keepingFocus(this.element, () => {
+      for (const [id, { element }] of this.items) {
+        if (kept.some((entry) => entry.id === id)) continue;
+        element.remove();
+        this.items.delete(id);
+      }
+      kept.forEach((entry, place) => {
+        const item = this.item(entry, entry.id === current);
+        if (this.list.children[place] !== item) this.list.insertBefore(item, this.list.children[place] ?? null);
+      });
+    });
+    this.element.querySelector(".export.one").hidden = !kept.some((entry) => entry.id === current);
   }
 
-  entry({ id, title }, chosen) {
-    const named = title || t("conversation.untitled");
-    const open = h("button", { type: "button", class: "title", "aria-current": chosen ? "true" : null, onclick: () => this.opened(id) }, named);
-    const item = h("li", { class: chosen ? "chosen" : "" }, open,
-      h("button", { type: "button", class: "bare", "aria-label": t("sidebar.rename", { title: named }), title: t("action.rename"), onclick: () => this.rename(item, id, named) }, icon("edit")),
-      h("button", { type: "button", class: "bare", "aria-label": t("sidebar.delete", { title: named }), title: t("action.delete"), onclick: () => this.confirm(item, id) }, icon("delete")));
-    return item;
+  item(entry, chosen) {
+    const drawn = JSON.stringify([entry.title, chosen]);
+    if (!this.items.has(entry.id)) this.items.set(entry.id, { element: h("li", {}) });
+    const item = this.items.get(entry.id);
+    if (item.drawn === drawn || item.busy) return item.element;
+    item.drawn = drawn;
+    const named = entry.title || t("conversation.untitled");
+    const button = (name, what, onclick) => h("button", { type: "button", class: "bare", "data-focus": `${name} ${entry.id}`, "aria-label": t(`sidebar.${what}`, { title: named }), title: t(`action.${what}`), onclick }, icon(name));
+    item.element.classList.toggle("chosen", chosen);
+    item.element.replaceChildren(
+      h("button", { type: "button", class: "title", "data-focus": `open ${entry.id}`, "aria-current": chosen ? "true" : null, onclick: () => this.opened(entry.id) }, named),
+      button("edit", "rename", () => this.rename(entry.id, named)), button("delete", "delete", () => this.confirm(entry.id)));
+    return item.element;
   }
 
-  rename(item, id, title) {
+  // Draws an entry as it was, with the focus on one of its buttons.
+  close(id, focused) {
+    const item = this.items.get(id);
+    if (!item) return;
+    Object.assign(item, { busy: false, drawn: null });
+    const inside = item.element.contains(document.activeElement);
+    this.refresh();
+    if (inside || document.activeElement === document.body) item.element.querySelector(`[data-focus="${focused} ${id}"]`)?.focus();
+  }
+
+  rename(id, title) {
+    const item = this.items.get(id);
     const box = h("input", { type: "text", value: title, "aria-label": t("action.rename") });
-    let over = false;
     const done = (save) => {
-      if (over) return;
-      over = true;
-      if (save && box.value.trim()) this.renamed(id, box.value.trim());
-      this.refresh();
+      if (!item.busy) return;
+      const wanted = box.value.trim();
+      if (save && wanted && wanted !== title) this.chat.rename(id, wanted).then(() => this.refresh());
+      this.close(id, "edit");
     };
     box.addEventListener("keydown", (event) => {
-      if (event.key === "Enter" && !event.isComposing) done(true);
-      if (event.key === "Escape") done(false);
+      if (event.key === "Enter" && !composing(event)) done(true);
+      if (event.key === "Escape") { event.stopPropagation(); event.preventDefault(); done(false); }
     });
     box.addEventListener("blur", () => done(true));
-    item.replaceChildren(box);
+    item.busy = true;
+    item.element.replaceChildren(box);
     box.select();
   }
 
-  confirm(item, id) {
+  confirm(id) {
+    const item = this.items.get(id);
     const yes = h("button", { type: "button", class: "danger", onclick: () => this.remove(id) }, t("sidebar.delete.yes"));
-    item.replaceChildren(yes, h("button", { type: "button", onclick: () => this.refresh() }, t("action.cancel")));
+    item.busy = true;
+    item.element.replaceChildren(yes, h("button", { type: "button", onclick: () => this.close(id, "delete") }, t("action.cancel")));
     yes.focus();
   }
 
@@ -78,23 +106,37 @@ export class Sidebar {
     let asked = false;
     const reset = () => { asked = false; words.textContent = t("sidebar.clear"); };
     return h("button", { type: "button", class: "quiet", onblur: reset, onclick: () => {
-      if (asked) { reset(); this.cleared(); return; }
+      if (asked) { reset(); this.chat.clear(); return; }
       asked = true;
       words.textContent = t("sidebar.clear.yes");
     } }, icon("delete"), words);
   }
 
   remove(id) {
-    this.removed(id);
-    store.remove(id);
-    if (this.current() === id) this.opened(store.conversations()[0]?.id ?? null);
-    this.refresh();
+    this.library.remove(id);
+    (this.list.querySelector(".title") ?? this.element.querySelector(".new")).focus();
   }
 
   async export(form) {
-    const conversation = store.conversation(this.current());
-    const text = await this.server.export({ conversation, form, language });
-    const name = (conversation.title || "conversation").replace(/[^\p{L}\p{N}]+/gu, "-").replace(/^-+|-+$/g, "").slice(0, 40) || "conversation";
-    download(`${name}.${form === "json" ? "json" : "md"}`, text, form === "json" ? "application/json" : "text/markdown");
+    const { kept } = this.chat;
+    const name = (kept.title || "conversation").replace(/[^\p{L}\p{N}]+/gu, "-").replace(/^-+|-+$/g, "").slice(0, 40) || "conversation";
+    if (form === "json") download(`${name}.json`, asJson(kept), "application/json");
+    else download(`${name}.md`, await this.server.export({ conversation: asSeen(kept), language }), "text/markdown");
+  }
+
+  async backup() {
+    download(`satori-${new Date().toISOString().slice(0, 10)}.json`, await this.library.backup(), "application/json");
+  }
+
+  async take() {
+    const [file] = this.file.files;
+    this.file.value = "";
+    if (!file) return;
+    try {
+      this.announce(t("import.done", { count: await this.library.take(await file.text()) }), true);
+    } catch (error) {
+      if (!(error instanceof SyntaxError)) throw error;
+      this.announce(t("import.failed", { name: file.name }), true);
+    }
   }
 }

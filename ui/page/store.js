@@ -1,75 +1,109 @@
-// What the browser keeps: conversations, one entry each, and their order; settings; the draft. The server keeps none of it.
+// What the browser keeps beside the conversations: settings, drafts, colours, language. Where it keeps nothing, this page does.
 
-const INDEX = "satori.conversations";
-const ENTRY = "satori.conversation.";
-const UNANSWERED = ["held", "sent", "waiting"];
-const RUNNING = [...UNANSWERED, "voting", "thinking", "answering"];
+const ASIDE = "satori.aside."; // what could not be read
+const memory = { local: new Map(), session: new Map() };
+const reported = new Set();
+let listener = null;
 
-const read = (key, otherwise) => JSON.parse(localStorage.getItem(key) ?? "null") ?? otherwise;
-const write = (key, value) => localStorage.setItem(key, JSON.stringify(value));
+// Calls `told` with each kind of trouble with the browser's storage, once: "full", "forbidden" or "damaged".
+export function onTrouble(told) {
+  listener = told;
+  reported.forEach((kind) => told(kind));
+}
+
+export function trouble(kind) {
+  if (reported.has(kind)) return;
+  reported.add(kind);
+  listener?.(kind);
+}
+
+export const kindOf = (error) => (error?.name === "QuotaExceededError" ? "full" : "forbidden");
+
+const storage = (where) => (where === "local" ? localStorage : sessionStorage);
+
+function raw(where, key) {
+  if (memory[where].has(key)) return memory[where].get(key);
+  try {
+    return storage(where).getItem(key);
+  } catch (error) {
+    trouble(kindOf(error));
+    return null;
+  }
+}
+
+function keep(where, key, text) {
+  try {
+    storage(where).setItem(key, text);
+    memory[where].delete(key);
+  } catch (error) {
+    memory[where].set(key, text);
+    trouble(kindOf(error));
+  }
+}
+
+// Returns an object that was kept, null where there is none. What cannot be read is kept aside.
+function read(where, key) {
+  const text = raw(where, key);
+  if (text === null) return null;
+  try {
+    const value = JSON.parse(text);
+    if (value && typeof value === "object" && !Array.isArray(value)) return value;
+  } catch (error) {
+    if (!(error instanceof SyntaxError)) throw error;
+  }
+  setAside(where, key, text);
+  return null;
+}
+
+function setAside(where, key, text) {
+  keep("local", ASIDE + key, text);
+  forget(where, key);
+  trouble("damaged");
+}
+
+function forget(where, key) {
+  memory[where].delete(key);
+  try {
+    storage(where).removeItem(key);
+  } catch (error) {
+    trouble(kindOf(error));
+  }
+}
+
+// Returns the texts in local storage whose keys begin with `prefix`, by key.
+export function texts(prefix) {
+  try {
+    return Object.fromEntries(Object.keys(localStorage).filter((key) => key.startsWith(prefix)).map((key) => [key, localStorage.getItem(key)]));
+  } catch (error) {
+    trouble(kindOf(error));
+    return {};
+  }
+}
+
+export const drop = (key) => forget("local", key);
+export const asideTexts = () => texts(ASIDE);
 
 export const newId = () => `${Date.now().toString(36)}${Math.random().toString(36).slice(2, 8)}`;
-export const isRunning = (reply) => Boolean(reply) && RUNNING.includes(reply.phase);
 
-export const conversations = () => read(INDEX, []);
-
-export function conversation(id) {
-  const found = read(ENTRY + id, null);
-  // A reply that was under way when the page was left keeps what had arrived. Where nothing had, `again` says that the page may ask
-  // the question again by itself.
-  for (const turn of found?.turns ?? []) {
-    turn.again = UNANSWERED.includes(turn.reply?.phase);
-    if (turn.reply) turn.reply = ended(turn.reply);
-  }
-  return found;
+// The conversation that is shown: this tab's, or in a new tab that of the last one.
+export const current = () => raw("session", "satori.current") ?? raw("local", "satori.current");
+export function setCurrent(id) {
+  keep("session", "satori.current", id);
+  keep("local", "satori.current", id);
 }
-
-function ended(reply) {
-  return isRunning(reply) ? { ...reply, phase: "error", error: { kind: "lost", message: "", retry_after_s: null } } : reply;
-}
-
-function settled(comparison) {
-  for (const [name, reply] of Object.entries(comparison?.replies ?? {})) comparison.replies[name] = ended(reply);
-  return comparison;
-}
-
-export const create = () => ({ id: newId(), title: "", turns: [] });
-
-// Saves a conversation as the newest one. Returns false where the browser's storage is full.
-export function save(kept) {
-  const others = conversations().filter((entry) => entry.id !== kept.id);
-  try {
-    write(ENTRY + kept.id, kept);
-    write(INDEX, [{ id: kept.id, title: kept.title, updated: Date.now() }, ...others]);
-  } catch (error) {
-    if (error.name !== "QuotaExceededError") throw error;
-    return false;
-  }
-  return true;
-}
-
-export function rename(id, title) {
-  write(INDEX, conversations().map((entry) => (entry.id === id ? { ...entry, title } : entry)));
-  const kept = read(ENTRY + id, null);
-  if (kept) write(ENTRY + id, { ...kept, title });
-}
-
-export function remove(id) {
-  write(INDEX, conversations().filter((entry) => entry.id !== id));
-  localStorage.removeItem(ENTRY + id);
-}
-
-export const current = () => localStorage.getItem("satori.current");
-export const setCurrent = (id) => localStorage.setItem("satori.current", id);
-export const settings = (name) => read(`satori.settings.${name}`, {});
-export const saveSettings = (name, values) => write(`satori.settings.${name}`, values);
-export const draft = (name) => localStorage.getItem(`satori.draft.${name}`) ?? "";
-export const saveDraft = (name, text) => localStorage.setItem(`satori.draft.${name}`, text);
+export const settings = (name) => read("local", `satori.settings.${name}`) ?? {};
+export const saveSettings = (name, values) => keep("local", `satori.settings.${name}`, JSON.stringify(values));
+export const draft = (name) => raw("local", `satori.draft.${name}`) ?? "";
+export const saveDraft = (name, text) => keep("local", `satori.draft.${name}`, text);
+export const language = () => raw("local", "satori.language");
+export const saveLanguage = (name) => keep("local", "satori.language", name);
+export const theme = () => raw("local", "satori.theme") ?? "system";
+export const saveTheme = (name) => keep("local", "satori.theme", name);
 // Only for this tab.
-export const comparison = () => settled(JSON.parse(sessionStorage.getItem("satori.comparison") ?? "null")) ?? { question: "", replies: {} };
-export const saveComparison = (value) => sessionStorage.setItem("satori.comparison", JSON.stringify(value));
-export const theme = () => localStorage.getItem("satori.theme") ?? "system";
-export const saveTheme = (name) => localStorage.setItem("satori.theme", name);
+export const comparison = () => read("session", "satori.comparison");
+export const saveComparison = (value) => keep("session", "satori.comparison", JSON.stringify(value));
+export const place = () => read("session", "satori.place");
+export const savePlace = (value) => keep("session", "satori.place", JSON.stringify(value));
 // Only for this tab, and never part of an export.
-export const key = () => sessionStorage.getItem("satori.key") ?? "";
-export const saveKey = (value) => sessionStorage.setItem("satori.key", value);
+export const key = () => raw("session", "satori.key") ?? "";
+export const saveKey = (value) => keep("session", "satori.key", value);

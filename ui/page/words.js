@@ -1,12 +1,13 @@
 // The words of the page in the chosen language. The choice is remembered; without one the browser's language decides.
 
+import * as store from "./store.js";
+
 const LANGUAGES = ["en", "zh"];
-const KEY = "satori.language";
 let words = {};
 export let language = "en";
 
 function preferred() {
-  const chosen = localStorage.getItem(KEY);
+  const chosen = store.language();
   if (LANGUAGES.includes(chosen)) return chosen;
   for (const name of navigator.languages || [navigator.language]) {
     const found = LANGUAGES.find((code) => name.toLowerCase().startsWith(code));
@@ -25,7 +26,7 @@ async function load(name, home) {
 export const begin = (home) => load(preferred(), home);
 
 export async function speak(name, home) {
-  localStorage.setItem(KEY, name);
+  store.saveLanguage(name);
   await load(name, home);
 }
 

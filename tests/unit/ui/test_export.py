@@ -1,6 +1,5 @@
 """Conversations as documents."""
 
-import json
 from typing import Any
 
 from ui.export import exported
@@ -28,7 +27,7 @@ def conversation() -> dict[str, Any]:
 
 
 def test_markdown() -> None:
-    text = exported(conversation(), "markdown", "en")
+    text = exported(conversation(), "en")
     assert text == (
         "# Sums # of two\n\n## Question\n\n2 + 2?\n\n### Reasoning\n\n"
         "1. **Continue**\n\n   2 + 2\n   = 4\n\n2. **Thought**\n\n   Hm.\n\n"
@@ -39,13 +38,9 @@ def test_markdown() -> None:
 
 
 def test_markdown_in_chinese() -> None:
-    assert "## 问题\n\n2 + 2?" in exported(conversation(), "markdown", "zh")
+    assert "## 问题\n\n2 + 2?" in exported(conversation(), "zh")
 
 
 def test_a_conversation_without_anything() -> None:
-    assert exported({"turns": []}, "markdown", "fr") == "# New conversation\n"
-    assert exported({"turns": [{"question": "Hm?", "reply": None}]}, "markdown", "en").endswith("## Question\n\nHm?\n")
-
-
-def test_json_is_the_conversation_itself() -> None:
-    assert json.loads(exported(conversation(), "json", "en")) == conversation()
+    assert exported({"turns": []}, "fr") == "# New conversation\n"
+    assert exported({"turns": [{"question": "Hm?", "reply": None}]}, "en").endswith("## Question\n\nHm?\n")

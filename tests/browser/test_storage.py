@@ -1,0 +1,265 @@
+"""What the browser keeps: in several tabs, where it is full, forbidden or damaged, in a backup, and from an older page."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.support.page import Chat, Opened
+from tests.support.scripted_api import ScriptedApi
+
+FULL = """
+const put = IDBObjectStore.prototype.put;
+IDBObjectStore.prototype.put = function (...all) {
+  if (window.roomAgain) return put.apply(this, all);
+  throw new DOMException("no space", "QuotaExceededError");
+};
+Storage.prototype.setItem = () => { throw new DOMException("no space", "QuotaExceededError"); };
+"""
+FORBIDDEN = """
+for (const name of ["localStorage", "sessionStorage", "indexedDB"]) {
+  Object.defineProperty(window, name, { get() { throw new DOMException("denied", "SecurityError"); } });
+}
+"""
+WITHOUT_LOCKS = "Object.defineProperty(Navigator.prototype, 'locks', { value: undefined });"  # as over plain http from another host
+
+
+class Tab(Chat):
+    """Another tab of the same browser."""
+
+    def __init__(self, first: Chat) -> None:
+        self.context, self.requests, self.errors = first.context, [], first.errors
+        self.page: Page = self.context.new_page()
+        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+        self.load(first.page.url)
+
+
+@pytest.fixture
+def prepared(opened: Opened) -> Callable[[str], Chat]:
+    """Open the page after a script has run in it."""
+
+    def prepared(script: str) -> Chat:
+        chat = opened()
+        chat.context.add_init_script(script)
+        chat.page.reload()
+        chat.box.wait_for()
+        return chat
+
+    return prepared
+
+
+@pytest.mark.parametrize("script", ["", WITHOUT_LOCKS], ids=["locks", "no locks"])
+def test_two_tabs_have_one_conversation(prepared: Callable[[str], Chat], api: ScriptedApi, script: str) -> None:
+    chat = prepared(script)
+    api.gate.close()
+    api.gate.open(20)
+    chat.ask()
+    chat.steps.nth(1).wait_for()
+    other = Tab(chat)
+    expect(other.replies).to_have_attribute("aria-busy", "true")
+    expect(other.panel).to_contain_text("This reply is written for another tab")
+    expect(other.steps.first).to_contain_text("First the product")
+    other.ask("half of one")
+    expect(other.replies.nth(1)).to_contain_text("Waits until the reply before it has ended")
+    expect(chat.replies.nth(1)).to_contain_text("Waits until the reply before it has ended")
+    api.gate.open()
+    for tab in (chat, other):
+        tab.answered(2)
+        expect(tab.panel.locator(".answer output").first).to_have_text("182")
+        expect(tab.panel.locator(".bubble")).to_have_text(["What is 47 * 6 - 100?", "half of one"])
+    assert [asked["messages"][-1]["content"] for asked in api.asked] == ["What is 47 * 6 - 100?", "half of one"]
+    chat.page.reload()
+    chat.answered(2)
+
+
+def test_a_tab_stops_what_another_one_receives(chat: Chat, api: ScriptedApi) -> None:
+    api.gate.close()
+    api.gate.open(4)
+    chat.ask()
+    chat.steps.first.wait_for()
+    other = Tab(chat)
+    other.button("Stop").click()
+    for tab in (chat, other):
+        expect(tab.replies).to_contain_text("Stopped")
+    chat.until(lambda: api.open_streams == 0, "the server is told to stop")
+
+
+def test_a_held_question_is_asked_once(opened: Opened, api: ScriptedApi) -> None:
+    """Two more tabs see it wait. When its own tab is closed, one of them asks it."""
+    api.ready = False
+    chat = opened()
+    chat.ask()
+    expect(chat.replies).to_contain_text("goes out by itself")
+    second, third = Tab(chat), Tab(chat)
+    for tab in (second, third):
+        expect(tab.replies).to_contain_text("goes out by itself")
+    chat.page.close()
+    api.asked.clear()
+    api.ready = True
+    second.answered()
+    third.answered()
+    assert len(api.asked) == 1
+    assert second.panel.locator(".turn").count() == third.panel.locator(".turn").count() == 1
+
+
+def test_a_deleted_conversation_stays_deleted(chat: Chat, api: ScriptedApi) -> None:
+    api.gate.close()
+    api.gate.open(4)
+    chat.ask()
+    chat.steps.first.wait_for()
+    other = Tab(chat)
+    expect(other.steps.first).to_contain_text("First the product")
+    other.page.locator("#sidebar .title").hover()
+    other.button("Delete What is 47 * 6 - 100?").click()
+    other.button("Delete for good").click()
+    for tab in (chat, other):
+        expect(tab.page.locator("#sidebar li")).to_have_count(0)
+        expect(tab.panel).to_contain_text("What shall we work out?")
+    chat.until(lambda: api.open_streams == 0, "the server is told to stop")
+    api.gate.open()
+    chat.ask("half of one")
+    chat.answered()
+    chat.page.reload()
+    expect(chat.page.locator("#sidebar .title")).to_have_text(["half of one"])
+
+
+@pytest.mark.parametrize(("script", "told"), [(FULL, "storage is full"), (FORBIDDEN, "does not let this page keep anything")])
+def test_without_storage_the_page_goes_on(prepared: Callable[[str], Chat], tmp_path: Path, script: str, told: str) -> None:
+    chat = prepared(script)
+    chat.ask()
+    chat.answered()
+    warning = chat.page.locator(".storage")
+    expect(warning).to_contain_text(told)
+    chat.page.locator("header .settings").click()
+    chat.page.locator("#settings input[value=quick]").check()
+    chat.page.keyboard.press("Escape")
+    expect(chat.page.locator(".composer:visible .summary")).to_contain_text("Quick")
+    with chat.page.expect_download() as download:
+        warning.get_by_role("button", name="Save everything").click()
+    download.value.save_as(tmp_path / "all.json")
+    saved = json.loads((tmp_path / "all.json").read_text())
+    assert [turn["reply"]["answer"] for kept in saved["conversations"] for turn in kept["turns"]] == ["182"]
+    if script == FULL:  # what was not kept is kept with the next change, once there is room
+        chat.page.evaluate("window.roomAgain = true")
+        chat.ask("half of one")
+        chat.answered(2)
+        kept = "new Promise(done => indexedDB.open('satori').onsuccess = ({target}) => target.result.transaction('index')"
+        count = f"{kept}.objectStore('index').count().onsuccess = (event) => done(event.target.result))"
+        chat.until(lambda: chat.page.evaluate(count) == 1, "it is kept")
+
+
+def old(kept_id: str, question: str, answer: str) -> dict[str, Any]:
+    """A conversation as an older page kept it, in localStorage."""
+    reply = {
+        "id": "r",
+        "phase": "done",
+        "steps": [],
+        "content": "Yes.",
+        "answer": answer,
+        "vote": None,
+        "finish": "stop",
+        "error": None,
+    }
+    turns = [{"id": f"{kept_id}{at}", "question": f"{question}{at}", "reply": reply | {"stats": None}} for at in (1, 2)]
+    return {"id": kept_id, "title": question, "turns": turns}
+
+
+def test_what_an_older_page_kept(prepared: Callable[[str], Chat], tmp_path: Path) -> None:
+    """It is taken over once. What is damaged is kept aside, and is in the backup."""
+    entries = {
+        "satori.conversations": [{"id": "b", "title": "Renamed", "updated": 2}, {"id": "a", "title": "First", "updated": 1}],
+        "satori.conversation.a": old("a", "First", "1"),
+        "satori.conversation.b": old("b", "Second", "2"),
+    }
+    texts = {key: json.dumps(value) for key, value in entries.items()}
+    texts |= {"satori.conversation.c": '{"id": "c", "turns": [', "satori.settings.chat": "{oops", "satori.current": "b"}
+    texts |= {"satori.conversation.d": '{"id": "d", "turns": [{"id": 1}]}', "satori.theme": "mauve"}
+    left = f"if (!localStorage.left) Object.assign(localStorage, {json.dumps(texts | {'left': '1'})});"
+    script = f"{left} sessionStorage.clear();"
+    chat = prepared(script)
+    titles = chat.page.locator("#sidebar .title")
+    expect(titles).to_have_text(["Renamed", "First"])
+    expect(chat.panel.locator(".bubble")).to_have_text(["Second1", "Second2"])
+    expect(chat.page.locator(".storage")).to_contain_text("could not be read")
+    with chat.page.expect_download() as download:
+        chat.button("Save everything").click()
+    download.value.save_as(tmp_path / "all.json")
+    saved = json.loads((tmp_path / "all.json").read_text())
+    assert {entry["id"].removeprefix("satori.aside.") for entry in saved["damaged"]} == {
+        "satori.conversation.c",
+        "satori.conversation.d",
+        "satori.settings.chat",
+    }
+    assert chat.page.evaluate("Object.keys(localStorage).filter(key => key.startsWith('satori.conversation'))") == []
+    titles.nth(1).hover()
+    chat.button("Delete First").click()
+    chat.button("Delete for good").click()
+    chat.page.reload()
+    expect(titles).to_have_text(["Renamed"])
+    expect(chat.page.locator(".storage")).to_be_hidden()
+
+
+def test_a_damaged_entry_of_the_database(chat: Chat) -> None:
+    chat.ask()
+    chat.answered()
+    damage = """new Promise(done => indexedDB.open('satori').onsuccess = ({target}) => {
+        const all = target.result.transaction('conversations', 'readwrite');
+        const kept = all.objectStore('conversations');
+        kept.getAll().onsuccess = ({target}) => kept.put({...target.result[0], turns: 5});
+        all.oncomplete = () => done(0); })"""
+    held = "navigator.locks.query().then(({held}) => held.length)"
+    chat.until(lambda: chat.page.evaluate(held) == 0, "the reply is kept")
+    chat.page.evaluate(damage)
+    chat.page.reload()
+    expect(chat.page.locator(".storage")).to_contain_text("could not be read")
+    chat.ask("half of one")
+    chat.answered()
+
+
+def test_a_backup_is_taken_back(opened: Opened, tmp_path: Path) -> None:
+    chat, other = opened(), opened()
+    chat.ask()
+    chat.answered()
+    chat.button("New conversation").click()
+    chat.ask("half of one")
+    chat.answered()
+    with chat.page.expect_download() as download:
+        chat.button("Save all").click()
+    download.value.save_as(tmp_path / "all.json")
+    with chat.page.expect_download() as download:
+        chat.button("JSON").click()
+    download.value.save_as(tmp_path / "one.json")
+    (tmp_path / "none.json").write_text('{"turns": 1}')
+    notice, titles = other.page.locator(".notice:not(.storage)"), other.page.locator("#sidebar .title")
+    for name, told in (
+        ("none", "none.json has no conversations"),
+        ("one", "1 conversation added"),
+        ("all", "1 conversation added"),
+        ("all", "0 conversations"),
+    ):
+        other.page.locator("input[type=file]").set_input_files(tmp_path / f"{name}.json")
+        expect(notice).to_contain_text(told)
+    expect(titles).to_have_text(["half of one", "What is 47 * 6 - 100?"])
+    titles.nth(1).click()
+    expect(other.panel.locator(".answer output")).to_have_text("182")
+    other.page.reload()
+    expect(titles).to_have_count(2)
+
+
+def test_finding_a_conversation(chat: Chat) -> None:
+    chat.ask()
+    chat.answered()
+    chat.button("New conversation").click()
+    chat.ask("half of one")
+    chat.answered()
+    chat.page.keyboard.press("Control+k")
+    found = chat.page.locator("#finder .title")
+    expect(found).to_have_count(2)
+    chat.page.keyboard.type("going BACK")  # in a step of the first one
+    expect(found).to_have_text(["What is 47 * 6 - 100?"])
+    chat.page.keyboard.press("Enter")
+    expect(chat.panel.locator(".bubble")).to_have_text("What is 47 * 6 - 100?")
+    expect(chat.box).to_be_focused()

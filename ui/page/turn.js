@@ -1,0 +1,59 @@
+// A turn on the page: its question, which can be edited, its versions, and the reply.
+
+import { composing, copyButton, h, icon } from "./dom.js";
+import { ReplyView } from "./reply.js";
+import { t } from "./words.js";
+
+export class TurnView {
+  // `edited(text)` asks another question in its place, `retry()` asks again, `chosen(turn)` shows another version.
+  constructor(turn, number, { edited, retry, chosen }) {
+    Object.assign(this, { turn, edited, chosen });
+    this.reply = new ReplyView({ retry });
+    this.question = h("div", { class: "question" });
+    this.versions = h("div", { class: "versions", role: "group", "aria-label": t("versions.label"), hidden: true });
+    this.elsewhere = h("p", { class: "note", hidden: true }, t("state.elsewhere"));
+    this.element = h("section", { class: "turn", "data-turn": turn.id, "aria-label": t("question.title", { number }) },
+      h("h2", { class: "offscreen" }, t("question.title", { number })), this.question, this.elsewhere, this.reply.element);
+    this.read();
+  }
+
+  // `versions` are all turns in its place, `elsewhere` says that another tab receives the reply.
+  update(versions, elsewhere) {
+    this.elsewhere.hidden = !elsewhere;
+    if (this.turn.reply) this.reply.update(this.turn.reply);
+    const drawn = versions.map((one) => one.id).join();
+    if (this.drawn === drawn) return;
+    this.drawn = drawn;
+    const at = versions.indexOf(this.turn);
+    const arrow = (name, to) => h("button", { type: "button", class: "bare", "data-focus": name, "aria-label": t(`versions.${name}`), title: t(`versions.${name}`), disabled: !to, onclick: () => this.chosen(to, name) }, icon(name));
+    this.versions.hidden = versions.length < 2;
+    this.versions.replaceChildren(arrow("before", versions[at - 1]), h("span", { class: "facts" }, `${at + 1}/${versions.length}`), arrow("after", versions[at + 1]));
+  }
+
+  // Shows the question to be read.
+  read() {
+    this.question.replaceChildren(h("p", { class: "bubble" }, this.turn.question), h("div", { class: "actions" }, this.versions,
+      copyButton(t("action.copy"), t("action.copied"), () => this.turn.question),
+      h("button", { type: "button", class: "quiet edit", onclick: () => this.edit() }, icon("edit"), t("action.edit"))));
+  }
+
+  edit() {
+    const box = h("textarea", { rows: 3, "aria-label": t("action.edit"), value: this.turn.question });
+    const cancel = () => { this.read(); this.question.querySelector(".edit").focus({ preventScroll: true }); };
+    const submit = () => { if (box.value.trim()) this.edited(box.value.trim()); };
+    box.addEventListener("keydown", (event) => {
+      if (event.key === "Enter" && !event.shiftKey && !composing(event)) { event.preventDefault(); submit(); }
+      if (event.key === "Escape") { event.stopPropagation(); cancel(); }
+    });
+    this.question.replaceChildren(box, h("div", { class: "actions" },
+      h("button", { type: "button", class: "primary", onclick: submit }, t("composer.send")),
+      h("button", { type: "button", onclick: cancel }, t("action.cancel"))));
+    box.focus({ preventScroll: true });
+  }
+
+  // Gives the focus to an arrow, or to the one that can still be used.
+  focus(name) {
+    const arrows = [...this.versions.querySelectorAll("button")];
+    (arrows.find((one) => one.dataset.focus === name && !one.disabled) ?? arrows.find((one) => !one.disabled))?.focus({ preventScroll: true });
+  }
+}

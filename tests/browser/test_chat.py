@@ -196,7 +196,7 @@ def test_votes_are_shown_as_they_are_counted(chat: Chat, api: ScriptedApi) -> No
     chat.answered()
     expect(votes).to_contain_text("Decided after 8 of 8")
     answer = chat.panel.locator(".answer")
-    expect(answer).to_have_attribute("data-sure", "some")
+    expect(answer).to_have_attribute("data-sure", "strong")
     expect(answer).to_contain_text("6 of 8 attempts agree · checked itself once · one mistake found and another way taken")
     expect(chat.panel.locator(".stats")).not_to_contain_text("Tokens/s")  # its chains are not streamed
     chat.panel.locator(".thought > summary").click()
@@ -228,7 +228,7 @@ def test_a_model_picker_where_there_are_several(opened: Opened, api: ScriptedApi
     expect(picker).to_have_count(len(models) - 1)
     if len(models) > 1:
         picker.select_option("satori-7b")
-        chat.page.keyboard.press("Escape")
+    chat.page.keyboard.press("Escape")
     chat.ask()
     chat.answered()
     assert api.asked[0]["model"] == models[-1]

@@ -45,8 +45,9 @@ export class Finder {
   }
 
   pressed(event) {
-    if (event.key === "Enter" && !composing(event)) this.list.querySelector("button")?.click();
-    else this.move(event);
+    if (event.key !== "Enter" || composing(event)) return this.move(event);
+    event.preventDefault();
+    this.list.querySelector("button")?.click();
   }
 
   move(event) {

@@ -18,7 +18,7 @@ export class Sidebar {
     this.list = h("ul", {});
     this.items = new Map();
     const button = (name, label, onclick) => h("button", { type: "button", class: "quiet", onclick }, icon(name), label);
-    this.file = h("input", { type: "file", accept: ".json,application/json", hidden: true, onchange: () => this.take() });
+    this.file = h("input", { type: "file", accept: ".json,application/json", hidden: true, "aria-label": t("sidebar.import"), onchange: () => this.take() });
     this.element.setAttribute("aria-label", t("sidebar.label"));
     this.element.replaceChildren(
       h("button", { type: "button", class: "new", onclick: () => this.opened(null) }, icon("add"), t("sidebar.new")),
@@ -83,7 +83,8 @@ export class Sidebar {
       this.close(id, "edit");
     };
     box.addEventListener("keydown", (event) => {
-      if (event.key === "Enter" && !composing(event)) done(true);
+      // Without its default: the button that gets the focus would be pressed.
+      if (event.key === "Enter" && !composing(event)) { event.preventDefault(); done(true); }
       if (event.key === "Escape") { event.stopPropagation(); event.preventDefault(); done(false); }
     });
     box.addEventListener("blur", () => done(true));

@@ -65,6 +65,7 @@ def test_math_is_rendered(chat: Chat) -> None:
     expect(chat.steps.nth(0).locator(".katex")).to_have_count(2)  # \(..\) and $..$
     expect(chat.steps.nth(1).locator(".katex-display")).to_have_count(1)  # \[..\]
     assert "\\" not in chat.steps.nth(1).locator(".prose").inner_text()
+    chat.page.evaluate("document.fonts.ready.then(() => true)")
     fonts = chat.page.evaluate("[...document.fonts].filter(f => f.status === 'loaded').map(f => f.family)")
     assert any("KaTeX" in font for font in fonts)
 

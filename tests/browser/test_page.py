@@ -84,7 +84,7 @@ def test_a_question_waits_while_the_model_loads(opened: Opened, api: ScriptedApi
     expect(status).to_contain_text("The model is loading")
     expect(status.locator("[aria-current=step]")).to_have_text("Model loads")
     expect(status).to_contain_text("Ready to answer")  # what comes next
-    expect(status.locator(".facts")).to_have_text(re.compile(r"^[1-9]\d* s$"))
+    expect(status.locator(".facts")).to_have_text(re.compile(r"^[1-9]\d* s$"), timeout=30_000)
     chat.ask()
     expect(chat.replies).to_contain_text("Your question goes out by itself")
     api.ready = True

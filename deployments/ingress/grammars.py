@@ -128,8 +128,9 @@ def _exact(asked: StructuredOutputsParams) -> StructuredOutputsParams:
 
 
 def _part(request: Any) -> str:
-    """Return the part of a request, one of vLLM's, that asks for a format."""
-    if getattr(request, "tools", None) and request.tool_choice not in (None, "none"):
+    """Return the part of a request, one of vLLM's, that asks for a format. Its further fields, unknown to vLLM, may be anything."""
+    known = type(request).model_fields
+    if "tool_choice" in known and request.tools and request.tool_choice not in (None, "none"):
         return "tools"
     if getattr(request, "response_format", None) is not None:
         return "response_format"

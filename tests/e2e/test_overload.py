@@ -54,7 +54,7 @@ class Asked:
 @pytest.fixture
 async def http(served: Served) -> Any:
     limits = httpx.Limits(max_connections=300)
-    async with httpx.AsyncClient(base_url=served.url, timeout=80, limits=limits) as client:
+    async with httpx.AsyncClient(base_url=served.url, timeout=80, limits=limits, headers=bearer(SINGLE)) as client:
         yield client
 
 

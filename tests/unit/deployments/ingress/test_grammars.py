@@ -158,6 +158,14 @@ async def test_no_reply_begins_with_a_format_that_cannot_be_followed(
 
 
 @pytest.mark.asyncio(loop_scope="module")
+@pytest.mark.parametrize("tools", ["x", {"metadata": "x"}])
+async def test_a_field_that_completions_do_not_have_is_nothing_to_them(server: Server, tools: object) -> None:
+    answer = await server.http.post("/v1/completions", json={"model": "nano", "prompt": "x", "max_tokens": 2, "tools": tools})
+    assert answer.status_code == 200, answer.text
+    server.core.requests.clear()
+
+
+@pytest.mark.asyncio(loop_scope="module")
 async def test_a_check_holds_up_nobody(server: Server) -> None:
     """While one format is checked, another request is answered."""
     checking, release = asyncio.Event(), asyncio.Event()

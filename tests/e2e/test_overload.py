@@ -54,7 +54,7 @@ class Asked:
 @pytest.fixture
 async def http(served: Served) -> Any:
     limits = httpx.Limits(max_connections=300)
-    async with httpx.AsyncClient(base_url=served.url, timeout=80, limits=limits, headers=bearer(SINGLE)) as client:
+    async with httpx.AsyncClient(base_url=served.url, timeout=80, limits=limits) as client:
         yield client
 
 
@@ -72,6 +72,7 @@ async def test_a_full_queue_refuses_at_once_and_the_rest_is_answered(http: httpx
 
 async def test_tokens_bound_the_queue_too(http: httpx.AsyncClient) -> None:
     body = {"model": "nano", "prompt": "1 " * 1500, "max_tokens": 400, "ignore_eos": True}
+    http.headers.update(bearer(SINGLE))  # metrics need a key, too
     before = (await ended(http))["length"]
     calls = [asyncio.create_task(http.post("/v1/completions", json=body, headers=bearer(CROWD))) for _ in range(40)]
     done, going_on = await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)

@@ -29,6 +29,7 @@ from typing import Any, NamedTuple
 
 from cluster.bench import stack
 from cluster.bench.load import percentile
+from cluster.bench.pairs import spread
 from deployments.reasoning import equality
 from deployments.reasoning.answers.comparer import Comparer
 
@@ -174,8 +175,7 @@ def main() -> None:
     print("| votes | ITL p99, ms, median | ratio to quiet: median (lowest to highest) |\n|---|---|---|")
     for name, figures in found.items():
         ratios = [figure / quiet for figure, quiet in zip(figures, found["quiet"], strict=True)]
-        shown = f"{statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})"
-        print(f"| {name} | {statistics.median(figures) * 1e3:.1f} | {shown} |")
+        print(f"| {name} | {statistics.median(figures) * 1e3:.1f} | {spread(ratios, '.3f')} |")
 
 
 if __name__ == "__main__":

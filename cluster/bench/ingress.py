@@ -31,7 +31,7 @@ import psutil
 import uvloop
 
 from cluster.bench import load, stack
-from cluster.bench.pairs import order
+from cluster.bench.pairs import order, spread
 from deployments.host.signals import interrupt_by_signals
 from deployments.settings import ROOT
 
@@ -196,16 +196,13 @@ def table(figures: Mapping[str, list[Figures]]) -> str:
     base, *others = figures
     lines = [f"| server | {' | '.join(COLUMNS)} |", "|" + "---|" * (len(COLUMNS) + 1)]
     for name, rows in figures.items():
-        cells = [_told([row[column] for row in rows], 2 if "/token" in column and "CPU" not in column else 1) for column in COLUMNS]
+        forms = [".2f" if "/token" in column and "CPU" not in column else ".1f" for column in COLUMNS]
+        cells = [spread([row[column] for row in rows], form) for column, form in zip(COLUMNS, forms, strict=True)]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     for name in others:
-        cells = [_told(ratios(figures, base, name, column), 2) for column in RATIOS]
+        cells = [spread(ratios(figures, base, name, column), ".2f") for column in RATIOS]
         lines.append(f"| {name} of {base} | {' | '.join(cells)} |" + " |" * (len(COLUMNS) - len(RATIOS)))
     return "\n".join(lines)
-
-
-def _told(values: Sequence[float], digits: int) -> str:
-    return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
 
 
 def main(words: Sequence[str] | None = None) -> None:

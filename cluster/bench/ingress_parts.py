@@ -27,6 +27,7 @@ import uvloop
 import zmq
 import zmq.asyncio
 
+from cluster.bench.stepping import Stepping
 from deployments.engine.config import TASKS, frontend_config, prepare, tune_process
 from deployments.host.run import RUN
 from deployments.settings import Settings, load
@@ -50,13 +51,12 @@ class Reply:
         self.send, self.left, self.written = send, left, 0
 
 
-class Engine:
+class Engine(Stepping[Reply]):
     """Sends each request a token a step, and makes a step every `step_s` while there are requests."""
 
     def __init__(self, folder: str, step_s: float, tokens: list[int]) -> None:
-        self._step_s, self._tokens = step_s, tokens
-        self._replies: dict[str, Reply] = {}
-        self._stepping: asyncio.Task[None] | None = None
+        super().__init__(step_s)
+        self._tokens = tokens
         self._encode = msgspec.msgpack.Encoder().encode
         context: zmq.Context[Any] = zmq.Context.instance()
         loop = asyncio.get_running_loop()
@@ -93,20 +93,11 @@ class Engine:
             self._add(msgspec.msgpack.decode(rest[1]), lane.send)
 
     def _add(self, request: list[Any], send: Callable[[list[bytes]], None]) -> None:
-        self._replies[request[0]] = Reply(send, request[3].get("max_tokens", 16))
-        if self._stepping is None or self._stepping.done():
-            self._stepping = asyncio.create_task(self._run())
+        self._open(request[0], Reply(send, request[3].get("max_tokens", 16)))
 
     def _abort(self, request_ids: list[str]) -> None:
         for request_id in request_ids:
             self._replies.pop(request_id, None)
-
-    async def _run(self) -> None:
-        due = time.monotonic()
-        while self._replies:
-            due = max(due + self._step_s, time.monotonic())
-            await asyncio.sleep(due - time.monotonic())
-            self._step()
 
     def _step(self) -> None:
         parts: dict[Any, list[wire.Output]] = {}

@@ -162,13 +162,18 @@ def ratios(turns: Iterable[Turn], base: str, server: str, level: Level, column: 
     return [figure / of_base if of_base else math.nan for figure, of_base in pairs]
 
 
+def spread(values: Sequence[float], form: str) -> str:
+    """Return the median and the range of figures."""
+    return f"{statistics.median(values):{form}} ({min(values):{form}} to {max(values):{form}})"
+
+
 def ratio_table(turns: Sequence[Turn], base: str) -> str:
     """Return for each level and server the median of the ratios to the base, and the lowest and highest one, as Markdown."""
     lines = [f"| answer | clients | server | pairs | {' | '.join(RATIOS)} |", "|" + "---|" * (len(RATIOS) + 4)]
     for level, server in _levels_and_servers(turns):
         if server != base:
             found = {column: ratios(turns, base, server, level, column) for column in RATIOS}
-            cells = [f"{statistics.median(all_):.3f} ({min(all_):.3f} to {max(all_):.3f})" for all_ in found.values()]
+            cells = [spread(all_, ".3f") for all_ in found.values()]
             count = len(found[RATIOS[0]])
             lines.append(f"| {level.tokens} | {level.clients} | {server} | {count} | {' | '.join(cells)} |")
     return "\n".join(lines)

@@ -11,6 +11,7 @@ from typing import Any, cast
 import msgspec
 from ray.serve import Application
 
+from cluster.bench.stepping import Stepping
 from deployments.application import build
 from deployments.replica.deployment import LLM
 from deployments.settings import Settings, load
@@ -29,39 +30,29 @@ class Reply:
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
 
-class ScriptedLLM:
+class ScriptedLLM(Stepping[Reply]):
     """Has the interface of `deployments.replica.deployment.LLM`. Each `autoscaling.step_s`, one step sends each request a token."""
 
     def __init__(self, settings: Settings) -> None:
         from ray import serve
 
         self._id = serve.get_replica_context().replica_id.unique_id
-        self._step_s = settings.autoscaling.step_s
+        super().__init__(settings.autoscaling.step_s)
         self._sender = Sender()
-        self._replies: dict[str, Reply] = {}
         self._served = 0
-        self._stepping: asyncio.Task[None] | None = None
 
     async def generate(self, group: str, request_id: str, address: Address, encoded: list[bytes], client: str | None) -> None:
         """Send a request its tokens; return when it has all of them."""
         request = msgspec.msgpack.decode(encoded[0])
         lane = self._sender.open(address)
-        reply = self._replies[request_id] = Reply(lane, request[3].get("max_tokens", 16))
-        if self._stepping is None or self._stepping.done():
-            self._stepping = asyncio.create_task(self._run())
+        reply = Reply(lane, request[3].get("max_tokens", 16))
+        self._open(request_id, reply)
         try:
             await reply.ended
         finally:
             self._replies.pop(request_id, None)
             self._served += 1
             self._sender.release(lane)
-
-    async def _run(self) -> None:
-        due = time.monotonic()
-        while self._replies:
-            due = max(due + self._step_s, time.monotonic())
-            await asyncio.sleep(due - time.monotonic())
-            self._step()
 
     def _step(self) -> None:
         parts: dict[Lane, list[wire.Output]] = {}

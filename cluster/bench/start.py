@@ -13,7 +13,6 @@ The ratios are within rounds: median (lowest to highest). Nothing else may run m
 import argparse
 import contextlib
 import json
-import statistics
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -23,6 +22,7 @@ from functools import partial
 import psutil
 
 from cluster.bench import pairs, peers, stack
+from cluster.bench.pairs import spread
 from cluster.bench.stack import Server, Stack
 from deployments import settings as settings_module
 from deployments.host.signals import interrupt_by_signals
@@ -117,11 +117,6 @@ def table(starts: Mapping[str, Sequence[Start]]) -> str:
             cores, memory = spread([one.cores for one in idle], ".1%"), spread([one.memory_bytes / 2**30 for one in idle], ".2f")
             lines.append(f"{name}, idle: {cores} of a core, {memory} GiB (PSS), {idle[-1].processes} processes")
     return "\n".join(lines)
-
-
-def spread(values: Sequence[float], form: str) -> str:
-    """Return the median and the range of figures."""
-    return f"{statistics.median(values):{form}} ({min(values):{form}} to {max(values):{form}})"
 
 
 def main(words: Sequence[str] | None = None) -> None:

@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
+from urllib.parse import urlsplit
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -25,6 +26,8 @@ BEATS = 5
 """How many polls in a row may find no sign of life of a replica. After one more, the replica is given up."""
 ROOT_PATH = r"(/[\w.~-]+)+"
 """A path without a slash at its end."""
+SECRET = ("access.store",)
+"""The settings that may hold a password."""
 WEIGHT_FILES = ("*.safetensors",)
 """The ones of `MODEL_FILES` that an ingress does not need."""
 
@@ -259,11 +262,27 @@ class TracingSettings(Section):
 class AccessSettings(Section):
     """Who may use the API. `keys` is a YAML file (made absolute) of API keys and their limits; see `deployments.access.keys`.
 
-    `open` says that anybody who reaches it may, where it listens for other hosts and asks for no key.
+    `open` says that anybody who reaches it may, where it listens for other hosts and asks for no key. `store` is a Redis
+    (`redis://`, with TLS `rediss://`) in which all ingresses count what keys use; by default each counts for itself.
     """
 
     keys: str | None = None
     open: bool = False
+    store: str | None = Field(None, repr=False)
+
+    @field_validator("store")
+    @classmethod
+    def _is_redis(cls, store: str | None) -> str | None:
+        if not store:
+            return None
+        try:
+            url = urlsplit(store)
+            known = url.scheme in ("redis", "rediss") and url.hostname and url.port != 0 and re.fullmatch(r"(/\d*)?", url.path)
+        except ValueError:  # of the port
+            known = False
+        if not known or url.query or url.fragment:
+            raise ValueError("allowed: redis://[USER:PASSWORD@]HOST[:PORT][/DATABASE], or rediss:// with TLS")
+        return store
 
     @field_validator("keys")
     @classmethod
@@ -392,6 +411,8 @@ def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 def _describe(detail: Any) -> str:
     """Return a line for one of pydantic's errors: key, value, what is allowed."""
     key = ".".join(str(part) for part in detail["loc"])
+    if key in SECRET:
+        return f"{key} (its value is not shown): {detail['msg'].removeprefix('Value error, ')}"
     if detail["type"] == "extra_forbidden":
         section: type[BaseModel] = Settings
         for part in detail["loc"][:-1]:

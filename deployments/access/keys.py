@@ -9,6 +9,7 @@ or both. The file:
       concurrent_requests: 8        # the limits are optional
       requests_per_minute: 60
       tokens_per_minute: 20000
+      tokens_per_day: 1000000
 
 Only SHA-256 digests are kept. Keys are 256 random bits: they cannot be guessed, so salt or a slow hash would protect nothing.
 No message and no log line contains a key, or a value from a place where a key may have been put by mistake.
@@ -49,6 +50,17 @@ class Key(BaseModel):
     concurrent_requests: int | None = Field(None, ge=1)
     requests_per_minute: int | None = Field(None, ge=1)
     tokens_per_minute: int | None = Field(None, ge=1)
+    tokens_per_day: int | None = Field(None, ge=1)
+
+    @property
+    def counts_requests(self) -> bool:
+        """Whether its requests are counted over time."""
+        return self.requests_per_minute is not None
+
+    @property
+    def counts_tokens(self) -> bool:
+        """Whether a limit of its tokens is to be kept."""
+        return self.tokens_per_minute is not None or self.tokens_per_day is not None
 
     @field_validator("name")
     @classmethod

@@ -3,6 +3,7 @@
 import time
 from collections import Counter, defaultdict
 from contextvars import ContextVar
+from datetime import UTC, datetime
 
 from limits import RateLimitItemPerMinute
 from limits.storage import MemoryStorage
@@ -12,6 +13,7 @@ from deployments.access.keys import Key
 from deployments.errors import LimitExceededError
 
 MINUTE_S = 60
+DAY_S = 86400
 SMOOTHING = 0.2
 """How much the last request counts in the mean of a key's tokens a request."""
 # The name of the current request's API key.
@@ -40,6 +42,22 @@ class Debt:
         self._mean = 0.0
         self._taken = 0
         self._estimated = 0.0
+        self._charged = 0
+
+    @property
+    def mean(self) -> float:
+        """How many tokens a request is expected to take."""
+        return self._mean
+
+    @property
+    def estimated(self) -> float:
+        """How many tokens the running requests are expected to take yet."""
+        return self._estimated
+
+    @property
+    def committed(self) -> float:
+        """All tokens that were ever charged, and those that the running requests are expected to take yet."""
+        return self._charged + self._estimated
 
     def _work_off(self) -> None:
         now_s = time.time()
@@ -69,12 +87,31 @@ class Debt:
         """Owe tokens; they take the place of their request's estimate."""
         self._work_off()
         self._owed += tokens
+        self._charged += tokens
         self._taken += tokens
         self._estimated = max(0.0, self._estimated - tokens)
 
 
+class Day:
+    """The tokens of a key on the current day, which ends at 00:00 UTC."""
+
+    def __init__(self) -> None:
+        self._day = 0
+        self._used = 0
+
+    def used(self) -> int:
+        """Return the tokens of today."""
+        if (today := int(time.time() // DAY_S)) != self._day:
+            self._day, self._used = today, 0
+        return self._used
+
+    def charge(self, tokens: int) -> None:
+        """Count tokens."""
+        self._used = self.used() + tokens
+
+
 class Usage:
-    """Counts the usage of each key and enforces its limits. Counts stay when a limit changes.
+    """Counts the usage of each key in this process and enforces its limits. Counts stay when a limit changes.
 
     Requests per minute use the library's moving window, which would keep an entry for every token; tokens per minute are a `Debt`.
     """
@@ -82,36 +119,70 @@ class Usage:
     def __init__(self) -> None:
         self._requests = MovingWindowRateLimiter(MemoryStorage())
         self._running: Counter[str] = Counter()
-        self._debts: defaultdict[str, Debt] = defaultdict(Debt)
+        self._days: defaultdict[str, Day] = defaultdict(Day)
+        self.debts: defaultdict[str, Debt] = defaultdict(Debt)
 
-    def begin(self, key: Key) -> None:
-        """Count a request; `end` must follow. Raises LimitExceededError when it exceeds a limit; it is then not counted."""
-        if key.concurrent_requests is not None and self._running[key.name] >= key.concurrent_requests:
-            raise _exceeded("concurrent_requests", key.concurrent_requests, 1)
+    def begin(self, key: Key, share: int = 1) -> None:
+        """Count a request; `end` must follow. Raises LimitExceededError when it exceeds a limit; it is then not counted.
+
+        Of limits over time, only one part of `share` is this process'.
+        """
+        self.check_concurrent(key)
+        debt = self.debts[key.name]
         if key.tokens_per_minute is not None:
-            wait = self._debts[key.name].seconds_until_below(key.tokens_per_minute)
+            wait = debt.seconds_until_below(part(key.tokens_per_minute, share))
             if wait is not None:
-                raise _exceeded("tokens_per_minute", key.tokens_per_minute, wait)
+                raise exceeded(key, "tokens_per_minute", wait)
+        used = self._days[key.name].used() + debt.estimated
+        if key.tokens_per_day is not None and used >= part(key.tokens_per_day, share):
+            raise exceeded(key, "tokens_per_day", DAY_S - time.time() % DAY_S)
         if key.requests_per_minute is not None:
-            item = _Requests(key.requests_per_minute)
+            item = _Requests(part(key.requests_per_minute, share))
             if not self._requests.hit(item, key.name):
                 wait = self._requests.get_window_stats(item, key.name).reset_time - time.time()
-                raise _exceeded("requests_per_minute", key.requests_per_minute, wait)
-        self._running[key.name] += 1
-        self._debts[key.name].begin()
+                raise exceeded(key, "requests_per_minute", wait)
+        self._begun(key)
+
+    def check_concurrent(self, key: Key) -> None:
+        """Raise LimitExceededError when as many of the key's requests run here as may."""
+        if key.concurrent_requests is not None and self._running[key.name] >= key.concurrent_requests:
+            raise exceeded(key, "concurrent_requests", 1)
+
+    def admitted(self, key: Key) -> None:
+        """Count a request that was let in elsewhere; `end` must follow."""
+        if key.requests_per_minute is not None:
+            self._requests.hit(_Requests(key.requests_per_minute), key.name)
+        if key.tokens_per_minute is not None:
+            self.debts[key.name].seconds_until_below(key.tokens_per_minute)  # from now on it is worked off at this rate
+        self._begun(key)
 
     def end(self, key: Key) -> None:
         """Count a request as ended."""
         self._running[key.name] -= 1
-        self._debts[key.name].end()
+        self.debts[key.name].end()
 
-    def charge(self, name: str, tokens: int) -> None:
+    def charge(self, key: Key, tokens: int) -> None:
         """Count tokens against a key."""
-        self._debts[name].charge(tokens)
+        self.debts[key.name].charge(tokens)
+        self._days[key.name].charge(tokens)
+
+    def _begun(self, key: Key) -> None:
+        self._running[key.name] += 1
+        self.debts[key.name].begin()
 
 
-def _exceeded(limit: str, value: int, wait: float) -> LimitExceededError:
-    return LimitExceededError(f"this API key's limit {limit}={value} is reached", wait)
+def part(limit: int, share: int) -> int:
+    """Return one part of a limit that is divided into `share`, at least 1."""
+    return max(1, limit // share)
+
+
+def exceeded(key: Key, limit: str, wait_s: float) -> LimitExceededError:
+    """Return the error of a key that has to wait, for the limit of this name."""
+    message = f"this API key's limit {limit}={getattr(key, limit)} is reached"
+    if limit == "tokens_per_day":
+        renewed = datetime.fromtimestamp(time.time() + wait_s + DAY_S / 2, UTC)  # in the next day, whichever clock said so
+        message = f"the API key {key.name!r} has used its {limit}={key.tokens_per_day}; they renew at {renewed:%Y-%m-%d} 00:00 UTC"
+    return LimitExceededError(message, wait_s)
 
 
 class _Requests(RateLimitItemPerMinute):

@@ -25,6 +25,7 @@ from vllm.v1.engine.core_client import EngineCoreClient
 from vllm.v1.executor import Executor
 
 from deployments.access.keys import KeyStore
+from deployments.access.shared import CountStore
 from deployments.access.usage import client_name
 from deployments.engine import guidance
 from deployments.engine.arguments import server_arguments
@@ -116,7 +117,7 @@ async def build(
     load_plugins(arguments)
     config = await asyncio.to_thread(frontend_config, arguments)
     coat = await asyncio.to_thread(writes_coat, arguments, config)
-    guard, ongoing = Guard(keys), Ongoing()
+    guard, ongoing = Guard(keys, _counts(settings), settings.ingress.num_replicas), Ongoing()
 
     def refuse(request_id: str, error: SatoriError) -> None:
         engine.refuse(request_id, error)
@@ -160,6 +161,15 @@ async def build(
     # other processes aside.
     os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
     return Server(app, engine, client, ongoing)
+
+
+def _counts(settings: Settings) -> CountStore | None:
+    """Return the store of counts that the settings name; None where each ingress counts by itself."""
+    if settings.access.store is None:
+        return None
+    from deployments.access.counts import Counts  # redis' library takes time to import
+
+    return Counts(settings.access.store)
 
 
 def load_plugins(arguments: Namespace) -> None:

@@ -180,6 +180,12 @@ KEY_TOKENS = Metric(
     "tokens",
     labels=["key", "kind"],
 )
+LOCAL_LIMITS = Metric(
+    Counter,
+    "satori_local_limits_total",
+    "Requests that their ingress let in or refused by its own counts, as the store of counts (`access.store`) was away.",
+    "requests",
+)
 
 # Chain of Action-Thought, of complete chat replies.
 REFLECTIONS = Metric(

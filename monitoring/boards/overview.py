@@ -124,6 +124,9 @@ COST = (
             "{{reason}}",
         ),
     ),
+)
+
+KEYS = (
     graph(
         "Requests by key",
         "Requests that reached an engine, by name of the API key; (none) where no keys are required.",
@@ -138,11 +141,17 @@ COST = (
         (f"topk(10, {rate(metrics.KEY_TOKENS, 'key')})", "{{key}}"),
         stacked=True,
     ),
+    graph(
+        "Limits without their store",
+        "Requests per second that an ingress checked by its own counts, since the Redis of `access.store` did not answer.",
+        "reqps",
+        (rate(metrics.LOCAL_LIMITS), "requests"),
+    ),
 )
 
 BOARD = Board(
     "satori-overview",
     "Satori / Overview",
     "Is it well, what does it do, and what does it cost?",
-    (Row("Is it well?", WELL), Row("Traffic", TRAFFIC), Row("Cost", COST)),
+    (Row("Is it well?", WELL), Row("Traffic", TRAFFIC), Row("Cost", COST), Row("Keys", KEYS)),
 )

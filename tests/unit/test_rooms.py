@@ -67,7 +67,7 @@ HEAVY = {"ray", "vllm", "torch", "transformers", "fastapi"}
 LEAVES = of(
     "deployments",
     "settings errors engine_arguments observability.metrics observability.startup observability.record reasoning.coat"
-    " reasoning.vote reasoning.equality reasoning.limits access.keys access.usage"
+    " reasoning.vote reasoning.equality reasoning.limits access.keys access.usage access.shared"
     " autoscaling.signals autoscaling.memory autoscaling.policy",
 )
 

@@ -2,8 +2,8 @@
 
 Where keys are required (see `deployments.access.keys`), a request needs one, as `Authorization: Bearer KEY` or `x-api-key: KEY`.
 Some requests need none: OPTIONS, a few paths that tell nothing about anybody (`OPEN`), and the UI, whose own requests to the API
-carry the key that its user gave. The limits apply to all other POST requests. Each ingress process counts by itself: with two
-ingress replicas a key may get up to twice as much.
+carry the key that its user gave. The limits apply to all other POST requests. Each ingress process counts by itself, so that with
+two a key may get up to twice as much, unless a store of counts is given (see `deployments.access.shared`).
 """
 
 import math
@@ -15,6 +15,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from deployments.access.keys import Key, KeyStore
+from deployments.access.shared import CountStore, SharedUsage
 from deployments.access.usage import Usage, client
 from deployments.errors import InvalidKeyError, LimitExceededError, SatoriError, error_body
 
@@ -30,11 +31,23 @@ def is_open(scope: Scope) -> bool:
 
 
 class Guard:
-    """The keys, and what each has used. Without a store, everything is open."""
+    """The keys, and what each has used, counted here or in a store of `counts` of `ingresses`. Without keys, everything is open."""
 
-    def __init__(self, store: KeyStore | None) -> None:
+    def __init__(self, store: KeyStore | None, counts: CountStore | None = None, ingresses: int = 1) -> None:
         self.store = store
-        self.usage = Usage()
+        self._local = Usage()
+        self._shared = None if counts is None else SharedUsage(counts, self._local, ingresses)
+
+    async def begin(self, key: Key) -> None:
+        """Count a request; `end` must follow. Raises LimitExceededError when it exceeds a limit; it is then not counted."""
+        if self._shared is None:
+            self._local.begin(key)
+        else:
+            await self._shared.begin(key)
+
+    def end(self, key: Key) -> None:
+        """Count a request as ended."""
+        (self._shared or self._local).end(key)
 
     def key(self, scope: Scope) -> Key:
         """Return the key that a request came with. Raises InvalidKeyError."""
@@ -49,8 +62,8 @@ class Guard:
         """Count a client's tokens, those of prompts and generated ones. This is cheap for clients without a token limit."""
         if name and self.store is not None:
             key = self.store.get(name)
-            if key is not None and key.tokens_per_minute is not None:
-                self.usage.charge(name, tokens)
+            if key is not None and key.counts_tokens:
+                (self._shared or self._local).charge(key, tokens)
 
 
 class Access:
@@ -69,7 +82,7 @@ class Access:
         try:
             key = self._guard.key(scope)
             if limited:
-                self._guard.usage.begin(key)
+                await self._guard.begin(key)
         except SatoriError as error:
             if scope["type"] == "http":
                 await _refusal(error)(scope, receive, send)
@@ -81,7 +94,7 @@ class Access:
             await self._app(scope, receive, send)
         finally:
             if limited:
-                self._guard.usage.end(key)
+                self._guard.end(key)
             client.reset(token)
 
 

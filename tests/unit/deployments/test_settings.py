@@ -72,6 +72,11 @@ def test_values_get_their_types() -> None:
         ({"access.keys": "no/such.yaml"}, ["access.keys='no/such.yaml'", "no file there (/", "allowed: a YAML file of keys"]),
         ({"access.keys": "models"}, ["access.keys='models'", "no file there"]),
         ({"access.key": "keys.yaml"}, ["access.key='keys.yaml'", "unknown key", "allowed: keys"]),
+        ({"access.store": "postgresql://x"}, ["access.store (", "allowed: redis://"]),
+        ({"access.store": "redis://:6379"}, ["access.store ("]),
+        ({"access.store": "redis://host:port"}, ["access.store ("]),
+        ({"access.store": "redis://host/name"}, ["access.store ("]),
+        ({"access.store": "redis://host/0?db=1"}, ["access.store ("]),
         ({"ports.tokens": "21099-21000"}, ["ports.tokens='21099-21000'", "allowed: first-last"]),
         ({"ports.metrics": "any"}, ["ports.metrics='any'", "allowed: first-last"]),
         ({"model": "models/nope"}, ["model='models/nope'", "no config.json", "Hugging Face id"]),
@@ -114,6 +119,17 @@ def test_the_file_of_keys_is_looked_for_from_the_repository(monkeypatch: pytest.
     assert load({"preset": "nano-cpu", "access.keys": "README.md"}).access.keys == str(ROOT / "README.md")
     linked = load({"preset": "nano-cpu", "access.keys": str(tmp_path / "keys.yaml")})
     assert linked.access.keys == str(tmp_path / "keys.yaml"), "a link that is turned later is followed then"
+
+
+@pytest.mark.parametrize("url", ["redis://host", "redis://:not-shown@host:6390/1", "rediss://me:not-shown@[::1]:1/0"])
+def test_a_stores_password_is_not_shown(url: str) -> None:
+    settings = load({"preset": "nano-cpu", "access.store": url})
+    assert settings.access.store == url
+    assert "not-shown" not in f"{settings!r} {settings}"
+    with pytest.raises(SettingsError) as error:
+        load({"preset": "nano-cpu", "access.store": url + "/wrong", "llm.num_cpus": "x"})
+    assert "not-shown" not in str(error.value)
+    assert load({"preset": "nano-cpu", "access.store": ""}).access.store is None
 
 
 @pytest.mark.parametrize("name", ["api.api_key", "api.api_keys", "api.apikey", "engine.api_key"])

@@ -47,7 +47,7 @@ def test_without_limits_everything_is_let_in(clock: Clock) -> None:
     client = Client()
     for _ in range(1000):
         client.usage.begin(client.key)
-        client.usage.charge("alice", 1_000_000)
+        client.usage.charge(client.key, 1_000_000)
 
 
 def test_concurrent_requests_are_those_that_have_not_ended() -> None:
@@ -77,9 +77,9 @@ def test_requests_a_minute_are_counted_over_any_sixty_seconds(clock: Clock) -> N
 
 def test_tokens_a_minute_may_be_overdrawn_and_are_worked_off(clock: Clock) -> None:
     client = Client(tokens_per_minute=100)
-    client.usage.charge("alice", 99)
+    client.usage.charge(client.key, 99)
     client.ask()
-    client.usage.charge("alice", 301)
+    client.usage.charge(client.key, 301)
     wait = client.wait("tokens_per_minute=100")
     assert wait == 180, "three minutes' worth of 400 tokens; those of one may be owed"
     clock.now_s += wait - 0.5
@@ -88,11 +88,40 @@ def test_tokens_a_minute_may_be_overdrawn_and_are_worked_off(clock: Clock) -> No
     client.ask()
 
 
+def test_tokens_a_day_are_those_until_midnight(clock: Clock) -> None:
+    client = Client(tokens_per_day=100)
+    for _ in range(2):
+        client.ask()
+        client.usage.charge(client.key, 50)
+    with pytest.raises(LimitExceededError) as refused:
+        client.usage.begin(client.key)
+    assert str(refused.value) == "the API key 'alice' has used its tokens_per_day=100; they renew at 1971-11-27 00:00 UTC"
+    assert refused.value.retry_after_s == 86400 - 60_000_000 % 86400
+    clock.now_s += refused.value.retry_after_s - 1
+    with pytest.raises(LimitExceededError):
+        client.usage.begin(client.key)
+    clock.now_s += 1
+    client.ask()
+
+
+def test_an_ingress_alone_lets_in_its_share(clock: Clock) -> None:
+    client = Client(requests_per_minute=10, tokens_per_minute=300)
+    for _ in range(3):
+        client.usage.begin(client.key, 3)
+    with pytest.raises(LimitExceededError, match="requests_per_minute=10 is"):
+        client.usage.begin(client.key, 3)
+    client.usage.charge(client.key, 100)
+    clock.now_s += 30
+    client.usage.charge(client.key, 50)
+    with pytest.raises(LimitExceededError, match="tokens_per_minute=300 is"):
+        client.usage.begin(client.key, 3)
+
+
 def test_each_charge_counts_when_a_request_begins(clock: Clock) -> None:
     client = Client(tokens_per_minute=100)
     for _ in range(100):
         client.ask()
-        client.usage.charge("alice", 1)
+        client.usage.charge(client.key, 1)
     client.wait("tokens_per_minute")
 
 
@@ -107,7 +136,7 @@ def test_no_way_of_asking_gets_more_than_the_limit(clock: Clock, tokens: int, ev
         except LimitExceededError as refused:
             clock.now_s += max(every_s, refused.retry_after_s)
             continue
-        client.usage.charge("alice", tokens)
+        client.usage.charge(client.key, tokens)
         clock.now_s += every_s
         client.usage.end(client.key)
         got += tokens
@@ -121,14 +150,14 @@ def test_requests_at_the_same_time_are_expected_to_take_what_others_took(clock: 
     client = Client(tokens_per_minute=100)
     for _ in range(30):
         client.usage.begin(client.key)
-        client.usage.charge("alice", 40)
+        client.usage.charge(client.key, 40)
         clock.now_s += 60
         client.usage.end(client.key)
     clock.now_s += 60
     for _ in range(3):
         client.usage.begin(client.key)
     client.wait("tokens_per_minute")
-    client.usage.charge("alice", 3)
+    client.usage.charge(client.key, 3)
     for _ in range(3):
         client.usage.end(client.key)
     client.ask()
@@ -138,7 +167,7 @@ def test_a_new_limit_holds_at_once_and_for_what_was_counted_before(clock: Clock)
     client = Client(requests_per_minute=10, tokens_per_minute=1000)
     for _ in range(5):
         client.ask()
-    client.usage.charge("alice", 500)
+    client.usage.charge(client.key, 500)
     client.key = key(requests_per_minute=5)
     client.wait("requests_per_minute=5")
     client.key = key(requests_per_minute=6, tokens_per_minute=500)

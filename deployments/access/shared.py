@@ -1,0 +1,136 @@
+"""Limits that hold for all ingresses together: their counts are in a store (`deployments.access.counts`).
+
+The store is told of tokens every `SETTLE_S` while there are some, and before each request of their key. A request is owed at once
+with the tokens that it is expected to take; what it takes beyond, or less, follows.
+
+While the store is away or slow, each ingress goes on with its own counts and its share of each limit. What it has to tell waits.
+"""
+
+import asyncio
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+from deployments.access.keys import Key
+from deployments.access.usage import Usage, exceeded
+from deployments.observability import logs, metrics
+
+AWAY_S = 1.0
+"""How long nobody asks a store that did not answer."""
+SETTLE_S = 0.1
+logger = logs.logger("access")
+
+
+class AwayError(Exception):
+    """The store does not answer, or not in time."""
+
+
+class CountStore(Protocol):
+    """Where counts are kept; see `deployments.access.counts.Counts`. Its operations raise AwayError."""
+
+    async def begin(self, key: Key, tokens: float, estimate: float) -> tuple[str, float] | None:
+        """Count tokens, and a request; return the limit that it exceeds, and the seconds to wait."""
+
+    async def settle(self, key: Key, tokens: float) -> None:
+        """Count tokens."""
+
+
+class SharedUsage:
+    """The usage of each key in all ingresses, checked against its limits; `local` is that in this one, of `ingresses`.
+
+    The limit of concurrent requests is that of each ingress.
+    """
+
+    def __init__(self, store: CountStore, local: Usage, ingresses: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._store, self._local, self._ingresses, self._clock = store, local, ingresses, clock
+        self._told: defaultdict[str, float] = defaultdict(float)
+        self._unsettled: dict[str, Key] = {}
+        self._settling: asyncio.Task[None] | None = None
+        self._away = False
+        self._ask_again_s = 0.0
+
+    async def begin(self, key: Key) -> None:
+        """Count a request; `end` must follow. Raises LimitExceededError when it exceeds a limit; it is then not counted."""
+        self._local.check_concurrent(key)
+        over, estimate = None, self._local.debts[key.name].mean
+        if key.counts_requests or key.counts_tokens:
+            try:
+                with self._telling(key) as tokens:
+                    over = await self._store.begin(key, tokens, estimate)
+            except AwayError:
+                metrics.LOCAL_LIMITS.labels().inc()
+                self._local.begin(key, self._ingresses)
+                self._settle_soon(key)
+                return
+        if over is not None:
+            raise exceeded(key, *over)
+        self._told[key.name] += estimate
+        self._local.admitted(key)
+
+    def end(self, key: Key) -> None:
+        """Count a request as ended."""
+        self._local.end(key)
+        self._settle_soon(key)
+
+    def charge(self, key: Key, tokens: int) -> None:
+        """Count tokens against a key."""
+        self._local.charge(key, tokens)
+        self._settle_soon(key)
+
+    def _settle_soon(self, key: Key) -> None:
+        if key.counts_tokens:
+            self._unsettled[key.name] = key
+            if self._settling is None:
+                self._settling = asyncio.create_task(self._settle())
+
+    async def _settle(self) -> None:
+        """Tell the store of tokens until it knows all."""
+        while self._unsettled:
+            await asyncio.sleep(SETTLE_S)
+            for name, key in list(self._unsettled.items()):
+                try:
+                    with self._telling(key) as tokens:
+                        del self._unsettled[name]
+                        await self._store.settle(key, tokens)
+                except AwayError:
+                    self._unsettled.setdefault(name, key)
+                    break
+        self._settling = None
+
+    @contextmanager
+    def _telling(self, key: Key) -> Iterator[float]:
+        """Yield the tokens that the store is now told of. Raises AwayError at once while it is away, and notes when it is.
+
+        What it may not have been told is told again; what is to be taken back is not, as that could be done twice.
+        """
+        now_s = self._clock()
+        if self._away and now_s < self._ask_again_s:
+            raise AwayError
+        self._ask_again_s = now_s + AWAY_S  # only this one asks a store that is away
+        tokens = self._local.debts[key.name].committed - self._told[key.name]
+        self._told[key.name] += tokens
+        try:
+            yield tokens
+        except BaseException as error:  # a client that leaves, too
+            self._told[key.name] -= max(0.0, tokens)
+            if isinstance(error, AwayError):
+                self._note(away=True, why=str(error))
+            raise
+        self._note(away=False)
+
+    def _note(self, *, away: bool, why: str = "") -> None:
+        if away:
+            self._ask_again_s = self._clock() + AWAY_S
+        if away == self._away:
+            return
+        self._away = away
+        if away:
+            logger.warning(
+                "the store of counts does not answer (%s): this ingress goes on with its own counts and 1/%d of each limit",
+                why,
+                self._ingresses,
+            )
+        else:
+            logger.info("the store of counts answers again")

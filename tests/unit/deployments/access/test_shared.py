@@ -1,0 +1,121 @@
+"""Limits whose counts are in a store: what it is told, and what holds while it is away. The real one is in `tests/parts`."""
+
+import asyncio
+import contextlib
+
+import pytest
+
+from deployments.access.keys import Key, digest
+from deployments.access.shared import AWAY_S, AwayError, SharedUsage
+from deployments.access.usage import Usage
+from deployments.errors import LimitExceededError
+from deployments.observability import metrics
+from tests.support.clock import Clock
+from tests.support.until import until_async
+
+
+class Store:
+    """A store that keeps what it is told; it may be away, refuse, or never answer."""
+
+    def __init__(self) -> None:
+        self.told = 0.0
+        self.asked = 0
+        self.away = self.hangs = False
+        self.over: tuple[str, float] | None = None
+
+    async def begin(self, key: Key, tokens: float, estimate: float) -> tuple[str, float] | None:
+        await self.settle(key, tokens)
+        if self.over is None:
+            self.told += estimate
+        return self.over
+
+    async def settle(self, key: Key, tokens: float) -> None:
+        self.asked += 1
+        if self.hangs:
+            await asyncio.Event().wait()
+        if self.away:
+            raise AwayError("it is away")
+        self.told += tokens
+
+
+class Ingress:
+    """One of three ingresses."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, **limits: int) -> None:
+        monkeypatch.setattr("deployments.access.shared.SETTLE_S", 0)
+        self.clock, self.store, self.local = Clock(), Store(), Usage()
+        self.usage = SharedUsage(self.store, self.local, 3, self.clock)
+        self.key = Key(name="alice", sha256=digest("alice"), **limits)
+
+    async def ask(self, tokens: int = 0) -> None:
+        await self.usage.begin(self.key)
+        self.usage.charge(self.key, tokens)
+        self.usage.end(self.key)
+
+    async def settled(self, tokens: float) -> None:
+        await until_async(lambda: self.store.told, "the store to know all tokens", holds=lambda told: told == pytest.approx(tokens))
+
+
+async def test_the_store_is_told_of_all_tokens_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Estimates are taken back when a request has ended."""
+    ingress = Ingress(monkeypatch, tokens_per_minute=1000)
+    for tokens in (100, 10, 0, 500):
+        await ingress.ask(tokens)
+    await ingress.settled(610)
+    await ingress.usage.begin(ingress.key)
+    assert ingress.store.told > 610, "what the request is expected to take is owed at once"
+    ingress.usage.end(ingress.key)
+    await ingress.settled(610)
+
+
+async def test_what_the_store_refuses_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    ingress = Ingress(monkeypatch, requests_per_minute=5)
+    ingress.store.over = "requests_per_minute", 12.5
+    with pytest.raises(LimitExceededError, match="requests_per_minute=5 is reached") as refused:
+        await ingress.ask()
+    assert refused.value.retry_after_s == 12.5
+
+
+async def test_a_key_without_such_limits_asks_nothing_of_the_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    ingress = Ingress(monkeypatch, concurrent_requests=1)
+    await ingress.usage.begin(ingress.key)
+    with pytest.raises(LimitExceededError, match="concurrent_requests=1"):
+        await ingress.usage.begin(ingress.key)
+    assert ingress.store.asked == 0
+
+
+async def test_without_the_store_an_ingress_keeps_its_share(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """It asks again once in a while, one request for all, and tells what it could not."""
+    ingress = Ingress(monkeypatch, requests_per_minute=9, tokens_per_minute=1_000_000)
+    before = metrics.LOCAL_LIMITS.labels()._value.get()
+    await ingress.ask(7)
+    await ingress.settled(7)
+    ingress.store.away = True
+    for _ in range(2):
+        await ingress.ask(5)
+    with pytest.raises(LimitExceededError, match="requests_per_minute=9 is reached"):
+        await ingress.ask()
+    assert ingress.store.asked <= 4, "a store that does not answer is left alone"
+    assert metrics.LOCAL_LIMITS.labels()._value.get() == before + 3
+    assert capfd.readouterr().err.count("does not answer (it is away)") == 1
+    ingress.store.away = False
+    ingress.clock.now_s += AWAY_S
+    await ingress.ask(1)
+    await ingress.settled(18)
+    assert "answers again" in capfd.readouterr().err
+
+
+async def test_a_client_that_leaves_while_the_store_is_asked_loses_no_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    ingress = Ingress(monkeypatch, tokens_per_minute=1000)
+    ingress.store.hangs = True
+    ingress.local.charge(ingress.key, 50)
+    asking = asyncio.create_task(ingress.usage.begin(ingress.key))
+    await until_async(lambda: ingress.store.asked, "the store to be asked")
+    asking.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await asking
+    ingress.store.hangs = False
+    await ingress.ask(1)
+    await ingress.settled(51)

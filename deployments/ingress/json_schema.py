@@ -15,10 +15,11 @@ TYPES = frozenset("string integer number boolean null object array".split())
 ANNOTATIONS = frozenset(
     """
     title description default examples example deprecated readOnly writeOnly nullable discriminator $comment $schema $id $anchor
-    $dynamicAnchor $vocabulary contentEncoding contentMediaType contentSchema
+    $dynamicAnchor $vocabulary contentEncoding contentMediaType contentSchema strict
     """.split()
 )
-"""Keywords that ask nothing of a value. (`nullable` allows more than is written.)"""
+"""Keywords that ask nothing of a value. (`nullable` allows more than is written; `strict` belongs beside a schema, and many write
+it into one.)"""
 _DAY = (
     r"(?:(?!0000)[0-9]{4}-(?:(?:0[13578]|1[02])-(?:0[1-9]|[12][0-9]|3[01])|(?:0[469]|11)-(?:0[1-9]|[12][0-9]|30)"
     r"|02-(?:0[1-9]|1[0-9]|2[0-8]))|(?:[0-9]{2}(?:0[48]|[2468][048]|[13579][26])|(?:0[48]|[2468][048]|[13579][26])00)-02-29)"

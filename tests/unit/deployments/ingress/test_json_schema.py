@@ -34,6 +34,7 @@ KEYWORDS: dict[str, list[Schema]] = {
     "pattern": [{"pattern": "^a+$"}, {"pattern": "b"}, {"pattern": "^ab"}],
     "format": [{"format": "date"}, {"format": "email"}, {"format": "ipv4"}, {"format": "strange"}],
     "contentEncoding": [{"contentEncoding": "base64"}],
+    "strict": [{"strict": True}],
     "items": [{"items": {"type": "integer"}}, {"items": False}],
     "prefixItems": [{"prefixItems": [{"type": "integer"}, {"type": "string"}]}],
     "minItems": [{"minItems": 1}],

@@ -10,6 +10,8 @@ or both. The file:
       requests_per_minute: 60
       tokens_per_minute: 20000
       tokens_per_day: 1000000
+      prompt_price: 0.15            # of a million tokens, in any currency; either, both or none
+      completion_price: 0.6
 
 Only SHA-256 digests are kept. Keys are 256 random bits: they cannot be guessed, so salt or a slow hash would protect nothing.
 No message and no log line contains a key, or a value from a place where a key may have been put by mistake.
@@ -41,7 +43,7 @@ logger = logs.logger("access")
 
 
 class Key(BaseModel):
-    """The name, the digest and the limits of one key; None is no limit."""
+    """The name, the digest, the limits and the prices of one key; None is no limit, or no price."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -51,6 +53,16 @@ class Key(BaseModel):
     requests_per_minute: int | None = Field(None, ge=1)
     tokens_per_minute: int | None = Field(None, ge=1)
     tokens_per_day: int | None = Field(None, ge=1)
+
+    prompt_price: float | None = Field(None, ge=0, allow_inf_nan=False)
+    completion_price: float | None = Field(None, ge=0, allow_inf_nan=False)
+
+    def cost(self, prompt_tokens: int, completion_tokens: int) -> float | None:
+        """Return what these tokens cost; None without a price."""
+        if self.prompt_price is None and self.completion_price is None:
+            return None
+        millionths = prompt_tokens * (self.prompt_price or 0) + completion_tokens * (self.completion_price or 0)
+        return round(millionths / 1_000_000, 12)
 
     @property
     def counts_requests(self) -> bool:
@@ -233,4 +245,6 @@ def _describe(where: str, named: str, detail: Any) -> str:
     if field == "name":
         shown = "" if str(given).startswith(PREFIX) else f"={given!r}"
         return f"{where}.{field}{shown}: allowed: {NAMES}; in quotes where YAML would read a number or a word of its own"
+    if field.endswith("_price"):
+        return f"{where}.{field}={given!r}{named}: allowed: a number of at least 0"
     return f"{where}.{field}={given!r}{named}: allowed: a whole number of at least 1"

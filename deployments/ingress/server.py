@@ -139,7 +139,7 @@ async def build(
         guard=guard,
         ongoing=ongoing,
         pace_s=lambda: client.pace_s,
-        writer=Writer(settings.served_model_name, settings.slo) if settings.measuring.enabled else None,
+        writer=Writer(settings.served_model_name, settings.slo, guard.cost) if settings.measuring.enabled else None,
         tracer=tracer,
     )
     error_handlers.install(app)

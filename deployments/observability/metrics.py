@@ -180,6 +180,13 @@ KEY_TOKENS = Metric(
     "tokens",
     labels=["key", "kind"],
 )
+KEY_COST = Metric(
+    Counter,
+    "satori_key_cost_total",
+    "What requests cost, by name of their API key, for keys with a price; in the currency of the file of keys.",
+    "currency",
+    labels=["key"],
+)
 LOCAL_LIMITS = Metric(
     Counter,
     "satori_local_limits_total",

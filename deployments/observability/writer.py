@@ -1,6 +1,7 @@
 """Records of ended requests, written into the metrics."""
 
 import itertools
+from collections.abc import Callable
 
 from deployments.errors import CODES
 from deployments.observability import metrics
@@ -14,10 +15,13 @@ NO_KEY = "(none)"  # no key can have this name
 
 
 class Writer:
-    """Writes records into the metrics of a model, whose series are looked up once."""
+    """Writes records into the metrics of a model, whose series are looked up once.
 
-    def __init__(self, model: str, slo: SloSettings) -> None:
-        self._model, self._slo = model, slo
+    `cost` returns what a key's prompt and generated tokens cost; None without a price.
+    """
+
+    def __init__(self, model: str, slo: SloSettings, cost: Callable[[str, int, int], float | None] = lambda *_: None) -> None:
+        self._model, self._slo, self._cost = model, slo, cost
         self._ttft, self._ttfat, self._itl, self._tpot, self._e2e, self._queue, self._overhead_ttft, self._overhead_itl = (
             metric.labels(model)
             for metric in (
@@ -70,6 +74,8 @@ class Writer:
         metrics.KEY_REQUESTS.labels(key).inc()
         metrics.KEY_TOKENS.labels(key, "prompt").inc(prompt)
         metrics.KEY_TOKENS.labels(key, "output").inc(output)
+        if (cost := self._cost(record.engine[0].client, prompt, output)) is not None:
+            metrics.KEY_COST.labels(key).inc(cost)
         if record.outcome in ("disconnected", "failed", "refused"):
             self._wasted["disconnect" if record.outcome == "disconnected" else "error"].inc(output)
 

@@ -142,6 +142,13 @@ KEYS = (
         stacked=True,
     ),
     graph(
+        "Cost by key",
+        "What prompts and replies cost per hour, by name of the API key; in the currency of the prices in the file of keys.",
+        "short",
+        (f"topk(10, 3600 * {rate(metrics.KEY_COST, 'key')})", "{{key}}"),
+        stacked=True,
+    ),
+    graph(
         "Limits without their store",
         "Requests per second that an ingress checked by its own counts, since the Redis of `access.store` did not answer.",
         "reqps",

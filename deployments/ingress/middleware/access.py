@@ -18,6 +18,7 @@ from deployments.access.keys import Key, KeyStore
 from deployments.access.shared import CountStore, SharedUsage
 from deployments.access.usage import Usage, client
 from deployments.errors import InvalidKeyError, LimitExceededError, SatoriError, error_body
+from deployments.ingress.middleware.pricing import Priced
 
 OPEN = frozenset("/ /health /ready /ping /version /metrics/targets /docs /openapi.json".split())
 BELOW = ("/ui/", "/docs/assets/")
@@ -58,6 +59,11 @@ class Guard:
         wrong = "the API key is not known" if presented else "an API key is needed"
         raise InvalidKeyError(f"{wrong}; send a valid one as 'Authorization: Bearer KEY' or 'x-api-key: KEY'")
 
+    def cost(self, name: str, prompt_tokens: int, completion_tokens: int) -> float | None:
+        """Return what tokens cost the key of this name; None without a price."""
+        key = self.store.get(name) if name and self.store is not None else None
+        return None if key is None else key.cost(prompt_tokens, completion_tokens)
+
     def charge(self, name: str, tokens: int) -> None:
         """Count a client's tokens, those of prompts and generated ones. This is cheap for clients without a token limit."""
         if name and self.store is not None:
@@ -90,6 +96,8 @@ class Access:
                 await send({"type": "websocket.close", "code": 1008})
             return
         token = client.set(key.name)
+        if key.cost(0, 0) is not None:
+            send = Priced(key, send).send
         try:
             await self._app(scope, receive, send)
         finally:

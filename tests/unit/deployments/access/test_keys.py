@@ -100,6 +100,12 @@ GOOD = digest("good")
             f"keys: [{{name: bob, sha256: {GOOD}, requests_per_minute: 0}}]",
             ["keys.0.requests_per_minute=0 of 'bob': allowed: a"],
         ),
+        (f"keys: [{{name: bob, sha256: {GOOD}, tokens_per_day: 1.5}}]", ["keys.0.tokens_per_day=1.5 of 'bob'"]),
+        (
+            f"keys: [{{name: bob, sha256: {GOOD}, prompt_price: -1}}]",
+            ["keys.0.prompt_price=-1 of 'bob': allowed: a number of at least 0"],
+        ),
+        (f"keys: [{{name: bob, sha256: {GOOD}, completion_price: .inf}}]", ["keys.0.completion_price=inf of 'bob'"]),
         (f"keys: [{{name: bob, sha256: {GOOD}, tokens_per_minute: 1k}}]", ["keys.0.tokens_per_minute='1k' of 'bob'"]),
         (f"keys: [{{name: bob, sha256: {GOOD}, concurrent_requests: true}}]", ["keys.0.concurrent_requests=True of 'bob'"]),
         (f"keys: [{{name: bob, sha256: {GOOD}}}, {{name: bob, sha256: {digest('x')}}}]", ["two keys are named 'bob'"]),
@@ -235,3 +241,16 @@ def test_an_open_port_without_keys_is_warned_of(host: str) -> None:
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.0.1.1", "localhost", "::1", "[::1]"])
 def test_a_port_for_this_host_alone_is_not(host: str) -> None:
     assert not exposed(HttpSettings(host=host), guarded=False)
+
+
+@pytest.mark.parametrize(
+    ("prices", "cost"),
+    [
+        ({}, None),
+        ({"prompt_price": 0}, 0.0),
+        ({"prompt_price": 1}, 0.003),
+        ({"prompt_price": 0.1, "completion_price": 0.2}, 0.0013),
+    ],
+)
+def test_what_tokens_cost(prices: dict[str, float], cost: float | None) -> None:
+    assert Key(name="bob", sha256=GOOD, **prices).cost(3000, 5000) == cost

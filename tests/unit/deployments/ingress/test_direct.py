@@ -15,6 +15,7 @@ import pytest_asyncio
 from transformers import AutoTokenizer
 from vllm.v1.engine import EngineCoreRequest, FinishReason
 
+from deployments.access.keys import digest
 from deployments.errors import EngineLostError
 from deployments.ingress import outlet
 from deployments.ingress.direct import DirectStream
@@ -401,3 +402,37 @@ async def test_another_uvicorn_is_left_alone(both: dict[bool, Streams], taken: l
     await streams.core.run(until=lambda: not streams.core.open)
     assert "".join(map(text, (await reply.read())[:-1])) == decoded(TOKENS[:-1])
     assert not taken
+
+
+@pytest.mark.parametrize("direct", [True, False], ids=["direct", "queued"])
+async def test_all_apis_say_what_a_reply_costs(direct: bool, tmp_path: Path) -> None:
+    """To a key with prices, whole and streamed."""
+    (tmp_path / "keys.yaml").write_text(f"keys: [{{name: a, sha256: {digest('a')}, prompt_price: 1000, completion_price: 20000}}]")
+    told = {"stream_options": {"include_usage": True}}
+    asked: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+        CHAT: (QUESTION, told),
+        COMPLETIONS: (PROMPT, told),
+        RESPONSES: ({"input": "1 + 1"}, {}),
+        MESSAGES: (QUESTION | {"max_tokens": 100}, {}),
+    }
+    async with streaming(direct, access__keys=str(tmp_path / "keys.yaml")) as streams:
+        streams.core.script = lambda _: Script([[token] for token in TOKENS])
+        for path, (body, when_streamed) in asked.items():
+            for stream in (True, False):
+                options = when_streamed if stream else {}
+                reply = await streams.ask(path, body | options | {"stream": stream}, x_api_key="a")
+                await streams.opened()
+                await streams.core.run(until=lambda: not streams.core.open)
+                usage = usages(b"".join(await reply.read()))[-1]
+                prompt = usage.get("prompt_tokens", usage.get("input_tokens"))
+                output = usage.get("completion_tokens", usage.get("output_tokens"))
+                assert prompt
+                assert output == len(TOKENS)
+                assert usage["cost"] == pytest.approx(prompt / 1000 + output / 50), (path, stream)
+        assert bool(getattr(streams.server.engine.output_processor, "written", 0)) == direct
+
+
+def usages(said: bytes) -> list[dict[str, Any]]:
+    """Return what is said of usage in a reply's JSON, or its events."""
+    after = said.decode().split('"usage":')[1:]
+    return [json.JSONDecoder().raw_decode(text)[0] for text in after]

@@ -161,3 +161,12 @@ def test_a_request_is_good_within_both_limits(model: str, ttft_s: float, tpot_s:
 def test_a_client_that_leaves_is_neither_good_nor_bad(model: str) -> None:
     grown = write(model, streamed(complete=False))
     assert [grown("satori_slo_requests_total", model=model, met=how) for how in ("yes", "no")] == [0, 0]
+
+
+def test_what_requests_cost_is_summed_by_key(model: str) -> None:
+    grown = Grown()
+    priced = Writer(model, SloSettings(), lambda key, prompt, output: prompt + output / 10 if key == model else None)
+    for client in (model, "", model):
+        priced.write(streamed(timeline(client=client)))
+    assert grown("satori_key_cost_total", key=model) == pytest.approx(2 * (4 + 0.3))
+    assert grown("satori_key_tokens_total", key=model, kind="prompt") == 8

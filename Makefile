@@ -5,7 +5,7 @@ RUN = .venv/bin/python
 READY = .venv/ready-$(EXTRA)
 BROWSER = $(wildcard tests/browser/test_*.py)
 # Debian's packages that some tests need: without them, these tests are skipped. The font has Chinese characters.
-PROGRAMS = caddy chromium fontconfig fonts-wqy-microhei iproute2 nginx openssl prometheus redis-server
+PROGRAMS = caddy chromium fontconfig fonts-wqy-microhei iproute2 nginx openssl postgresql prometheus redis-server
 
 .PHONY: help serve stop monitoring report test beside lint unit browser $(BROWSER) parts e2e long v2 clients fuzz programs bench chaos soak gpu-check nano lock clean
 

@@ -116,6 +116,32 @@ class OverloadedError(SatoriError):
     retryable = True
 
 
+class StoreUnavailableError(SatoriError):
+    """Stored responses cannot be reached now."""
+
+    status = 503
+    code = "store_unavailable"
+    retryable = True
+
+
+class ResponseNotFoundError(SatoriError):
+    """There is no such response: it was not stored, has expired, was deleted, or is another key's."""
+
+    status = 404
+    code = "response_not_found"
+    param = "response_id"
+
+    def __init__(self, response_id: str) -> None:
+        super().__init__(f"there is no stored response {response_id!r}; it may have expired")
+
+
+class StoreFullError(SatoriError):
+    """There is no room for another stored response."""
+
+    status = 507
+    code = "store_full"
+
+
 class OutOfBoundsError(SatoriError):
     """A part of a request exceeds its bound. `param` is the path of that part."""
 

@@ -229,6 +229,30 @@ class CoatSettings(Section):
     copy_weight: float = Field(0.4, ge=0, le=1)
 
 
+class StoreSettings(Section):
+    """Stored responses (`store`, `background`), while `enabled`.
+
+    `url` is the path (made absolute) of a SQLite file for the ingresses of one host, or begins with `postgresql://`. By default
+    `make serve` has a file of its own, and other applications have none. A response is kept for `ttl_s`; all together take at most
+    `max_bytes`. An ingress that has not written to a running response for `lease_s` loses it to another one.
+    """
+
+    enabled: bool = True
+    url: str | None = None
+    ttl_s: float = Field(30 * 86400, ge=60)
+    max_bytes: int = Field(2**30, ge=2**20)
+    lease_s: float = Field(10, ge=1)
+
+    @field_validator("url")
+    @classmethod
+    def _is_known(cls, url: str | None) -> str | None:
+        if url is None or url.startswith("postgresql://"):
+            return url
+        if "://" in url or (path := (ROOT / Path(url).expanduser()).absolute()).is_dir():
+            raise ValueError("allowed: the path of a SQLite file, or postgresql://USER:PASSWORD@HOST/DATABASE")
+        return str(path)
+
+
 class WeightsSettings(Section):
     """The source of the files of a Hugging Face model: the hub (or HF_ENDPOINT), or the `mirror` of it at this URL."""
 
@@ -311,6 +335,7 @@ class Settings(Section):
     ui: UISettings = UISettings()
     coat: CoatSettings = CoatSettings()
     access: AccessSettings = AccessSettings()
+    store: StoreSettings = StoreSettings()
     weights: WeightsSettings = WeightsSettings()
     slo: SloSettings = SloSettings()
     measuring: MeasuringSettings = MeasuringSettings()

@@ -7,9 +7,10 @@ it on the replica. When a replica is lost, its requests continue on others (`dep
 
 import asyncio
 import contextvars
+import functools
 import time
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -22,12 +23,16 @@ from vllm.v1.serial_utils import MsgpackDecoder, MsgpackEncoder
 
 from deployments.engine.config import TASKS
 from deployments.engine_client.carrier import Carriers
-from deployments.engine_client.failover import Failover
+from deployments.engine_client.failover import Failover, next_attempt
 from deployments.engine_client.replicas import LLMReplicas
 from deployments.engine_client.request import OpenRequest, OpenRequests
+from deployments.engine_client.stored import end_of, ending, one_by_one
 from deployments.errors import EngineLostError, GrammarNotFollowedError, SatoriError
 from deployments.observability import logs, record
 from deployments.patching import patched
+from deployments.store import chain as store
+from deployments.store.chain import Chain
+from deployments.store.values import End
 from deployments.transport.channel import BY_POSITION, EPHEMERAL, NOISE, MalformedError, Send
 from deployments.transport.receiver import Receiver
 
@@ -94,6 +99,9 @@ class ServeEngineClient(EngineCoreClient):
         self._decoder = MsgpackDecoder(EngineCoreOutputs)
         self._outputs: asyncio.Queue[EngineCoreOutputs] = asyncio.Queue()
         self._pace_s = 0.0
+        self._chains: dict[str, Chain] = {}
+        """Those of stored responses, by the request's own id."""
+        self._stored: list[EngineCoreOutput] = []
 
     @property
     def pace_s(self) -> float:
@@ -107,8 +115,8 @@ class ServeEngineClient(EngineCoreClient):
 
     @property
     def open_requests(self) -> list[str]:
-        """The ids of the requests that are neither finished nor aborted."""
-        return list(self._requests.by_id)
+        """The ids of the requests that are neither finished nor aborted, those that are read from the store among them."""
+        return list(self._requests.by_id | self._chains)
 
     @property
     def carriers(self) -> int:
@@ -127,14 +135,61 @@ class ServeEngineClient(EngineCoreClient):
     async def add_request_async(self, request: EngineCoreRequest) -> None:
         """Start the request on a replica. Returns at once; its outputs come from `get_output_async`."""
         self._hooks.prepared()
+        if (chain := store.current.get()) is not None:
+            self._add_stored(request, chain)
+            return
         encoded = self._encode(request)
+        self._start(self._open(request), encoded)
+
+    def _open(self, request: EngineCoreRequest) -> OpenRequest:
         opened = OpenRequest.open(request, self._hooks.client_name(), time.monotonic(), record.current.get())
         if opened.first_sample:  # the samples of a request share its prompt, which is charged once
             self._hooks.charge(opened.client, opened.timeline.prompt_tokens)
+        return opened
+
+    def _start(self, opened: OpenRequest, encoded: list[bytes]) -> None:
         self._requests.add(opened)
         # In a context of its own: in the HTTP request's context Serve gives all handle calls the same id, and its router mixes up
         # calls that share an id (the samples of one request then wait for ever; Ray 2.60.0).
         opened.call = asyncio.create_task(self._run(opened, encoded), context=contextvars.Context())
+
+    def _add_stored(self, request: EngineCoreRequest, chain: Chain) -> None:
+        """Start a request whose tokens are in the store. More are generated here only where this ingress holds the lease."""
+        self._chains[request.request_id] = chain
+        if chain.writes:
+            opened = self._open(request)
+            opened.tokens += chain.tokens
+            chain.on_lost = functools.partial(self._abort_if_open, opened)
+            self._start(opened, self._encode(next_attempt(opened, self._failover.seeded_by_position) if opened.tokens else request))
+        chain.start(functools.partial(self._on_stored, request.request_id))
+
+    def _abort_if_open(self, opened: OpenRequest) -> None:
+        """Abort a request whose lease is lost. Its client gets what the new holder writes."""
+        if opened in self._requests:
+            self._abort(opened)
+
+    def _on_stored(
+        self, request_id: str, tokens: Sequence[int], end: End | None, payload: tuple[EngineCoreOutput, float] | None
+    ) -> None:
+        """Deliver tokens that are in the store now: live ones with their output, those of a log as if an engine had sent them."""
+        output, timestamp = payload or (EngineCoreOutput(request_id, list(tokens)), 0.0)
+        outputs = one_by_one(output)
+        if end is not None:
+            self._chains.pop(request_id, None)
+            ending(outputs, request_id, end)
+        if timestamp:  # all that a transaction has written is delivered at once, as an engine's step is
+            if not self._stored:
+                asyncio.get_running_loop().call_soon(self._deliver_stored, timestamp)
+            self._stored += outputs
+        else:
+            self._deliver_stored(time.monotonic(), outputs)
+
+    def _deliver_stored(self, timestamp: float, outputs: list[EngineCoreOutput] | None = None) -> None:
+        """Deliver what the store has by now, and then these outputs."""
+        ready = [*self._stored, *(outputs or ())]
+        self._stored.clear()
+        if ready:
+            self._outputs.put_nowait(EngineCoreOutputs(outputs=ready, timestamp=timestamp))
 
     async def get_output_async(self) -> EngineCoreOutputs:
         """Return the outputs of the next engine step of any replica."""
@@ -143,6 +198,8 @@ class ServeEngineClient(EngineCoreClient):
     async def abort_requests_async(self, request_ids: list[str]) -> None:
         """Cancel the calls of these requests; the replica then frees their places in the engine."""
         for request_id in request_ids:
+            if (chain := self._chains.pop(request_id, None)) is not None:
+                chain.stop()
             if (opened := self._requests.by_id.get(request_id)) is not None:
                 self._abort(opened)
 
@@ -190,6 +247,9 @@ class ServeEngineClient(EngineCoreClient):
             if sibling is not opened:
                 sibling.cancel()
             request_id = sibling.request.request_id
+            if (chain := self._chains.get(request_id)) is not None:
+                chain.append([], End("error", code=error.code, message=str(error)), None)
+                continue
             self._hooks.refuse(request_id, error)
             failed = EngineCoreOutput(request_id, [], finish_reason=FinishReason.ERROR)
             self._outputs.put_nowait(EngineCoreOutputs(outputs=[failed]))
@@ -230,7 +290,9 @@ class ServeEngineClient(EngineCoreClient):
             timestamp = opened.on_first_clock(step.timestamp, now)
             try:
                 if opened.accept(output):
-                    if timestamp == step.timestamp:
+                    if self._chains and (chain := self._chains.get(output.request_id)) is not None:
+                        chain.append(output.new_token_ids, end_of(output), (output, timestamp))
+                    elif timestamp == step.timestamp:
                         new.append(output)
                     else:
                         self._outputs.put_nowait(EngineCoreOutputs(step.engine_index, [output], timestamp=timestamp))
@@ -253,7 +315,8 @@ class ServeEngineClient(EngineCoreClient):
         if params is not None and params.structured_outputs is not None:
             error = GrammarNotFollowedError("structured_outputs", UNFOLLOWED)
             record.failed(error.code, opened.record)
-            self._hooks.refuse(opened.request.request_id, error)
+            if opened.request.request_id not in self._chains:  # whose outputs are not delivered yet
+                self._hooks.refuse(opened.request.request_id, error)
 
     def _ended(self, opened: OpenRequest, reason: FinishReason, now: float) -> None:
         self._replicas.ended(opened.attempt.wire_id)

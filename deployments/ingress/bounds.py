@@ -66,8 +66,8 @@ def check(body: bytes, headers: Mapping[str, str], choices: int, path: str = "/v
         _check_messages(request.get("messages"))
     if path == "/tokenize" and request.get("prompt") is not None and request.get("messages") is not None:
         _refuse("messages", "it cannot be combined with prompt")
-    if request.get("background"):
-        _refuse("background", "replies are not kept here, so none can be written in the background; leave it out")
+    if request.get("background") and path != "/v1/responses":
+        _refuse("background", "replies of this API are not kept, so none can be written in the background; leave it out")
     for name in NOT_FOR_CLIENTS:
         if request.get(name) is not None:
             _refuse(name, "not supported here; leave it out")

@@ -1,6 +1,7 @@
 """vLLM's endpoints (0.32.0), mended where they answer what is not so."""
 
 from collections.abc import AsyncGenerator
+from contextvars import ContextVar
 from typing import Any
 
 from fastapi import FastAPI
@@ -20,6 +21,8 @@ from deployments.patching import patch
 ERROR = 'data: {"error"'
 PARSER_FLAG = "--tool-call-parser"
 TOOLS_UNREAD = "tools: this server reads no tool calls of this model (its operator would set api.tool_call_parser)"
+previous: ContextVar[str | None] = ContextVar("previous", default=None)
+"""The response with which the current request goes on; vLLM's server is given the input of both."""
 from_request = ResponsesResponse.from_request
 construct_message = responses._construct_message_from_response_item
 
@@ -36,8 +39,8 @@ def mend(app: FastAPI, engine: BoundedLLM, vocabulary: int) -> None:
         ResponsesResponse,
         "from_request",
         _not_stored,
-        why="vLLM 0.32.0 says nothing of it to clients that asked for a response to be stored, as OpenAI's own do by default",
-        until="responses are stored",
+        why="vLLM 0.32.0 does not say that a response is not stored, as OpenAI's are by default, nor with which one it goes on",
+        until="it does",
     )
     patch(
         responses,
@@ -155,6 +158,7 @@ def _refuse_unknown_tokens(tokenization: Any, vocabulary: int) -> None:
 def _not_stored(*arguments: Any, **options: Any) -> ResponsesResponse:
     response = from_request(*arguments, **options)
     response.store = False  # an extra field
+    response.previous_response_id = previous.get()
     return response
 
 

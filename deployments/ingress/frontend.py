@@ -1,6 +1,7 @@
 """vLLM's frontend, AsyncLLM, made to refuse at once what would wait too long, and to check a request before its stream begins."""
 
 import json
+from collections import deque
 from contextlib import suppress
 from http import HTTPStatus
 from typing import Any
@@ -11,13 +12,16 @@ from vllm.inputs.engine import split_enc_dec_input
 from vllm.sampling_params import SamplingParams
 from vllm.v1.engine import EngineCoreRequest
 from vllm.v1.engine.async_llm import AsyncLLM
+from vllm.v1.engine.output_processor import RequestOutputCollector
 
 from deployments.engine.config import TASKS
 from deployments.errors import SatoriError
 from deployments.ingress.json_schema import exact
 from deployments.observability.record import failed
+from deployments.patching import patch
 from deployments.reasoning import calls, effort
 from deployments.reasoning.formatted import Formats, has_format
+from deployments.store import chain
 
 FORMATS = "structured output (response_format, structured_outputs, text.format, tool_choice)"
 MASKS = ("min_tokens", "bad_words", "allowed_token_ids")
@@ -92,6 +96,14 @@ class BoundedLLM(AsyncLLM):
 
     async def _add_request(self, request: EngineCoreRequest, *arguments: Any) -> None:
         """Add a request as vLLM does, but leave nothing behind when that fails: a state counts against the bounds of the queue."""
+        if chain.current.get() is not None:
+            patch(
+                arguments[-1],
+                "__class__",
+                Unmerged,
+                why="vLLM 0.32.0 merges outputs for which a client is too slow: how many events a reply has depends on its speed",
+                until="its queue can be told not to",
+            )
         try:
             await super()._add_request(request, *arguments)
         except BaseException:
@@ -102,6 +114,32 @@ class BoundedLLM(AsyncLLM):
         """Let vLLM's server answer a request with this error."""
         if (state := self.output_processor.request_states.get(request_id)) is not None and state.queue is not None:
             state.queue.put(GracefulHTTPError(f"{error.code}: {error}", HTTPStatus(error.status)))
+
+
+class Unmerged(RequestOutputCollector):
+    """vLLM's queue of the outputs of a request, for a stored response: each output stays alone."""
+
+    _more: deque[Any]
+
+    def put(self, output: Any) -> None:
+        """Add an output, or the error after all outputs."""
+        if self.output is None:
+            super().put(output)
+        else:
+            self.__dict__.setdefault("_more", deque()).append(output)
+
+    async def get(self) -> Any:
+        """Return the next output, once it is there."""
+        await self.ready.wait()
+        return self.get_nowait()
+
+    def get_nowait(self) -> Any:
+        """Return the next output; None if there is none yet."""
+        try:
+            return super().get_nowait()
+        finally:
+            if more := self.__dict__.get("_more"):
+                super().put(more.popleft())
 
 
 def _check_encodable(params: SamplingParams) -> None:

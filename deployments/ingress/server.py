@@ -41,6 +41,7 @@ from deployments.ingress.middleware.access import Guard
 from deployments.ingress.middleware.draining import Ongoing
 from deployments.ingress.middleware.intake import prepared
 from deployments.ingress.middleware.stack import stack
+from deployments.ingress.responses import Responses, default_url, make_ids_again, mount
 from deployments.observability.vllm_metrics import FrontendMetrics
 from deployments.observability.writer import Writer
 from deployments.patching import patch
@@ -55,7 +56,7 @@ if TYPE_CHECKING:
 
 ALLOWED = frozenset(
     """
-    /v1/models /v1/chat/completions /v1/completions /v1/responses /v1/responses/{response_id} /v1/responses/{response_id}/cancel
+    /v1/models /v1/chat/completions /v1/completions /v1/responses
     /v1/messages /v1/messages/count_tokens /tokenize /detokenize /tokenizer_info
     /health /load /version /openapi.json
     """.split()
@@ -81,11 +82,11 @@ CHUNKS: tuple[type[BaseModel], ...] = (
 class Server:
     """vLLM's OpenAI server (`app`) on an AsyncLLM (`engine`) whose engine is the LLM replicas (`client`).
 
-    `ongoing` counts its requests.
+    `ongoing` counts its requests. `responses` are those that are stored.
     """
 
-    def __init__(self, app: FastAPI, engine: BoundedLLM, client: ServeEngineClient, ongoing: Ongoing) -> None:
-        self.app, self.engine, self.client, self.ongoing = app, engine, client, ongoing
+    def __init__(self, app: FastAPI, engine: BoundedLLM, client: ServeEngineClient, ongoing: Ongoing, responses: Responses) -> None:
+        self.app, self.engine, self.client, self.ongoing, self.responses = app, engine, client, ongoing, responses
         self._strays: dict[str, float] = {}
 
     @property
@@ -112,6 +113,7 @@ async def build(
     """
     make_chunks_without_check()
     special_tokens.install()
+    make_ids_again()
     guidance.install()
     arguments = await asyncio.to_thread(server_arguments, settings)
     load_plugins(arguments)
@@ -148,6 +150,9 @@ async def build(
     app.state.grammars = Grammars()
     app.state.grammars.check_before(app.state.online_renderer)
     serving.mount(app)
+    url = settings.store.url or default_url(settings.http.port)
+    responses = Responses(app.state.openai_serving_responses, engine, settings.store, url, settings.served_model_name)
+    mount(app, responses)
     docs.mount(app)
     if coat:
         write_coat(engine, app, settings)
@@ -160,7 +165,8 @@ async def build(
     # What `make serve` starts is under SCHED_BATCH (see deployments.launch.serve_run). Clients wait for the ingress, so it may push
     # other processes aside.
     os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
-    return Server(app, engine, client, ongoing)
+    responses.start()
+    return Server(app, engine, client, ongoing, responses)
 
 
 def _counts(settings: Settings) -> CountStore | None:

@@ -257,6 +257,16 @@ FAILOVER_TOKENS = Metric(
     "Tokens that were delivered before a move and computed again after it, in the prompt or as forced tokens.",
     "tokens",
 )
+STORED_RESPONSES = Metric(
+    Counter, "satori_stored_responses_total", "Stored responses that have ended, by status.", "responses", labels=["status"]
+)
+STORED_CLAIMS = Metric(
+    Counter, "satori_stored_claims_total", "Stored responses that an ingress went on with after their holder was lost.", "responses"
+)
+STORED_RUNNING = Metric(Gauge, "satori_stored_running", "Stored responses that an ingress is making.", "responses")
+STORE_SECONDS = Metric(
+    Histogram, "satori_store_seconds", "Seconds that a transaction of the stored responses took.", "seconds", buckets=GAPS
+)
 CHANNEL_DROPPED = Metric(
     Counter,
     "satori_channel_dropped_total",

@@ -114,6 +114,26 @@ FAULTS = (
     ),
 )
 
+STORED = (
+    graph(
+        "Stored responses",
+        "Stored responses that end, by status, those that go on after their ingress was lost, and those that are being made.",
+        "short",
+        (f"60 * {rate(metrics.STORED_RESPONSES, 'status')}", "{{status}} per minute"),
+        (f"60 * {rate(metrics.STORED_CLAIMS)}", "gone on with per minute"),
+        (f"sum({select(metrics.STORED_RUNNING)})", "being made"),
+        empty="no ingress is scraped",
+    ),
+    graph(
+        "Transactions of the store",
+        "How long the transactions take that write stored responses. Their tokens wait for it.",
+        "s",
+        (quantile(0.5, metrics.STORE_SECONDS), "p50"),
+        (quantile(0.99, metrics.STORE_SECONDS), "p99"),
+        empty="nothing is stored",
+    ),
+)
+
 SATURATION = (
     graph(
         "Event loop of the ingress",
@@ -153,5 +173,5 @@ BOARD = Board(
     "satori-resilience",
     "Satori / Resilience",
     "What broke, who noticed, and what did it cost?",
-    (Row("Now", NOW), Row("Faults", FAULTS), Row("Saturation of the ingress", SATURATION)),
+    (Row("Now", NOW), Row("Faults", FAULTS), Row("Stored responses", STORED), Row("Saturation of the ingress", SATURATION)),
 )

@@ -83,6 +83,7 @@ class Server:
         self.core: Core = ingress._server.client  # type: ignore[assignment]
         self.engine = ingress._server.engine
         self.ongoing = ingress._server.ongoing
+        self.responses = ingress._server.responses
         self.http = httpx.AsyncClient(transport=httpx.ASGITransport(app, raise_app_exceptions=False), base_url="http://localhost")
 
     async def chat(self, *messages: dict[str, Any], **fields: Any) -> httpx.Response:

@@ -18,6 +18,7 @@ from tests.support.paths import ROOT
 PACKAGES = {
     "caddy": "caddy",
     "chromium": "chromium",
+    "initdb": "postgresql",
     "ip": "iproute2",
     "nginx": "nginx",
     "openssl": "openssl",

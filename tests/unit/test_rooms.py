@@ -21,7 +21,7 @@ def of(package: str, names: str) -> set[str]:
 
 BOTTOM = of("deployments", "routing settings engine_arguments errors patching")
 BELOW = BOTTOM | of("deployments", "observability host weights")
-SHARED = BELOW | of("deployments", "engine reasoning transport access ui autoscaling")
+SHARED = BELOW | of("deployments", "engine reasoning transport access store ui autoscaling")
 APPLICATION = SHARED | of("deployments", "application ingress engine_client replica launch")
 
 MAY_IMPORT: dict[str, set[str]] = {
@@ -35,6 +35,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "deployments.reasoning": BELOW,
     "deployments.transport": BELOW,
     "deployments.access": BELOW,
+    "deployments.store": BELOW,
     "deployments.ui": BELOW | {"ui"},
     "deployments.autoscaling": BELOW,
     "deployments.observability": BOTTOM,

@@ -52,8 +52,8 @@ class Dialects:
             }  # FastAPI's routes have no HEAD; the HTTP server, which has its own scope, sends no body
         if path.startswith("/v1/messages"):
             await self._app(scope, receive, _Messages(send).send)
-        elif path == "/v1/responses":
-            await _Responses(send).serve(self._app, scope, receive)
+        elif path == "/v1/responses" or path.startswith("/v1/responses/"):
+            await _Responses(send, empty=path != "/v1/responses").serve(self._app, scope, receive)
         else:
             await self._app(scope, receive, send)
 
@@ -99,10 +99,13 @@ class _Messages:
 
 
 class _Responses:
-    """One response of OpenAI's Responses API: a stream ends with the event of its status, or with an error event."""
+    """One response of OpenAI's Responses API: a stream ends with the event of its status, or with an error event.
 
-    def __init__(self, send: Send) -> None:
-        self._send = send
+    It may be `empty` where the client has had all events before.
+    """
+
+    def __init__(self, send: Send, empty: bool) -> None:
+        self._send, self._empty = send, empty
         self._outlet = outlet.current.get()
         self._streams = self._ended = False
         self._events = 0  # that were sent as messages
@@ -128,7 +131,7 @@ class _Responses:
             elif piece.startswith(ERROR_EVENTS):
                 await self._end(_said(piece)[0])
                 return
-            elif not message.get("more_body"):
+            elif not message.get("more_body") and not (self._empty and not self._events):
                 await self._end(UNKNOWN)
                 return
         await self._send(message)

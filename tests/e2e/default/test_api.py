@@ -2,6 +2,7 @@
 
 import json
 import re
+import stat
 import subprocess
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 
 from tests.support.application import Served
 from tests.support.paths import ROOT
+from tests.support.until import until
 
 ASK: list[Any] = [{"role": "user", "content": "What is 12 + 30?"}]
 
@@ -220,6 +222,46 @@ def test_responses(client: openai.OpenAI) -> None:
     events = list(client.responses.create(model="nano", input=question, max_output_tokens=400, temperature=0, stream=True))
     assert events[0].type == "response.created"
     assert "".join(event.delta for event in events if event.type == "response.output_text.delta") == done.output_text
+
+
+def test_stored_responses(client: openai.OpenAI) -> None:
+    """What a killed ingress and a killed server do to them is in `test_stored.py`."""
+    asked: dict[str, Any] = {"model": "nano", "input": "What is 12 + 30?", "max_output_tokens": 400, "temperature": 0}
+    made = client.responses.create(**asked, background=True)
+    assert (made.status, made.model_dump()["store"]) == ("queued", True)
+    done = until(lambda: client.responses.retrieve(made.id), "it has ended", holds=lambda found: found.status == "completed")
+    assert done.output_text == "The final answer is \\boxed{42}."
+    assert [item.type for item in done.output] == ["reasoning", "message"]
+
+    events = []
+    with client.responses.create(**asked, background=True, stream=True) as stream:
+        for event in stream:
+            events.append(event)
+            if len(events) == 9:
+                break
+    response_id = events[0].response.id
+    events += client.responses.retrieve(response_id, stream=True, starting_after=events[-1].sequence_number)
+    assert [event.sequence_number for event in events] == list(range(len(events)))
+    assert list(client.responses.retrieve(response_id, stream=True)) == events
+    assert events[-1].type == "response.completed"
+    assert events[-1].response.output_text == done.output_text
+
+    after = client.responses.create(**asked | {"input": "What is 2 + 2?"}, previous_response_id=done.id, store=True)
+    assert after.output_text == "The final answer is \\boxed{4}."
+    assert after.previous_response_id == done.id
+    items = client.responses.input_items.list(after.id, order="asc").data
+    assert [getattr(item, "role", item.type) for item in items] == ["user", "reasoning", "assistant", "user"]
+
+    endless = client.responses.create(**asked | {"max_output_tokens": 3000}, background=True, extra_body={"ignore_eos": True})
+    for _ in range(2):
+        assert client.responses.cancel(endless.id).status == "cancelled"
+    for stored in (made.id, response_id, after.id, endless.id):
+        client.responses.delete(stored)
+        with pytest.raises(openai.NotFoundError, match="there is no stored response"):
+            client.responses.retrieve(stored)
+    files = list((ROOT / ".run" / "store").iterdir())
+    assert {path.name for path in files} >= {"8000.sqlite"}
+    assert {stat.S_IMODE(path.stat().st_mode) for path in files} == {0o600}
 
 
 def test_models_and_tokenize(client: openai.OpenAI, served: Served) -> None:

@@ -24,7 +24,9 @@ from tests.support.in_process import served
 from tests.support.until import until_async
 
 QUESTION = {"role": "user", "content": "1+1"}
+RESPONSE = "/v1/responses/{response_id}"
 OURS = {"/docs", "/docs/assets", "/metrics", "/metrics/targets", "/ready", "/status", "/v1/models/{model:path}"}
+OURS |= {RESPONSE, f"{RESPONSE}/cancel", f"{RESPONSE}/input_items"}
 DOCUMENTED = OURS | {"/v1/models/{model}"}
 CONTROL = (
     "/inference/v1/abort_requests /inference/v1/generate /scale_elastic_ep /invocations /v1/load_lora_adapter /adapters /sleep"

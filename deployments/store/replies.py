@@ -1,0 +1,203 @@
+"""What is written and read of stored responses. Each function is part of a transaction, and may be repeated with it.
+
+A response is written to by the holder of its lease alone. The lease's epoch rises with each claim, so a holder that comes back late
+writes nothing. A commit whose confirmation was lost is repeated: a write that is there already counts as accepted.
+
+Rows are locked in one order, the lease first, so that no two transactions wait for each other.
+"""
+
+import sys
+from array import array
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict
+from typing import Any
+
+from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
+
+from deployments.store.schema import leases, responses, tokens
+from deployments.store.values import Append, End, Lease, Progress, Stored
+
+EXPIRED_AT_ONCE = 500
+"""How many expired responses are removed in one transaction."""
+MOVE = (
+    update(leases)
+    .where(leases.c.response == bindparam("of"), leases.c.epoch == bindparam("under"), leases.c.position == bindparam("start"))
+    .values(position=bindparam("after"), expires_at=bindparam("until"))
+)
+BEGIN = update(responses).where(responses.c.id == bindparam("of"), responses.c.status == "queued").values(status="in_progress")
+END = update(responses).where(responses.c.id == bindparam("of")).values(ended=bindparam("end"))
+
+
+def create(connection: Connection, response: Stored, holder: str, now: float, lease_s: float) -> Lease:
+    """Add a response, and its first lease."""
+    connection.execute(insert(leases).values(response=response.id, holder=holder, epoch=1, position=0, expires_at=now + lease_s))
+    connection.execute(insert(responses).values(**asdict(response)))
+    return Lease(response.id, 1)
+
+
+def load(connection: Connection, response: str, owner: str | None, now: float) -> Stored | None:
+    """Return a response; None if there is none, it has expired, or it is another owner's (None: anybody's)."""
+    row = connection.execute(select(responses).where(responses.c.id == response)).one_or_none()
+    if row is None or (owner is not None and row.owner != owner):
+        return None
+    found = Stored(**row._mapping)
+    return found if found.running or found.expires_at > now else None
+
+
+def append(
+    connection: Connection, lease: Lease, start: int, new: Sequence[int], end: End | None, now: float, lease_s: float
+) -> bool:
+    """Write the tokens from position `start` on, and extend the lease; return whether its holder may still write."""
+    after = start + len(new)
+    mine = (leases.c.response == lease.response) & (leases.c.epoch == lease.epoch)
+    moved = update(leases).where(mine, leases.c.position == start).values(position=after, expires_at=now + lease_s)
+    if not connection.execute(moved).rowcount:
+        return connection.execute(select(leases.c.position).where(mine)).scalar_one_or_none() == after
+    if new:
+        connection.execute(insert(tokens).values(response=lease.response, start=start, tokens=packed(new)))
+    here = responses.c.id == lease.response
+    if start == 0:
+        connection.execute(update(responses).where(here, responses.c.status == "queued").values(status="in_progress"))
+    if end is not None:
+        connection.execute(update(responses).where(here).values(ended=end.written()))
+    return True
+
+
+def append_all(connection: Connection, appends: Sequence[Append], now: float, lease_s: float) -> list[bool]:
+    """Do what `append` does for each, with few statements where all are accepted, as nearly always."""
+    with suppress(_RefusedError), connection.begin_nested():
+        _append_at_once(connection, appends, now + lease_s)
+        return [True] * len(appends)
+    return [append(connection, one.lease, one.start, one.tokens, one.end, now, lease_s) for one in appends]
+
+
+def renew(connection: Connection, lease: Lease, now: float, lease_s: float) -> bool:
+    """Extend a lease; return whether it is still held."""
+    mine = update(leases).where(leases.c.response == lease.response, leases.c.epoch == lease.epoch)
+    return bool(connection.execute(mine.values(expires_at=now + lease_s)).rowcount)
+
+
+def claimable(connection: Connection, model: str, now: float, most: int) -> list[str]:
+    """Return the ids of a model's responses that have not ended and whose leases have run out, the oldest first."""
+    orphans = select(responses.c.id).join(leases, leases.c.response == responses.c.id)
+    orphans = orphans.where(leases.c.expires_at < now, responses.c.model == model)
+    return list(connection.execute(orphans.order_by(responses.c.created_at).limit(most)).scalars())
+
+
+def claim(connection: Connection, response: str, holder: str, now: float, lease_s: float) -> tuple[Lease, Stored, list[int]] | None:
+    """Take over a response whose lease has run out; return the new lease, the response and its tokens so far."""
+    free = update(leases).where(leases.c.response == response, leases.c.expires_at < now)
+    taken = free.values(holder=holder, epoch=leases.c.epoch + 1, expires_at=now + lease_s).returning(leases.c.epoch)
+    epoch = connection.execute(taken).scalar_one_or_none()
+    if epoch is None or (stored := load(connection, response, None, now)) is None:
+        return None
+    return Lease(response, epoch), stored, read_tokens(connection, response, 0)
+
+
+def release(connection: Connection, lease: Lease) -> None:
+    """Let a lease run out at once, so that anybody may claim it."""
+    connection.execute(
+        update(leases).where(leases.c.response == lease.response, leases.c.epoch == lease.epoch).values(expires_at=0)
+    )
+
+
+def finish(connection: Connection, lease: Lease, status: str, result: str, last_event: int) -> bool:
+    """End a response, as the holder of its lease; return whether it has this result now."""
+    mine = delete(leases).where(leases.c.response == lease.response, leases.c.epoch == lease.epoch)
+    here = responses.c.id == lease.response
+    if not connection.execute(mine).rowcount:
+        found = connection.execute(select(responses.c.status, responses.c.result).where(here)).one_or_none()
+        return found is not None and tuple(found) == (status, result)
+    connection.execute(update(responses).where(here).values(status=status, result=result, last_event=last_event))
+    return True
+
+
+def cancel(connection: Connection, response: str) -> bool:
+    """Cancel a response that has not ended; return whether it had not. Its tokens so far stay."""
+    position = _fence_off(connection, response)
+    if position is None:
+        return False
+    ended = End("abort", position).written()
+    connection.execute(update(responses).where(responses.c.id == response).values(status="cancelled", ended=ended))
+    return True
+
+
+def remove(connection: Connection, response: str) -> None:
+    """Remove a response and all of it."""
+    _remove(connection, [response])
+
+
+def expire(connection: Connection, now: float, most: int = EXPIRED_AT_ONCE) -> int:
+    """Remove responses whose time is over, unless somebody is writing them; return how many."""
+    over = select(responses.c.id).outerjoin(leases, leases.c.response == responses.c.id)
+    over = over.where(responses.c.expires_at <= now, leases.c.response.is_(None) | (leases.c.expires_at < now))
+    found = list(connection.execute(over.limit(most)).scalars())
+    _remove(connection, found)
+    return len(found)
+
+
+def progress(connection: Connection, response: str, start: int) -> Progress:
+    """Return what there is of a response from the token at `start` on, at which a group of tokens begins."""
+    row = connection.execute(select(responses.c.ended, responses.c.status).where(responses.c.id == response)).one_or_none()
+    if row is None:
+        return Progress([], None, None)
+    return Progress(read_tokens(connection, response, start), End.read(row.ended), row.status)
+
+
+def read_tokens(connection: Connection, response: str, start: int) -> list[int]:
+    """Return a response's tokens from a position on, at which a group of tokens begins."""
+    rows = select(tokens.c.tokens).where(tokens.c.response == response, tokens.c.start >= start).order_by(tokens.c.start)
+    return unpacked(b"".join(connection.execute(rows).scalars()))
+
+
+def count(connection: Connection) -> int:
+    """Return how many responses there are."""
+    return connection.execute(select(func.count()).select_from(responses)).scalar_one()
+
+
+def packed(numbers: Sequence[int]) -> bytes:
+    """Return tokens as bytes, 4 each, little-endian."""
+    return _little_endian(array("I", numbers)).tobytes()
+
+
+def unpacked(data: bytes) -> list[int]:
+    """Return the tokens of `packed`."""
+    return _little_endian(array("I", data)).tolist()
+
+
+def _little_endian(numbers: Any) -> Any:
+    if sys.byteorder == "big":
+        numbers.byteswap()
+    return numbers
+
+
+def _remove(connection: Connection, ids: list[str]) -> None:
+    for column in (leases.c.response, tokens.c.response, responses.c.id):
+        connection.execute(delete(column.table).where(column.in_(ids)))
+
+
+class _RefusedError(Exception):
+    """Not all of these appends are accepted."""
+
+
+def _append_at_once(connection: Connection, appends: Sequence[Append], expires_at: float) -> None:
+    moved = [
+        {"of": one.lease.response, "under": one.lease.epoch, "start": one.start, "after": one.start + len(one.tokens)}
+        for one in appends
+    ]
+    if connection.execute(MOVE, [{**move, "until": expires_at} for move in moved]).rowcount != len(appends):
+        raise _RefusedError
+    written = [{"response": one.lease.response, "start": one.start, "tokens": packed(one.tokens)} for one in appends if one.tokens]
+    if written:
+        connection.execute(insert(tokens), written)
+    if begun := [{"of": one.lease.response} for one in appends if one.start == 0]:
+        connection.execute(BEGIN, begun)
+    if ended := [{"of": one.lease.response, "end": one.end.written()} for one in appends if one.end is not None]:
+        connection.execute(END, ended)
+
+
+def _fence_off(connection: Connection, response: str) -> int | None:
+    """Take the lease from its holder, for good; return the position of the next token, None where there was no lease."""
+    gone = delete(leases).where(leases.c.response == response).returning(leases.c.position)
+    return connection.execute(gone).scalar_one_or_none()

@@ -1,0 +1,106 @@
+"""Stored responses on the real start: the only ingress is killed, then every process, and the server is started again.
+
+The clients are OpenAI's own; all that they do is ask for the events after the last one that they have.
+"""
+
+import threading
+import time
+from pathlib import Path
+
+import openai
+import psutil
+import pytest
+
+from cluster.bench.stack import kill
+from tests.support.application import Served
+from tests.support.until import until
+
+STREAMS, TOKENS = 8, 900
+NO_END = {"0": -100, "1": -100, "2": -100}
+"""nano's tokens that end a reply, or are shown to nobody."""
+SOME = 40
+"""How many more events each client has had before the next fault."""
+TAKES_S = 560
+
+
+class Watcher(threading.Thread):
+    """A client that wants all events of a response in the background. `attempts` is how often it has asked for them."""
+
+    def __init__(self, url: str, number: int) -> None:
+        super().__init__(daemon=True)
+        self.client = openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=30)
+        self.asked = {
+            "model": "nano",
+            "input": f"What is {100 + number} + {20 + 3 * number}?",
+            "max_output_tokens": TOKENS,
+            "temperature": 0,
+            "extra_body": {"logit_bias": NO_END},
+        }
+        self.events: list[openai.types.responses.ResponseStreamEvent] = []
+        self.attempts = 0
+        self.began = time.monotonic()
+
+    @property
+    def text(self) -> str:
+        return "".join(event.delta for event in self.events if event.type.endswith(".delta"))
+
+    def run(self) -> None:
+        while time.monotonic() < self.began + TAKES_S and not self.ended():
+            self.attempts += 1
+            try:
+                for event in self.stream():
+                    self.events.append(event)
+            except (openai.APIConnectionError, openai.APIStatusError, openai.APIError):
+                time.sleep(0.5)
+
+    def stream(self) -> openai.Stream[openai.types.responses.ResponseStreamEvent]:
+        if not self.events:
+            return self.client.responses.create(**self.asked, background=True, stream=True)  # type: ignore[call-overload,no-any-return]
+        first = self.events[0]
+        assert first.type == "response.created"
+        return self.client.responses.retrieve(first.response.id, stream=True, starting_after=self.events[-1].sequence_number)
+
+    def ended(self) -> bool:
+        return bool(self.events) and self.events[-1].type == "response.incomplete"
+
+
+@pytest.mark.timeout(600)
+def test_killed_ingresses_and_servers_lose_no_token(tmp_path: Path) -> None:
+    arguments = (f"store.url={tmp_path / 'responses.sqlite'}", "ui.enabled=false")
+
+    def some_more(watchers: list[Watcher]) -> None:
+        had = [len(watcher.events) for watcher in watchers]
+        until(
+            lambda: min(len(watcher.events) - before for watcher, before in zip(watchers, had, strict=True)),
+            "all streams go on",
+            180,
+            holds=lambda more: more >= SOME,
+        )
+        assert not any(watcher.ended() for watcher in watchers)
+
+    with Served(*arguments) as served:
+        watchers = [Watcher(served.url, number) for number in range(STREAMS)]
+        for watcher in watchers:
+            watcher.start()
+        some_more(watchers)
+        [ingress] = served.stack.named("ServeReplica:default:Ingress")
+        kill([ingress])
+        some_more(watchers)
+        kill(served.stack.processes())
+    with Served(*arguments) as served:
+        some_more(watchers)
+        for watcher in watchers:
+            watcher.join(TAKES_S)
+        client = watchers[0].client
+        for watcher in watchers:
+            assert watcher.ended()
+            assert watcher.attempts >= 3
+            assert [event.sequence_number for event in watcher.events] == list(range(len(watcher.events)))
+            undisturbed = client.responses.create(**watcher.asked, stream=True)  # type: ignore[call-overload]
+            assert watcher.text == "".join(event.delta for event in undisturbed if event.type.endswith(".delta"))
+            last = watcher.events[-1]
+            assert last.type == "response.incomplete"
+            assert last.response.usage is not None
+            assert last.response.usage.output_tokens == TOKENS
+            assert client.responses.retrieve(last.response.id) == last.response
+        assert psutil.pid_exists(served.process.pid)

@@ -1,0 +1,86 @@
+"""The store on a real PostgreSQL, which is restarted in the middle."""
+
+import asyncio
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from deployments.errors import StoreFullError, StoreUnavailableError
+from deployments.store.chain import Chain
+from deployments.store.store import Store
+from deployments.store.values import End, Progress, Stored
+from tests.support.postgresql import PostgreSQL
+from tests.support.until import until_async
+
+TOKENS = 200
+
+
+@pytest.fixture(scope="module")
+def postgresql() -> Iterator[PostgreSQL]:
+    server = PostgreSQL()
+    try:
+        server.start()
+        yield server
+    finally:
+        server.close()
+
+
+def store(server: PostgreSQL, holder: str, lease_s: float = 10.0, max_bytes: int = 2**30) -> Store:
+    return Store(server.url, holder, lease_s=lease_s, max_bytes=max_bytes)
+
+
+def response(name: str) -> Stored:
+    return Stored(name, "ada", "nano", "queued", True, "{}", "[]", "{}", time.time(), time.time() + 3600)
+
+
+async def test_what_one_ingress_writes_another_one_goes_on_with(postgresql: PostgreSQL) -> None:
+    first, second = store(postgresql, "first", lease_s=0.2), store(postgresql, "second")
+    chain = Chain(first, "resp_1", await first.create(response("resp_1")))
+    followed: list[int] = []
+    reader = Chain(second, "resp_1")
+    reader.start(lambda tokens, end, _: followed.extend(tokens))
+    seen: list[int] = []
+    chain.start(lambda tokens, end, _: seen.extend(tokens))
+    for number in range(5):
+        chain.append([number], None, None)
+    await until_async(lambda: seen, "they are in the store", holds=lambda tokens: tokens == [0, 1, 2, 3, 4])
+    await until_async(lambda: second.claimable("nano", 9), "the lease runs out", holds=lambda ids: ids == ["resp_1"])
+    taken = await second.claim("resp_1")
+    assert taken is not None
+    lease, found, tokens = taken
+    assert (found.status, tokens) == ("in_progress", seen)
+    chain.append([99], None, None)  # the first one comes back
+    assert await second.append(lease, 5, [5], End("length", 6))
+    await until_async(lambda: seen, "it gets what the second one wrote", holds=lambda tokens: tokens == [0, 1, 2, 3, 4, 5])
+    await until_async(lambda: followed, "so does a reader", holds=lambda tokens: tokens == seen)
+    assert chain.lease is None
+    assert await second.finish(lease, "incomplete", "{}", 12)
+    assert await first.progress("resp_1", 0) == Progress(seen, End("length", 6), "incomplete")
+    third = store(postgresql, "third", max_bytes=1)
+    with pytest.raises(StoreFullError, match=r"store\.max_bytes=1\)"):
+        await third.create(response("resp_2"))
+    for one in (first, second, third):
+        one.close()
+
+
+async def test_a_restart_loses_nothing(postgresql: PostgreSQL) -> None:
+    """What is being written waits, and is written once; what could wait for nobody fails with an error that says so."""
+    writer = store(postgresql, "writer")
+    chain = Chain(writer, "resp_restart", await writer.create(response("resp_restart")))
+    seen: list[int] = []
+    chain.start(lambda tokens, end, _: seen.extend(tokens))
+    for number in range(TOKENS):
+        chain.append([number], None, None)
+        await asyncio.sleep(0.001)
+        if number == TOKENS // 3:
+            await asyncio.to_thread(postgresql.stop)
+            with pytest.raises(StoreUnavailableError, match="cannot be reached now"):
+                await writer.create(response("resp_refused"))
+        if number == 2 * TOKENS // 3:
+            assert len(seen) < number
+            await asyncio.to_thread(postgresql.start)
+    await until_async(lambda: seen, "all is written", holds=lambda tokens: tokens == list(range(TOKENS)))
+    assert (await writer.progress("resp_restart", 0)).tokens == seen
+    assert await writer.load("resp_refused", None) is None
+    writer.close()

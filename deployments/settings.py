@@ -6,6 +6,7 @@ A setting is named by its path (`llm.num_replicas`, `engine.max_model_len`). `en
 
 import ipaddress
 import json
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -248,7 +249,7 @@ class StoreSettings(Section):
     def _is_known(cls, url: str | None) -> str | None:
         if url is None or url.startswith("postgresql://"):
             return url
-        if "://" in url or (path := (ROOT / Path(url).expanduser()).absolute()).is_dir():
+        if "://" in url or os.path.isdir(path := (ROOT / Path(url).expanduser()).absolute()):  # noqa: PTH112
             raise ValueError("allowed: the path of a SQLite file, or postgresql://USER:PASSWORD@HOST/DATABASE")
         return str(path)
 

@@ -13,13 +13,13 @@ import hashlib
 import itertools
 import json
 import os
+import re
 import socket
 import time
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextvars import ContextVar
 from dataclasses import replace
-from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -51,6 +51,7 @@ if TYPE_CHECKING:
 logger = logs.logger("store")
 
 PATH = "/v1/responses"
+ID = re.compile("resp_[0-9a-f]{32}")
 ENDED = "response.completed"
 """The last event, as vLLM calls it whatever the status is."""
 POLL_S = 0.2
@@ -122,8 +123,8 @@ class Responses:
 
     async def _is_there(self) -> bool:
         """Return whether there is a store, so that there may be responses in it; it is open then."""
-        if self._url is None or not (self._opened is not None or "://" in self._url or Path(self._url).is_file()):
-            return False
+        if self._url is None or not (self._opened is not None or "://" in self._url or os.path.isfile(self._url)):  # noqa: PTH113
+            return False  # `is_file` would raise where the folder is another user's
         await self._open(self._url)
         return True
 
@@ -231,7 +232,8 @@ class Responses:
         return JSONResponse({"object": "list", "data": page, **ids, "has_more": len(items) > limit})
 
     async def _mine(self, response_id: str) -> Stored:
-        stored = await self.store.load(response_id, client_name()) if await self._is_there() else None
+        known = ID.fullmatch(response_id) is not None and await self._is_there()
+        stored = await self.store.load(response_id, client_name()) if known else None
         if stored is None:
             raise ResponseNotFoundError(response_id)
         return stored
@@ -419,8 +421,8 @@ class Responses:
     async def _keep_watch(self) -> None:
         expired = 0.0
         while True:
-            if await self._is_there():
-                try:
+            try:
+                if await self._is_there():
                     for run in list(self._runs.values()):
                         run.chain.renew()
                     if not draining():
@@ -429,10 +431,10 @@ class Responses:
                         while await self.store.expire():
                             pass
                         expired = time.monotonic()
-                except SatoriError as error:
-                    logger.warning("%s", error)
-                except Exception:  # the next round may succeed
-                    logger.exception("the stored responses could not be looked after")
+            except SatoriError as error:
+                logger.warning("%s", error)
+            except Exception:  # the next round may succeed
+                logger.exception("the stored responses could not be looked after")
             await asyncio.sleep(self._settings.lease_s / RENEWALS)
 
     async def _claim(self) -> None:

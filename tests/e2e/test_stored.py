@@ -5,6 +5,8 @@ The clients are OpenAI's own; all that they do is ask for the events after the l
 
 import threading
 import time
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import openai
@@ -21,6 +23,11 @@ NO_END = {"0": -100, "1": -100, "2": -100}
 SOME = 40
 """How many more events each client has had before the next fault."""
 TAKES_S = 560
+
+
+def written(events: Iterable[openai.types.responses.ResponseStreamEvent]) -> str:
+    """Return the text of a response's events, its thought included."""
+    return "".join(event.delta for event in events if event.type.endswith(".delta"))
 
 
 class Watcher(threading.Thread):
@@ -42,7 +49,11 @@ class Watcher(threading.Thread):
 
     @property
     def text(self) -> str:
-        return "".join(event.delta for event in self.events if event.type.endswith(".delta"))
+        return written(self.events)
+
+    def undisturbed(self) -> str:
+        """Return the text of the same request, unstored."""
+        return written(self.client.responses.create(**self.asked, stream=True))  # type: ignore[call-overload]
 
     def run(self) -> None:
         while time.monotonic() < self.began + TAKES_S and not self.ended():
@@ -92,12 +103,13 @@ def test_killed_ingresses_and_servers_lose_no_token(tmp_path: Path) -> None:
         for watcher in watchers:
             watcher.join(TAKES_S)
         client = watchers[0].client
-        for watcher in watchers:
+        with ThreadPoolExecutor() as pool:
+            texts = list(pool.map(Watcher.undisturbed, watchers))
+        for watcher, undisturbed in zip(watchers, texts, strict=True):
             assert watcher.ended()
             assert watcher.attempts >= 3
             assert [event.sequence_number for event in watcher.events] == list(range(len(watcher.events)))
-            undisturbed = client.responses.create(**watcher.asked, stream=True)  # type: ignore[call-overload]
-            assert watcher.text == "".join(event.delta for event in undisturbed if event.type.endswith(".delta"))
+            assert watcher.text == undisturbed
             last = watcher.events[-1]
             assert last.type == "response.incomplete"
             assert last.response.usage is not None

@@ -75,6 +75,7 @@ class Watcher(threading.Thread):
         return bool(self.events) and self.events[-1].type == "response.incomplete"
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_killed_ingresses_and_servers_lose_no_token(tmp_path: Path) -> None:
     arguments = (f"store.url={tmp_path / 'responses.sqlite'}", "ui.enabled=false")

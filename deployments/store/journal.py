@@ -101,11 +101,11 @@ class Journal:
             raise _told(error) from error
 
     def close(self) -> None:
-        """Stop writing; what has not been written is not."""
+        """Stop writing, once the transactions that have begun have ended; what has not been written is not."""
         if self._writer is not None:
             self._writer.cancel()
-        self._writing.shutdown(wait=False, cancel_futures=True)
-        self._reading.shutdown(wait=False, cancel_futures=True)
+        for threads in (self._writing, self._reading):
+            threads.shutdown(cancel_futures=True)
         if self._engine is not None:
             self._engine.dispose()
 

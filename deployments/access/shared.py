@@ -53,21 +53,25 @@ class SharedUsage:
 
     async def begin(self, key: Key) -> None:
         """Count a request; `end` must follow. Raises LimitExceededError when it exceeds a limit; it is then not counted."""
-        self._local.check_concurrent(key)
+        self._local.reserve(key)
         over, estimate = None, self._local.debts[key.name].mean
-        if key.counts_requests or key.counts_tokens:
-            try:
+        try:
+            if key.counts_requests or key.counts_tokens:
                 with self._telling(key) as tokens:
                     over = await self._store.begin(key, tokens, estimate)
-            except AwayError:
-                metrics.LOCAL_LIMITS.labels().inc()
-                self._local.begin(key, self._ingresses)
-                self._settle_soon(key)
-                return
-        if over is not None:
-            raise exceeded(key, *over)
-        self._told[key.name] += estimate
-        self._local.admitted(key)
+            if over is not None:
+                raise exceeded(key, *over)
+        except AwayError:
+            metrics.LOCAL_LIMITS.labels().inc()
+            self._local.release(key)
+            self._local.begin(key, self._ingresses)
+            self._settle_soon(key)
+        except BaseException:  # a client that leaves, too
+            self._local.release(key)
+            raise
+        else:
+            self._told[key.name] += estimate
+            self._local.begin_reserved(key)
 
     def end(self, key: Key) -> None:
         """Count a request as ended."""
@@ -82,7 +86,7 @@ class SharedUsage:
     def _settle_soon(self, key: Key) -> None:
         if key.counts_tokens:
             self._unsettled[key.name] = key
-            if self._settling is None:
+            if self._settling is None or self._settling.done():
                 self._settling = asyncio.create_task(self._settle())
 
     async def _settle(self) -> None:
@@ -97,7 +101,6 @@ class SharedUsage:
                 except AwayError:
                     self._unsettled.setdefault(name, key)
                     break
-        self._settling = None
 
     @contextmanager
     def _telling(self, key: Key) -> Iterator[float]:

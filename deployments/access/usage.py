@@ -127,7 +127,44 @@ class Usage:
 
         Of limits over time, only one part of `share` is this process'.
         """
-        self.check_concurrent(key)
+        self.reserve(key)
+        try:
+            self._check_over_time(key, share)
+        except LimitExceededError:
+            self.release(key)
+            raise
+        self.debts[key.name].begin()
+
+    def reserve(self, key: Key) -> None:
+        """Count a request as running; `begin_reserved` or `release` must follow. Raises LimitExceededError where too many run."""
+        if key.concurrent_requests is not None and self._running[key.name] >= key.concurrent_requests:
+            raise exceeded(key, "concurrent_requests", 1)
+        self._running[key.name] += 1
+
+    def release(self, key: Key) -> None:
+        """Count a reserved request as not running."""
+        self._running[key.name] -= 1
+
+    def begin_reserved(self, key: Key) -> None:
+        """Count a request that was reserved, and let in elsewhere; `end` must follow."""
+        if key.requests_per_minute is not None:
+            self._requests.hit(_Requests(key.requests_per_minute), key.name)
+        debt = self.debts[key.name]
+        if key.tokens_per_minute is not None:
+            debt.seconds_until_below(key.tokens_per_minute)  # from now on it is worked off at this rate
+        debt.begin()
+
+    def end(self, key: Key) -> None:
+        """Count a request as ended."""
+        self.release(key)
+        self.debts[key.name].end()
+
+    def charge(self, key: Key, tokens: int) -> None:
+        """Count tokens against a key."""
+        self.debts[key.name].charge(tokens)
+        self._days[key.name].charge(tokens)
+
+    def _check_over_time(self, key: Key, share: int) -> None:
         debt = self.debts[key.name]
         if key.tokens_per_minute is not None:
             wait = debt.seconds_until_below(part(key.tokens_per_minute, share))
@@ -141,34 +178,6 @@ class Usage:
             if not self._requests.hit(item, key.name):
                 wait = self._requests.get_window_stats(item, key.name).reset_time - time.time()
                 raise exceeded(key, "requests_per_minute", wait)
-        self._begun(key)
-
-    def check_concurrent(self, key: Key) -> None:
-        """Raise LimitExceededError when as many of the key's requests run here as may."""
-        if key.concurrent_requests is not None and self._running[key.name] >= key.concurrent_requests:
-            raise exceeded(key, "concurrent_requests", 1)
-
-    def admitted(self, key: Key) -> None:
-        """Count a request that was let in elsewhere; `end` must follow."""
-        if key.requests_per_minute is not None:
-            self._requests.hit(_Requests(key.requests_per_minute), key.name)
-        if key.tokens_per_minute is not None:
-            self.debts[key.name].seconds_until_below(key.tokens_per_minute)  # from now on it is worked off at this rate
-        self._begun(key)
-
-    def end(self, key: Key) -> None:
-        """Count a request as ended."""
-        self._running[key.name] -= 1
-        self.debts[key.name].end()
-
-    def charge(self, key: Key, tokens: int) -> None:
-        """Count tokens against a key."""
-        self.debts[key.name].charge(tokens)
-        self._days[key.name].charge(tokens)
-
-    def _begun(self, key: Key) -> None:
-        self._running[key.name] += 1
-        self.debts[key.name].begin()
 
 
 def part(limit: int, share: int) -> int:

@@ -84,6 +84,29 @@ async def test_a_key_without_such_limits_asks_nothing_of_the_store(monkeypatch: 
     assert ingress.store.asked == 0
 
 
+async def test_requests_that_wait_for_the_store_are_running(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many come at once; those that are refused, or whose client leaves, are no longer."""
+    ingress = Ingress(monkeypatch, concurrent_requests=2, requests_per_minute=100)
+    ingress.store.hangs = True
+    waiting = [asyncio.create_task(ingress.usage.begin(ingress.key)) for _ in range(2)]
+    await until_async(lambda: ingress.store.asked, "the store to be asked for both", holds=lambda asked: asked == 2)
+    with pytest.raises(LimitExceededError, match="concurrent_requests=2"):
+        await ingress.usage.begin(ingress.key)
+    for task in waiting:
+        task.cancel()
+    await asyncio.gather(*waiting, return_exceptions=True)
+    ingress.store.hangs = False
+    ingress.store.over = "requests_per_minute", 1.0
+    for _ in range(3):
+        with pytest.raises(LimitExceededError, match="requests_per_minute"):
+            await ingress.usage.begin(ingress.key)
+    ingress.store.over = None
+    for _ in range(2):
+        await ingress.usage.begin(ingress.key)
+    with pytest.raises(LimitExceededError, match="concurrent_requests=2"):
+        await ingress.usage.begin(ingress.key)
+
+
 async def test_without_the_store_an_ingress_keeps_its_share(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

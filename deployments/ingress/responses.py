@@ -148,7 +148,7 @@ class Responses:
     async def create(self, request: ResponsesRequest, raw_request: Request) -> Response:
         """Make a stored response; answer with its events, with the response when it has ended, or at once in the background."""
         await self._open(self._check(request))
-        body = await raw_request.json()
+        body = json.loads(await raw_request.body())  # what `json` gives has vLLM's items in it by now
         stored = Stored(
             id=f"resp_{uuid.uuid4().hex}",
             owner=client_name(),
@@ -466,7 +466,7 @@ def mount(app: FastAPI, responses: Responses) -> None:
         if wanted(request) and (responses.enabled or request.background):
             return await responses.create(request, raw_request)
         if (before := request.previous_response_id) is not None:
-            body = await raw_request.json()
+            body = json.loads(await raw_request.body())
             body["input"] = [*await responses.before(before), *input_items(body["input"], request.request_id)]
             request = ResponsesRequest.model_validate(body | {"previous_response_id": None})
             previous.set(before)

@@ -220,6 +220,22 @@ async def test_a_conversation_goes_on_over_both_ingresses(ingresses: Ingresses) 
         await ingresses.first.responses.create(model="nano", input="x", previous_response_id="resp_none")
 
 
+async def test_items_of_any_type_are_stored(ingresses: Ingresses) -> None:
+    given: list[dict[str, Any]] = [
+        {"role": "user", "content": [{"type": "input_text", "text": QUESTION}]},
+        {"type": "reasoning", "id": "rs_1", "summary": [], "content": [{"type": "reasoning_text", "text": "12 + 30"}]},
+        {"type": "function_call", "call_id": "call_1", "name": "add", "arguments": "{}"},
+        {"type": "function_call_output", "call_id": "call_1", "output": "42"},
+    ]
+    made = await ingresses.make(input=given, store=True, max_output_tokens=4)
+    items = [item.model_dump() async for item in ingresses.second.responses.input_items.list(made.id, order="asc")]
+    assert [item["type"] for item in items] == ["message", "reasoning", "function_call", "function_call_output"]
+    assert items[1]["id"] == "rs_1"
+    options = {"max_output_tokens": 4, "previous_response_id": made.id}
+    for store in (True, False):
+        assert (await ingresses.make(input=given[:3], store=store, **options)).usage.output_tokens == 4
+
+
 async def test_responses_of_another_key_are_not_there(ingresses: Ingresses) -> None:
     made = await ingresses.make(store=True)
     name = client_of.set("bob")

@@ -7,7 +7,7 @@ BROWSER = $(wildcard tests/browser/test_*.py)
 # Debian's packages that some tests need: without them, these tests are skipped. The font has Chinese characters.
 PROGRAMS = caddy chromium fontconfig fonts-wqy-microhei iproute2 nginx openssl postgresql prometheus redis-server
 
-.PHONY: help serve stop monitoring report test beside lint unit browser $(BROWSER) parts e2e long v2 clients fuzz programs bench chaos soak gpu-check nano lock clean
+.PHONY: help serve stop monitoring report test beside lint unit browser $(BROWSER) parts e2e long v2 clients vllm-tests fuzz programs bench chaos soak gpu-check nano lock clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
@@ -62,6 +62,9 @@ clients: .venv/ready-test .run/clients/ready ## tests with other libraries for c
 .run/clients/ready: dev/clients.py $(wildcard dev/locks/clients-*.txt) .venv/ready-test
 	$(RUN) dev/clients.py
 	@touch $@
+
+vllm-tests: .venv/ready-test ## vLLM's own tests of its API server, against the application and a bare server: ARGS are pytest's
+	$(RUN) dev/vllm_tests $(ARGS)
 
 v2: .venv/ready-test ## vLLM's Model Runner V2, which GPUs take, on the CPU: kernels, and the application; ARGS=tests/v2/... or options of pytest
 	$(RUN) dev/v2.py $(RUN) -m pytest $(if $(filter tests/%,$(ARGS)),,tests/v2) --timeout=1800 $(ARGS)

@@ -72,5 +72,10 @@ class Chat:
         """Wait for what is not seen on the page, which goes on meanwhile."""
         until(condition, what, timeout_s, pause=lambda seconds: self.page.wait_for_timeout(seconds * 1000))
 
+    def all_kept(self) -> None:
+        """Wait until no tab receives a reply, or waits for one that another tab receives, and all that came is kept."""
+        claims = "navigator.locks.query().then(({held, pending}) => held.length + pending.length)"
+        self.until(lambda: self.page.evaluate(claims) == 0, "all replies are kept")
+
     def button(self, name: str) -> Locator:
         return self.page.get_by_role("button", name=name, exact=True)

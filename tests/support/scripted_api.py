@@ -93,6 +93,7 @@ class ScriptedApi:
         self.asked: list[dict[str, Any]] = []
         self.open_streams = 0
         self.keys: list[str | None] = []
+        self.taken: list[str | None] = []  # the keys of the questions that got a stream
         self.app = Starlette(
             routes=[
                 Route("/ready", self._ready),
@@ -122,6 +123,7 @@ class ScriptedApi:
             return JSONResponse({"error": {"message": message, "type": "error", "code": status}}, status, headers)
         if not self.ready:
             return JSONResponse({"error": {"message": "no LLM replica is up", "code": 503}}, 503)
+        self.taken.append(self.keys[-1])
         return StreamingResponse(self._stream(body, question, trouble), media_type="text/event-stream")
 
     async def _stream(self, body: dict[str, Any], question: str, trouble: str | None) -> AsyncIterator[str]:

@@ -25,6 +25,7 @@ export class Chat {
     this.queue = []; // turns to ask: {kept, turn, ready}
     this.running = null; // of the queue, too
     this.releases = new Map(); // of the claims on the turns whose replies this tab receives
+    this.withheld = new Map(); // conversations that could not be kept: the ended turns whose claims are held meanwhile
     this.adopting = new Set(); // turns whose replies another tab receives, until it is gone
     this.saved = 0;
     library.changed = (kept) => this.changed(kept);
@@ -143,10 +144,10 @@ export class Chat {
     this.library.mine.add(turn.id);
     if (kept === this.kept) this.update();
     // Other tabs hear of the turn when it is claimed.
-    this.releases.set(turn.id, release ?? await this.claims.hold(turn.id));
+    this.releases.set(turn.id, release ?? this.releases.get(turn.id) ?? await this.claims.hold(turn.id));
     this.library.mine.add(turn.id);
     if (!this.queue.includes(entry)) {
-      this.keep(kept, turn).then(() => this.release(turn)); // stopped, or deleted
+      this.keep(kept, turn).then(() => this.release(kept, turn)); // stopped, or deleted
       return;
     }
     entry.ready = true;
@@ -187,7 +188,7 @@ export class Chat {
     if (news || Date.now() - this.saved >= SAVE_MS) {
       this.saved = Date.now();
       const saved = this.keep(kept, turn);
-      if (!running) saved.then(() => this.release(turn));
+      if (!running) saved.then(() => this.release(kept, turn));
     }
     if (news && (reply.phase === "waiting" || reply.phase === "error")) this.check();
     if (running) return;
@@ -207,11 +208,19 @@ export class Chat {
     return written;
   }
 
-  release(turn) {
+  // Gives back the claim on a turn. Not where the browser could not keep how its reply has ended: another tab would ask again.
+  release(kept, turn) {
     if (isRunning(turn.reply)) return; // asked again meanwhile
-    this.releases.get(turn.id)?.();
-    this.releases.delete(turn.id);
-    this.library.mine.delete(turn.id);
+    const withheld = this.withheld.get(kept) ?? new Set();
+    this.withheld.set(kept, withheld.add(turn));
+    if (this.library.unsaved.has(kept.id)) return;
+    this.withheld.delete(kept);
+    for (const { id, reply } of withheld) {
+      if (isRunning(reply)) continue;
+      this.releases.get(id)?.();
+      this.releases.delete(id);
+      this.library.mine.delete(id);
+    }
   }
 
   // Looks after the replies that another tab receives, for when that tab is gone: a question that has no reply yet is asked here,
@@ -226,8 +235,8 @@ export class Chat {
     this.adopting.add(id);
     const release = await this.claims.hold(id);
     this.adopting.delete(id);
-    await this.library.refresh(kept);
-    const turn = this.library.loaded.get(kept.id) === kept ? kept.turns.find((one) => one.id === id) : null;
+    const there = await this.library.refresh(kept);
+    const turn = there && this.library.loaded.get(kept.id) === kept ? kept.turns.find((one) => one.id === id) : null;
     if (!isRunning(turn?.reply)) release();
     else if (unanswered(turn.reply)) this.ask(kept, turn, release);
     else {
@@ -296,13 +305,13 @@ export class Chat {
 
   // A conversation was deleted, here or in another tab.
   forget(id) {
-    for (const { turn } of [this.running, ...this.queue].filter((one) => one?.kept.id === id)) {
+    for (const { kept, turn } of [this.running, ...this.queue].filter((one) => one?.kept.id === id)) {
       if (this.running?.turn === turn) {
         this.lanes.stop(LANE);
         this.running = null;
       }
       turn.reply = { ...turn.reply, phase: "stopped" };
-      this.release(turn);
+      this.library.writing.then(() => this.release(kept, turn)); // once no other tab finds the question any more
     }
     this.queue = this.queue.filter((one) => one.kept.id !== id);
     this.next();

@@ -72,11 +72,12 @@ export class Library {
     }
   }
 
-  // Takes over what other tabs have changed.
+  // Takes over what other tabs have changed. Returns whether the browser has the conversation.
   async refresh(kept) {
     await this.writing;
     const now = await this.read(kept.id);
     if (now) this.merge(kept, now);
+    return Boolean(now);
   }
 
   // Changes a conversation by `change(kept)`, here and in what the browser keeps. Returns when it is kept, or cannot be.
@@ -125,7 +126,6 @@ export class Library {
   }
 
   async remove(id) {
-    this.forget(id);
     this.writing = this.writing.then(async () => {
       try {
         await this.database?.write(({ remove }) => Promise.all([remove("conversations", id), remove("index", id)]));
@@ -134,6 +134,7 @@ export class Library {
         this.fail(error);
       }
     });
+    this.forget(id);
     return this.writing;
   }
 

@@ -1,5 +1,7 @@
 """Asking, and what is seen of the reply."""
 
+import json
+
 import pytest
 from playwright.sync_api import Route, expect
 
@@ -102,11 +104,13 @@ def test_stop_is_not_lost_on_a_slow_connection(chat: Chat, api: ScriptedApi, arr
     chat.page.route("**/queue/join*", lambda route: held.append(route), times=1)
     chat.ask()
     chat.until(lambda: len(held) == 1, "the question is on its way")
+    asked_id = json.loads(held[0].request.post_data or "")["event_data"]["id"]
     response = None
     if arrived:
         response = held[0].fetch()
         chat.until(lambda: api.open_streams == 1, "the question has arrived")
-    chat.button("Stop").click()
+    with chat.page.expect_response(lambda heard: asked_id in (heard.request.post_data or "")):  # the server knows of the stop
+        chat.button("Stop").click()
     expect(chat.replies).to_contain_text("Stopped")
     held[0].fulfill(response=response or held[0].fetch())
     chat.until(lambda: api.open_streams == 0, "the server is told to stop")

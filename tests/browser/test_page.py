@@ -37,7 +37,7 @@ def test_the_browsers_language_and_the_other_one(opened: Opened) -> None:
     expect(chat.panel.locator(".answer output")).to_have_text("9.9")
     chat.button("English").click()
     expect(chat.panel.locator(".answer")).to_contain_text("Copy answer")
-    chat.page.reload()
+    chat.reload()
     expect(chat.box).to_have_attribute("placeholder", "Ask a question")
 
 
@@ -140,7 +140,7 @@ def test_a_restart_of_the_ui_is_a_lost_connection(opened: Opened, api: ScriptedA
     api.gate.close()
     api.gate.open(5)
     chat.ask()
-    chat.steps.first.wait_for()
+    expect(chat.steps.first).to_contain_text("First the product")
     with chat.page.expect_event("load", timeout=60_000):  # the page is loaded anew when its server is back
         ui.stop()
         again = Background(asgi(server.url), ui.port)
@@ -159,7 +159,7 @@ def test_two_conversations_survive_a_reload(chat: Chat) -> None:
     expect(chat.replies).to_have_count(0)
     chat.ask()
     chat.answered()
-    chat.page.reload()
+    chat.reload()
     titles = chat.page.locator("#sidebar .title")
     expect(titles).to_have_text(["What is 47 * 6 - 100?", "half of one"])
     expect(chat.panel.locator(".answer output")).to_have_text("182")
@@ -174,7 +174,7 @@ def test_two_conversations_survive_a_reload(chat: Chat) -> None:
     chat.button("Delete What is 47 * 6 - 100?").click()
     chat.button("Delete for good").click()
     expect(titles).to_have_text(["Halves"])
-    chat.page.reload()
+    chat.reload()
     expect(titles).to_have_text(["Halves"])
     expect(chat.panel.locator(".bubble")).to_have_text("half of one")
 
@@ -183,7 +183,7 @@ def test_a_reload_in_mid_stream_keeps_what_came(chat: Chat, api: ScriptedApi) ->
     api.gate.close()
     api.gate.open(24)
     chat.ask()
-    chat.steps.nth(1).wait_for()
+    chat.keeps("First the product")
     chat.page.reload()
     expect(chat.panel.get_by_role("alert")).to_contain_text("The connection was lost")
     expect(chat.steps.first).to_contain_text("First the product")
@@ -198,6 +198,7 @@ def test_a_reload_before_the_first_word_asks_again(opened: Opened, api: Scripted
     chat = opened()
     chat.ask()
     expect(chat.replies).to_contain_text("goes out by itself")
+    chat.keeps('"phase":"waiting"')
     chat.page.reload()
     expect(chat.replies).to_contain_text("goes out by itself")
     api.ready = True
@@ -209,7 +210,7 @@ def test_silence_is_a_lost_connection(chat: Chat, api: ScriptedApi) -> None:
     api.gate.close()
     api.gate.open(5)
     chat.ask()
-    chat.steps.first.wait_for()
+    expect(chat.steps.first).to_contain_text("First the product")
     with chat.page.expect_event("load", timeout=60_000):
         chat.page.evaluate("window.satoriLanes.receive[0] = () => {}")
     expect(chat.panel.get_by_role("alert")).to_contain_text("The connection was lost")
@@ -324,7 +325,7 @@ def test_a_new_title_stays(chat: Chat, api: ScriptedApi, tmp_path: Path) -> None
     api.gate.open()
     chat.answered()
     expect(titles).to_have_text(["Shown", "Waiting", "Running"])
-    chat.page.reload()
+    chat.reload()
     expect(titles).to_have_text(["Shown", "Waiting", "Running"])
     titles.get_by_text("Running").click()
     expect(chat.panel.locator(".answer output")).to_be_visible()
@@ -342,5 +343,5 @@ def test_clearing_a_conversation(chat: Chat) -> None:
     chat.button("Clear for good?").click()
     expect(chat.replies).to_have_count(0)
     expect(chat.page.locator("#sidebar .title")).to_have_text(["New conversation"])
-    chat.page.reload()
+    chat.reload()
     expect(chat.panel).to_contain_text("What shall we work out?")

@@ -39,7 +39,7 @@ def test_an_edit_and_another_try_make_versions(chat: Chat, api: ScriptedApi) -> 
     expect(bubbles).to_have_text([QUESTION, "half of one"])
     expect(first.get_by_role("button", name="Next version")).to_be_focused()
     expect(first.locator(".answer output")).to_have_text("182")
-    chat.page.reload()
+    chat.reload()
     expect(bubbles).to_have_text([QUESTION, "half of one"])
     expect(first.locator(".versions")).to_have_text("1/3")
 
@@ -81,7 +81,7 @@ def test_the_reading_position_stays(opened: Opened) -> None:
     def stays(what: str) -> None:
         chat.until(lambda: abs(top(third) - place) <= 2, f"{what} keeps the place: {top(third)}, was {place}")
 
-    chat.page.reload()
+    chat.reload()
     third.wait_for()
     stays("a reload")
     chat.page.locator(".language").click()
@@ -123,7 +123,7 @@ def test_the_focus_is_never_lost(chat: Chat, api: ScriptedApi) -> None:
     chat.page.locator("#sidebar .title").focus()
     api.trouble = "failed"
     chat.ask("half of one")
-    chat.panel.get_by_role("button", name="Try again").last.click()
+    chat.panel.get_by_role("alert").get_by_role("button", name="Try again").click()
     assert in_page(chat)
     chat.page.locator("#sidebar .title").focus()
     chat.page.keyboard.press("Tab")

@@ -33,6 +33,11 @@ Object.defineProperty(IDBTransaction.prototype, "oncomplete", { set(told) {
 """
 WITHOUT_LOCKS = "Object.defineProperty(Navigator.prototype, 'locks', { value: undefined });"  # as over plain http from another host
 
+LATE = """() => {
+const post = BroadcastChannel.prototype.postMessage;
+BroadcastChannel.prototype.postMessage = function (told) { setTimeout(() => post.call(this, told), told.has ? 1500 : 0); };
+}"""  # as a busy tab tells others what it claims
+
 
 class Tab(Chat):
     """Another tab of the same browser."""
@@ -61,6 +66,7 @@ def prepared(opened: Opened) -> Callable[[str], Chat]:
 @pytest.mark.parametrize("script", ["", WITHOUT_LOCKS], ids=["locks", "no locks"])
 def test_two_tabs_have_one_conversation(prepared: Callable[[str], Chat], api: ScriptedApi, script: str) -> None:
     chat = prepared(script)
+    chat.page.evaluate(LATE)
     api.gate.close()
     api.gate.open(20)
     chat.ask()
@@ -78,7 +84,7 @@ def test_two_tabs_have_one_conversation(prepared: Callable[[str], Chat], api: Sc
         expect(tab.panel.locator(".answer output").first).to_have_text("182")
         expect(tab.panel.locator(".bubble")).to_have_text(["What is 47 * 6 - 100?", "half of one"])
     assert [asked["messages"][-1]["content"] for asked in api.asked] == ["What is 47 * 6 - 100?", "half of one"]
-    chat.page.reload()
+    chat.reload()
     chat.answered(2)
 
 
@@ -183,7 +189,7 @@ def test_a_deleted_conversation_stays_deleted(chat: Chat, api: ScriptedApi) -> N
     api.gate.open()
     chat.ask("half of one")
     chat.answered()
-    chat.page.reload()
+    chat.reload()
     expect(chat.page.locator("#sidebar .title")).to_have_text(["half of one"])
 
 
@@ -258,7 +264,7 @@ def test_what_an_older_page_kept(prepared: Callable[[str], Chat], tmp_path: Path
     titles.nth(1).hover()
     chat.button("Delete First").click()
     chat.button("Delete for good").click()
-    chat.page.reload()
+    chat.reload()
     expect(titles).to_have_text(["Renamed"])
     expect(chat.page.locator(".storage")).to_be_hidden()
 
@@ -305,7 +311,7 @@ def test_a_backup_is_taken_back(opened: Opened, tmp_path: Path) -> None:
     expect(titles).to_have_text(["half of one", "What is 47 * 6 - 100?"])
     titles.nth(1).click()
     expect(other.panel.locator(".answer output")).to_have_text("182")
-    other.page.reload()
+    other.reload()
     expect(titles).to_have_count(2)
 
 

@@ -13,6 +13,13 @@ from tests.support.until import until
 QUESTION = "What is 47 * 6 - 100?"
 CHROMIUM = shutil.which("chromium")
 PATIENCE_MS = 30_000
+CONVERSATIONS = """new Promise((done) => { indexedDB.open("satori").onsuccess = ({target: {result: database}}) => {
+    const kept = database.transaction("conversations").objectStore("conversations").getAll();
+    kept.onsuccess = () => { database.close(); done(JSON.stringify(kept.result)); }; }; })"""
+# A transaction begins when those before it have ended.
+BEHIND_ALL = """new Promise((done) => { indexedDB.open("satori").onsuccess = ({target: {result: database}}) => {
+    const last = database.transaction([...database.objectStoreNames], "readwrite");
+    last.oncomplete = () => { database.close(); done(); }; }; })"""
 Opened = Callable[..., "Chat"]
 
 
@@ -73,9 +80,19 @@ class Chat:
         until(condition, what, timeout_s, pause=lambda seconds: self.page.wait_for_timeout(seconds * 1000))
 
     def all_kept(self) -> None:
-        """Wait until no tab receives a reply, or waits for one that another tab receives, and all that came is kept."""
-        claims = "navigator.locks.query().then(({held, pending}) => held.length + pending.length)"
+        """Wait until no tab receives a reply, or waits for one that another tab receives, and all changes are kept."""
+        claims = "navigator.locks ? navigator.locks.query().then(({held, pending}) => held.length + pending.length) : 0"
         self.until(lambda: self.page.evaluate(claims) == 0, "all replies are kept")
+        self.page.evaluate(BEHIND_ALL)
+
+    def keeps(self, text: str) -> None:
+        """Wait until the browser keeps conversations with this text: those of a reply that is still written lag behind."""
+        self.until(lambda: text in self.page.evaluate(CONVERSATIONS), f"{text!r} is kept")
+
+    def reload(self) -> None:
+        """Reload the page once it keeps all that is seen."""
+        self.all_kept()
+        self.page.reload()
 
     def button(self, name: str) -> Locator:
         return self.page.get_by_role("button", name=name, exact=True)

@@ -136,6 +136,7 @@ export class Chat {
   // claim on the turn that this tab has already.
   async ask(kept, turn, release = null) {
     const entry = { kept, turn, ready: false };
+    const fresh = !kept.turns.some((one) => one.id === turn.id);
     turn.settings = effective("chat", this.models());
     turn.reply = blank("held", store.newId());
     put(kept, turn);
@@ -144,7 +145,7 @@ export class Chat {
     this.library.mine.add(turn.id);
     if (kept === this.kept) this.update();
     // Other tabs hear of the turn when it is claimed.
-    this.releases.set(turn.id, release ?? this.releases.get(turn.id) ?? await this.claims.hold(turn.id));
+    this.releases.set(turn.id, release ?? this.releases.get(turn.id) ?? await this.claims.hold(turn.id, fresh));
     this.library.mine.add(turn.id);
     if (!this.queue.includes(entry)) {
       this.keep(kept, turn).then(() => this.release(kept, turn)); // stopped, or deleted

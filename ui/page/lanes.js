@@ -7,8 +7,9 @@ const CHECK_MS = 1000;
 const RECOVER_MS = 2000;
 
 export class Lanes {
-  constructor(trigger, home) {
-    Object.assign(this, { trigger, home });
+  // `kept()` waits until the browser keeps all that has been received.
+  constructor(trigger, home, kept) {
+    Object.assign(this, { trigger, home, kept });
     this.active = {};
     this.checked = Date.now();
     setInterval(() => this.check(), CHECK_MS);
@@ -66,6 +67,7 @@ export class Lanes {
       if (response.ok) break;
       await new Promise((resolve) => setTimeout(resolve, RECOVER_MS));
     }
+    await this.kept();
     location.reload();
   }
 }

@@ -38,7 +38,7 @@ class Page {
     this.notice = h("p", { class: "notice", role: "alert", hidden: true });
     this.storage = h("section", { class: "notice storage", role: "alert", hidden: true });
     const announce = (text, seen) => this.announce(text, seen);
-    const shared = { lanes: new Lanes(trigger, home), models: () => this.models, announce, check: () => trigger("check") };
+    const shared = { lanes: new Lanes(trigger, home, () => library.writing), models: () => this.models, announce, check: () => trigger("check") };
     this.status = new Status({ announce });
     this.bar = h("button", { type: "button", class: "summary", "aria-haspopup": "dialog", onclick: () => this.openSettings() });
     this.chat = new Chat({ ...shared, library, bar: this.bar, listed: () => this.sidebar?.refresh() });

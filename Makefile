@@ -59,7 +59,7 @@ long: .venv/ready-test ## tests of the whole application that take minutes: rede
 clients: .venv/ready-test .run/clients/ready ## tests with other libraries for clients: each gets typed answers from the application
 	$(RUN) -m pytest tests/clients --timeout=600 $(ARGS)
 
-.run/clients/ready: dev/clients.py $(wildcard dev/locks/clients-*.txt) .venv/ready-test
+.run/clients/ready: dev/clients.py $(wildcard dev/locks/clients-*.txt) dev/locks/hashes.txt .venv/ready-test
 	$(RUN) dev/clients.py
 	@touch $@
 
@@ -101,12 +101,12 @@ nano: $(READY) ## train the embedded model again (an hour on 2 cores); an interr
 	$(RUN) -m models.recipe .run/nano
 
 # dev/host.sh prints the Python to use, or why this host cannot run the application.
-$(READY): dev/locks/$(EXTRA).txt dev/install.py
+$(READY): dev/locks/$(EXTRA).txt dev/locks/hashes.txt dev/install.py
 	@test -x $(RUN) || { python=$$(sh dev/host.sh) && $$python -m venv .venv; }
 	@$(RUN) dev/install.py $(EXTRA)
 	@touch $@
 
-.venv/ready-test: dev/locks/$(EXTRA).txt dev/locks/test.txt dev/install.py
+.venv/ready-test: dev/locks/$(EXTRA).txt dev/locks/test.txt dev/locks/hashes.txt dev/install.py
 	@test -x $(RUN) || { python=$$(sh dev/host.sh) && $$python -m venv .venv; }
 	@$(RUN) dev/install.py $(EXTRA) test
 	@touch $(READY) $@

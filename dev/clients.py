@@ -8,6 +8,8 @@ import sys
 import venv
 from pathlib import Path
 
+from install import hashed
+
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / ".run" / "clients"
 
@@ -19,7 +21,8 @@ def main() -> None:
         venv.create(environment, with_pip=False, clear=False)
         print(f"  install   {environment.relative_to(ROOT)}", flush=True)
         pip = [sys.executable, "-m", "pip", "--python", str(environment / "bin" / "python"), "install", "-qq", "--no-deps"]
-        subprocess.run([*pip, "--disable-pip-version-check", "--requirement", str(lock)], check=True)
+        with hashed(lock.read_text().splitlines()) as wanted:
+            subprocess.run([*pip, "--disable-pip-version-check", *wanted], check=True)
 
 
 if __name__ == "__main__":

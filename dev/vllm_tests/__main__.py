@@ -21,10 +21,11 @@ from importlib.metadata import version
 from pathlib import Path
 
 import yaml
-from pip._internal.models.index import PyPI
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parent.parent))
+sys.path[:0] = [str(HERE.parent.parent), str(HERE.parent)]
+
+from hashes import index  # noqa: E402
 
 from cluster.bench import peers, stack  # noqa: E402
 from deployments.settings import ROOT, load  # noqa: E402
@@ -41,13 +42,6 @@ SHORTER = ("10000", "4000")
 """Tokens of a reply that a test wants, and as many as the embedded model's context has room for."""
 FIXTURES = ("tests.entrypoints.conftest", "tests.entrypoints.openai.responses.conftest")
 TEST_S = 60
-
-
-def index() -> str:
-    """Return the URL of the package index that pip asks."""
-    command = [sys.executable, "-m", "pip", "config", "get", "global.index-url"]
-    configured = subprocess.run(command, capture_output=True, text=True).stdout.strip()
-    return (configured or PyPI.simple_url).rstrip("/")
 
 
 def fetch(release: str) -> Path:

@@ -52,7 +52,7 @@ parts: .venv/ready-test ## tests of real parts of the application, each by itsel
 e2e: .venv/ready-test ## tests of the whole application: ARGS=tests/e2e/... or options of pytest
 	$(RUN) -m pytest $(if $(filter tests/%,$(ARGS)),,tests/e2e) -m "not long" --timeout=240 $(ARGS)
 
-long: .venv/ready-test ## tests of the whole application that take minutes: redeploys, several hosts, autoscaling, pauses, accuracy
+long: .venv/ready-test ## tests of the whole application that take minutes: redeploys, several hosts, autoscaling, pauses, accuracy, other modes
 	$(RUN) -m pytest tests/e2e -m long --timeout=240 $(ARGS)
 
 # The libraries have environments of their own.

@@ -18,6 +18,7 @@ from tests.support.ports import listening
 from tests.support.processes import output_until
 from tests.support.until import until
 
+pytestmark = pytest.mark.long
 SERVE = os.environ.get("SATORI_SERVE", application.SERVE)
 PORT = 8123
 CHAT = {"model": "nano", "messages": [{"role": "user", "content": "x"}]}

@@ -126,7 +126,7 @@ def _replica_count(settings: Settings) -> dict[str, Any]:
             look_back_period_s=LOOK_BACK_S,
             policy=AutoscalingPolicy(
                 policy_function="deployments.autoscaling.scaler:Scaler",
-                policy_kwargs={"settings": settings.model_dump(mode="json", exclude={"access"})},  # Serve shows them
+                policy_kwargs={"settings": settings.model_dump(mode="json", exclude={"access", "store"})},  # Serve shows them
             ),
         )
     return {"autoscaling_config": autoscaling}

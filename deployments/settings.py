@@ -27,7 +27,7 @@ BEATS = 5
 """How many polls in a row may find no sign of life of a replica. After one more, the replica is given up."""
 ROOT_PATH = r"(/[\w.~-]+)+"
 """A path without a slash at its end."""
-SECRET = ("access.store",)
+SECRET = ("access.store", "store.url")
 """The settings that may hold a password."""
 WEIGHT_FILES = ("*.safetensors",)
 """The ones of `MODEL_FILES` that an ingress does not need."""
@@ -239,7 +239,7 @@ class StoreSettings(Section):
     """
 
     enabled: bool = True
-    url: str | None = None
+    url: str | None = Field(None, repr=False)
     ttl_s: float = Field(30 * 86400, ge=60)
     max_bytes: int = Field(2**30, ge=2**20)
     lease_s: float = Field(10, ge=1)
@@ -247,11 +247,19 @@ class StoreSettings(Section):
     @field_validator("url")
     @classmethod
     def _is_known(cls, url: str | None) -> str | None:
-        if url is None or url.startswith("postgresql://"):
-            return url
-        if "://" in url or os.path.isdir(path := (ROOT / Path(url).expanduser()).absolute()):  # noqa: PTH112
+        if not url:
+            return None
+        path = (ROOT / Path(url).expanduser()).absolute()
+        if "://" not in url and not os.path.isdir(path):  # noqa: PTH112
+            return str(path)
+        try:
+            parts = urlsplit(url)
+            known = parts.scheme == "postgresql" and parts.port != 0 and re.fullmatch("/[^/]+", parts.path)
+        except ValueError:  # of the port
+            known = False
+        if not known:
             raise ValueError("allowed: the path of a SQLite file, or postgresql://USER:PASSWORD@HOST/DATABASE")
-        return str(path)
+        return url
 
 
 class WeightsSettings(Section):

@@ -77,6 +77,10 @@ def test_values_get_their_types() -> None:
         ({"access.store": "redis://host:port"}, ["access.store ("]),
         ({"access.store": "redis://host/name"}, ["access.store ("]),
         ({"access.store": "redis://host/0?db=1"}, ["access.store ("]),
+        ({"store.url": "mysql://host/name"}, ["store.url (", "allowed: the path of a SQLite file, or postgresql://"]),
+        ({"store.url": "postgresql://host:port/name"}, ["store.url ("]),
+        ({"store.url": "postgresql://host"}, ["store.url ("]),
+        ({"store.url": "models"}, ["store.url (", "a SQLite file"]),
         ({"ports.tokens": "21099-21000"}, ["ports.tokens='21099-21000'", "allowed: first-last"]),
         ({"ports.metrics": "any"}, ["ports.metrics='any'", "allowed: first-last"]),
         ({"model": "models/nope"}, ["model='models/nope'", "no config.json", "Hugging Face id"]),
@@ -130,6 +134,16 @@ def test_a_stores_password_is_not_shown(url: str) -> None:
         load({"preset": "nano-cpu", "access.store": url + "/wrong", "llm.num_cpus": "x"})
     assert "not-shown" not in str(error.value)
     assert load({"preset": "nano-cpu", "access.store": ""}).access.store is None
+
+
+def test_a_databases_password_is_not_shown() -> None:
+    url = "postgresql://me:not-shown@host/name"
+    settings = load({"preset": "nano-cpu", "store.url": url})
+    assert settings.store.url == url
+    assert "not-shown" not in f"{settings!r} {settings}"
+    with pytest.raises(SettingsError) as error:
+        load({"preset": "nano-cpu", "store.url": url + "/wrong", "llm.num_cpus": "x"})
+    assert "not-shown" not in str(error.value)
 
 
 @pytest.mark.parametrize("name", ["api.api_key", "api.api_keys", "api.apikey", "engine.api_key"])

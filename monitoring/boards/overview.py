@@ -147,6 +147,7 @@ KEYS = (
         "short",
         (f"topk(10, 3600 * {rate(metrics.KEY_COST, 'key')})", "{{key}}"),
         stacked=True,
+        needs="prices of keys (prompt_price, completion_price)",
     ),
     graph(
         "Limits without their store",

@@ -66,6 +66,8 @@ async def load(http: httpx.AsyncClient) -> None:
     )
     await http.post("/v1/chat/completions", json={"model": "nano", "messages": QUESTION})
     await http.post("/v1/completions", json={"model": "nano", "prompt": "1", "max_tokens": 4})
+    stored = {"model": "nano", "input": "What is 47 * 6 - 100?", "max_output_tokens": 8, "store": True}
+    assert (await http.post("/v1/responses", json=stored)).status_code == 200
     assert (await http.post("/v1/completions", json={"model": "nano", "prompt": 7.5})).status_code == 400
 
 

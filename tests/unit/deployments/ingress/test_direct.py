@@ -155,13 +155,13 @@ def case(asked: EngineCoreRequest) -> str:
 
 
 async def replies(streams: Streams, names: list[str]) -> dict[str, list[bytes]]:
-    """Return the chunks of each of these requests, which run together."""
+    """Return the chunks of each of these requests, which run together, but for the comments of a crowded machine."""
     streams.core.script = lambda asked: script(random.Random(case(asked)))
     asked = {name: await streams.ask(*request(random.Random(name), name)) for name in names}
     reading = {name: asyncio.create_task(reply.read()) for name, reply in asked.items()}
     await streams.core.run(until=lambda: all(task.done() for task in reading.values()))
     await streams.close()
-    return {name: [written(chunk) for chunk in task.result()] for name, task in reading.items()}
+    return {name: [written(chunk) for chunk in task.result() if chunk != keepalive.COMMENT] for name, task in reading.items()}
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

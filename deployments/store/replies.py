@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, bindparam, delete, func, insert, select, update
 
 from deployments.store.schema import leases, responses, tokens
 from deployments.store.values import Append, End, Lease, Progress, Stored
@@ -50,7 +50,7 @@ def append(
 ) -> bool:
     """Write the tokens from position `start` on, and extend the lease; return whether its holder may still write."""
     after = start + len(new)
-    mine = (leases.c.response == lease.response) & (leases.c.epoch == lease.epoch)
+    mine = _held(lease)
     moved = update(leases).where(mine, leases.c.position == start).values(position=after, expires_at=now + lease_s)
     if not connection.execute(moved).rowcount:
         return connection.execute(select(leases.c.position).where(mine)).scalar_one_or_none() == after
@@ -74,7 +74,7 @@ def append_all(connection: Connection, appends: Sequence[Append], now: float, le
 
 def renew(connection: Connection, lease: Lease, now: float, lease_s: float) -> bool:
     """Extend a lease; return whether it is still held."""
-    mine = update(leases).where(leases.c.response == lease.response, leases.c.epoch == lease.epoch)
+    mine = update(leases).where(_held(lease))
     return bool(connection.execute(mine.values(expires_at=now + lease_s)).rowcount)
 
 
@@ -97,14 +97,12 @@ def claim(connection: Connection, response: str, holder: str, now: float, lease_
 
 def release(connection: Connection, lease: Lease) -> None:
     """Let a lease run out at once, so that anybody may claim it."""
-    connection.execute(
-        update(leases).where(leases.c.response == lease.response, leases.c.epoch == lease.epoch).values(expires_at=0)
-    )
+    connection.execute(update(leases).where(_held(lease)).values(expires_at=0))
 
 
 def finish(connection: Connection, lease: Lease, status: str, result: str, last_event: int) -> bool:
     """End a response, as the holder of its lease; return whether it has this result now."""
-    mine = delete(leases).where(leases.c.response == lease.response, leases.c.epoch == lease.epoch)
+    mine = delete(leases).where(_held(lease))
     here = responses.c.id == lease.response
     if not connection.execute(mine).rowcount:
         found = connection.execute(select(responses.c.status, responses.c.result).where(here)).one_or_none()
@@ -170,6 +168,11 @@ def _little_endian(numbers: Any) -> Any:
     if sys.byteorder == "big":
         numbers.byteswap()
     return numbers
+
+
+def _held(lease: Lease) -> ColumnElement[bool]:
+    """Return the condition for the row of a lease: there is none once the response has ended, or another holder's epoch."""
+    return (leases.c.response == lease.response) & (leases.c.epoch == lease.epoch)
 
 
 def _remove(connection: Connection, ids: list[str]) -> None:

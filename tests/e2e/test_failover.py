@@ -144,8 +144,11 @@ async def test_a_moved_request_is_one_trace(served: Served, collector: Collector
     traces = defaultdict(list)
     for span in collector.spans:
         traces[span.trace_id].append(span)
-    moved = [spans for spans in traces.values() if any(event.name == "fail-over" for span in spans for event in span.events)]
-    assert len(moved) > 20
+    events = {trace: sum(event.name == "fail-over" for span in spans for event in span.events) for trace, spans in traces.items()}
+    moved = [traces[trace] for trace, count in events.items() if count]
+    async with httpx.AsyncClient(base_url=served.url) as http:
+        assert sum(events.values()) == (await chaos.counted(http))[0]
+    assert moved
     for spans in moved:
         names = [span.name for span in spans]
         assert names.count("POST /v1/chat/completions") == 1

@@ -111,7 +111,7 @@ def test_a_stream_carries_the_same(http: httpx.Client) -> None:
     assert list(dict.fromkeys(delta["coat"]["index"] for delta in thought)) == list(range(len(message["coat"]["segments"])))
     assert {key: deltas[-1]["coat"][key] for key in ("segments", "answer")} == message["coat"]
     assert chunks[-1]["usage"]["completion_tokens_details"] == whole["usage"]["completion_tokens_details"]
-    assert len(deltas) > 20
+    assert len(deltas) > 10, "a busy machine may put several tokens into a chunk"
 
 
 LIKELIEST = {"temperature": 1, "top_k": 1}

@@ -1,12 +1,12 @@
 """Counts in Redis (5 or later), which all ingresses see. Redis' own clock is the only one, so those of hosts may differ.
 
-Of a key there are three: the times of the last minute's requests (a moving window), the tokens that it owes (see
-`deployments.access.usage.Debt`), and the tokens of the day. Each operation is one script, which Redis runs at once and alone.
+Of a key there are four: the times of the last minute's requests (a moving window), the tokens that it owes (see
+`deployments.access.usage.Debt`), the tokens of the day, and the running requests with the time until which each is held. Each
+operation is one script, which Redis runs at once and alone.
 """
 
 import asyncio
-import itertools
-import secrets
+from collections.abc import Iterable
 from typing import Any
 
 from redis.asyncio import BlockingConnectionPool, Redis
@@ -20,12 +20,15 @@ from deployments.access.shared import AwayError
 WAIT_S = 0.25
 CONNECTIONS = 32
 PREFIX = "satori:access"
+HELD_S = 30.0
+"""How long a running request counts unless it is told of again: so those of an ingress that died are forgotten."""
 SCRIPT = """
 local clock = redis.call('TIME')
 local now = clock[1] + clock[2] / 1e6
 local today = math.floor(clock[1] / 86400)
-local requests, minute, daily = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
-local tokens, request, estimate = tonumber(ARGV[4]), ARGV[5], tonumber(ARGV[6])
+local requests, minute, daily, concurrent = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
+local tokens, request, estimate = tonumber(ARGV[5]), ARGV[6], tonumber(ARGV[7])
+local held, ended = tonumber(ARGV[8]), tonumber(ARGV[9])
 local admit = request ~= ''
 local owed, used = 0, 0
 
@@ -41,10 +44,15 @@ if daily > 0 then
     if tonumber(found[1] or 0) == today then used = tonumber(found[2]) end
     used = math.max(0, used + tokens)
 end
+for i = 10, 9 + ended do redis.call('ZREM', KEYS[4], ARGV[i]) end
+for i = 10 + ended, #ARGV do redis.call('ZADD', KEYS[4], now + held, ARGV[i]) end
+redis.call('ZREMRANGEBYSCORE', KEYS[4], '-inf', now)
 
 local limit, wait = '', 0
 if admit then
-    if minute > 0 and owed >= minute then
+    if concurrent > 0 and redis.call('ZCARD', KEYS[4]) >= concurrent then
+        limit, wait = 'concurrent_requests', 1
+    elseif minute > 0 and owed >= minute then
         limit, wait = 'tokens_per_minute', (owed - minute) * 60 / minute
     elseif daily > 0 and used >= daily then
         limit, wait = 'tokens_per_day', (today + 1) * 86400 - now
@@ -61,8 +69,10 @@ if admit then
     end
     if limit == '' then
         owed, used = owed + estimate, used + estimate
+        if concurrent > 0 then redis.call('ZADD', KEYS[4], now + held, request) end
     end
 end
+redis.call('EXPIRE', KEYS[4], math.ceil(held) + 1)
 
 if minute > 0 then
     redis.call('HSET', KEYS[2], 'owed', string.format('%.6f', owed), 'at', string.format('%.6f', now))
@@ -83,30 +93,33 @@ class Counts:
         pool: Any = BlockingConnectionPool.from_url(url, max_connections=CONNECTIONS, timeout=WAIT_S, retry=Retry(NoBackoff(), 0))
         self._redis: Any = Redis(connection_pool=pool)
         self._script = self._redis.register_script(SCRIPT)
-        self._names = (f"{secrets.token_hex(8)}-{number}" for number in itertools.count())
 
-    async def begin(self, key: Key, tokens: float, estimate: float) -> tuple[str, float] | None:
-        """Count tokens of earlier requests, and then a request that is expected to take `estimate` tokens.
+    async def begin(self, key: Key, request: str, tokens: float, estimate: float) -> tuple[str, float] | None:
+        """Count tokens of earlier requests, and then a request of this name that is expected to take `estimate` tokens.
 
         Returns the name of the limit that it exceeds, and the seconds to wait; the request is then not counted.
         """
-        limit, wait = await self._run(key, tokens, next(self._names), estimate)
+        limit, wait = await self._run(key, tokens, request, estimate)
         return (limit.decode(), float(wait)) if limit else None
 
-    async def settle(self, key: Key, tokens: float) -> None:
-        """Count tokens; fewer than 0 take back what was expected."""
-        await self._run(key, tokens, "", 0)
+    async def settle(self, key: Key, tokens: float, ended: Iterable[str] = (), running: Iterable[str] = ()) -> None:
+        """Count tokens; fewer than 0 take back what was expected. Forget requests that `ended`, and hold the `running` ones."""
+        await self._run(key, tokens, "", 0, ended, running)
 
     async def close(self) -> None:
         """Close all connections."""
         await self._redis.aclose()
         await self._redis.connection_pool.disconnect()
 
-    async def _run(self, key: Key, tokens: float, request: str, estimate: float) -> Any:
-        keys = [f"{PREFIX}:{{{key.name}}}:{count}" for count in ("requests", "owed", "day")]
-        limits = [key.requests_per_minute or 0, key.tokens_per_minute or 0, key.tokens_per_day or 0]
+    async def _run(
+        self, key: Key, tokens: float, request: str, estimate: float, ended: Iterable[str] = (), running: Iterable[str] = ()
+    ) -> Any:
+        keys = [f"{PREFIX}:{{{key.name}}}:{count}" for count in ("requests", "owed", "day", "running")]
+        over_time = (key.requests_per_minute, key.tokens_per_minute, key.tokens_per_day)
+        limits = [limit or 0 for limit in (*over_time, key.concurrent_requests)]
+        counts = [f"{tokens:.6f}", request, f"{estimate:.6f}", HELD_S, len(gone := list(ended)), *gone, *running]
         try:
             async with asyncio.timeout(WAIT_S):
-                return await self._script(keys=keys, args=[*limits, f"{tokens:.6f}", request, f"{estimate:.6f}"])
+                return await self._script(keys=keys, args=[*limits, *counts])
         except (RedisError, OSError) as error:  # a timeout, too
             raise AwayError(f"{type(error).__name__} {error}".strip()) from error

@@ -66,8 +66,8 @@ class Key(BaseModel):
 
     @property
     def counts_requests(self) -> bool:
-        """Whether its requests are counted over time."""
-        return self.requests_per_minute is not None
+        """Whether a limit of its requests is to be kept."""
+        return self.requests_per_minute is not None or self.concurrent_requests is not None
 
     @property
     def counts_tokens(self) -> bool:

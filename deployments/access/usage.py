@@ -125,9 +125,9 @@ class Usage:
     def begin(self, key: Key, share: int = 1) -> None:
         """Count a request; `end` must follow. Raises LimitExceededError when it exceeds a limit; it is then not counted.
 
-        Of limits over time, only one part of `share` is this process'.
+        Of each limit, only one part of `share` is this process'.
         """
-        self.reserve(key)
+        self.reserve(key, share)
         try:
             self._check_over_time(key, share)
         except LimitExceededError:
@@ -135,9 +135,9 @@ class Usage:
             raise
         self.debts[key.name].begin()
 
-    def reserve(self, key: Key) -> None:
+    def reserve(self, key: Key, share: int = 1) -> None:
         """Count a request as running; `begin_reserved` or `release` must follow. Raises LimitExceededError where too many run."""
-        if key.concurrent_requests is not None and self._running[key.name] >= key.concurrent_requests:
+        if key.concurrent_requests is not None and self._running[key.name] >= part(key.concurrent_requests, share):
             raise exceeded(key, "concurrent_requests", 1)
         self._running[key.name] += 1
 

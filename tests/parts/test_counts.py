@@ -1,5 +1,6 @@
 """The counts of a real Redis: ingresses in processes of their own keep a key's limits together, also when Redis dies."""
 
+import asyncio
 import contextlib
 import json
 import signal
@@ -115,6 +116,42 @@ def test_a_days_tokens_are_those_of_all_and_outlive_an_ingress(redis: Redis) -> 
         assert 0.99 * expected <= sum(requests) <= 1.01 * expected
 
 
+async def test_requests_that_run_are_counted_over_all_ingresses(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also when one dies with those that it has."""
+    monkeypatch.setattr("deployments.access.counts.WAIT_S", 60)
+    monkeypatch.setattr("deployments.access.counts.HELD_S", 3)
+    monkeypatch.setattr("deployments.access.shared.HOLD_S", 0.05)
+    key = Key(name="alice", sha256=digest("alice"), concurrent_requests=5)
+    counts = [Counts(redis.url) for _ in range(3)]
+    guards = [Guard(None, store, 3) for store in counts]
+    for guard in (guards[0], guards[1], guards[0], guards[2], guards[2]):
+        await guard.begin(key)
+    for guard in guards:
+        with pytest.raises(LimitExceededError, match="concurrent_requests=5"):
+            await guard.begin(key)
+    guards[0].end(key)
+    await guards[1].begin(key)
+
+    async def let_in() -> bool:
+        with contextlib.suppress(LimitExceededError):
+            await guards[1].begin(key)
+            return True
+        return False
+
+    await asyncio.sleep(3.5)  # longer than they would count if nobody held them
+    assert not await let_in()
+    guards[2]._shared._holding.cancel()  # type: ignore[union-attr]
+    for _ in range(2):
+        await until_async(let_in, "the dead ingress' requests to be forgotten")
+    assert not await let_in()
+    for guard, running in zip(guards, (1, 4, 0), strict=True):
+        for _ in range(running):
+            guard.end(key)
+    await until_async(asyncio.all_tasks, "the store to know that none runs", holds=lambda tasks: len(tasks) == 1)
+    for store in counts:
+        await store.close()
+
+
 async def let_in(guards: list[Guard], key: Key) -> int:
     """Return how many requests of a key are let in, as long as one of the ingresses lets it in."""
     count = 0
@@ -148,7 +185,7 @@ async def test_requests_go_on_when_redis_hangs_or_dies(
     async def answers() -> bool:
         with contextlib.suppress(LimitExceededError):
             await guards[0].begin(limited("dave", 1000))
-        return await counts[1].begin(limited("dave", 1), 0, 0) is not None
+        return await counts[1].begin(limited("dave", 1), "one", 0, 0) is not None
 
     await until_async(answers, "the new Redis to be used")
     said = "".join(capfd.readouterr())
@@ -161,6 +198,6 @@ async def test_requests_go_on_when_redis_hangs_or_dies(
 async def test_a_wrong_password_is_told_without_it(redis: Redis) -> None:
     counts = Counts(redis.url.replace(PASSWORD, "wrong-one"))
     with pytest.raises(AwayError, match="AuthenticationError") as away:
-        await counts.begin(limited("alice", 1), 0, 0)
+        await counts.begin(limited("alice", 1), "one", 0, 0)
     assert "wrong-one" not in str(away.value)
     await counts.close()

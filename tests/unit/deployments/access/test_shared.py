@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from collections.abc import Iterable
 
 import pytest
 
@@ -22,20 +23,27 @@ class Store:
         self.asked = 0
         self.away = self.hangs = False
         self.over: tuple[str, float] | None = None
+        self.over_once: tuple[str, float] | None = None
+        self.running: set[str] = set()
+        self.held: list[str] = []
 
-    async def begin(self, key: Key, tokens: float, estimate: float) -> tuple[str, float] | None:
+    async def begin(self, key: Key, request: str, tokens: float, estimate: float) -> tuple[str, float] | None:
         await self.settle(key, tokens)
-        if self.over is None:
+        over, self.over_once = self.over_once or self.over, None
+        if over is None:
             self.told += estimate
-        return self.over
+            self.running.add(request)
+        return over
 
-    async def settle(self, key: Key, tokens: float) -> None:
+    async def settle(self, key: Key, tokens: float, ended: Iterable[str] = (), running: Iterable[str] = ()) -> None:
         self.asked += 1
         if self.hangs:
             await asyncio.Event().wait()
         if self.away:
             raise AwayError("it is away")
         self.told += tokens
+        self.running.difference_update(ended)
+        self.held += running
 
 
 class Ingress:
@@ -76,12 +84,48 @@ async def test_what_the_store_refuses_is_refused(monkeypatch: pytest.MonkeyPatch
     assert refused.value.retry_after_s == 12.5
 
 
-async def test_a_key_without_such_limits_asks_nothing_of_the_store(monkeypatch: pytest.MonkeyPatch) -> None:
-    ingress = Ingress(monkeypatch, concurrent_requests=1)
-    await ingress.usage.begin(ingress.key)
-    with pytest.raises(LimitExceededError, match="concurrent_requests=1"):
-        await ingress.usage.begin(ingress.key)
+async def test_a_key_without_limits_asks_nothing_of_the_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    ingress = Ingress(monkeypatch)
+    await ingress.ask(5)
     assert ingress.store.asked == 0
+
+
+async def test_the_store_knows_which_requests_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("deployments.access.shared.HOLD_S", 0.001)
+    ingress = Ingress(monkeypatch, concurrent_requests=3)
+    for _ in range(2):
+        await ingress.usage.begin(ingress.key)
+    running = set(ingress.store.running)
+    await until_async(lambda: ingress.store.held, "both to be held", holds=lambda held: running <= set(held))
+    ingress.usage.end(ingress.key)
+    await until_async(lambda: ingress.store.running, "one to be left", holds=lambda running: len(running) == 1)
+    ingress.store.held.clear()
+    await until_async(lambda: ingress.store.held, "only that one to be held")
+    ingress.usage.end(ingress.key)
+    await until_async(lambda: ingress.store.running, "none to be left", holds=lambda running: not running)
+
+
+async def test_one_more_is_let_in_as_soon_as_another_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The store may refuse what another ingress is about to tell the end of."""
+    ingress = Ingress(monkeypatch, concurrent_requests=1)
+    ingress.store.over = "concurrent_requests", 1.0
+    with pytest.raises(LimitExceededError, match="concurrent_requests=1 is reached"):
+        await ingress.ask()
+    ingress.store.over, ingress.store.over_once = None, ingress.store.over
+    await ingress.ask()
+
+
+async def test_requests_that_began_without_the_store_are_told_of_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("deployments.access.shared.HOLD_S", 0.001)
+    ingress = Ingress(monkeypatch, concurrent_requests=6)
+    ingress.store.away = True
+    for _ in range(2):
+        await ingress.usage.begin(ingress.key)
+    with pytest.raises(LimitExceededError, match="concurrent_requests=6"):
+        await ingress.usage.begin(ingress.key)  # a third of its limit is this ingress'
+    ingress.store.away = False
+    ingress.clock.now_s += AWAY_S
+    await until_async(lambda: set(ingress.store.held), "both to be held", holds=lambda held: len(held) == 2)
 
 
 async def test_requests_that_wait_for_the_store_are_running(monkeypatch: pytest.MonkeyPatch) -> None:

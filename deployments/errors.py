@@ -135,8 +135,30 @@ class ResponseNotFoundError(SatoriError):
         super().__init__(f"there is no stored response {response_id!r}; it may have expired")
 
 
+class StoredFileNotFoundError(SatoriError):
+    """There is no such file: it has expired, was deleted, or is another key's."""
+
+    status = 404
+    code = "file_not_found"
+    param = "file_id"
+
+    def __init__(self, file_id: str) -> None:
+        super().__init__(f"there is no file {file_id[:80]!r}; it may have expired")
+
+
+class BatchNotFoundError(SatoriError):
+    """There is no such batch: it has expired, or is another key's."""
+
+    status = 404
+    code = "batch_not_found"
+    param = "batch_id"
+
+    def __init__(self, batch_id: str) -> None:
+        super().__init__(f"there is no batch {batch_id[:80]!r}; it may have expired")
+
+
 class StoreFullError(SatoriError):
-    """There is no room for another stored response."""
+    """There is no room for another stored response or file."""
 
     status = 507
     code = "store_full"

@@ -234,8 +234,8 @@ class StoreSettings(Section):
     """Stored responses (`store`, `background`), while `enabled`.
 
     `url` is the path (made absolute) of a SQLite file for the ingresses of one host, or begins with `postgresql://`. By default
-    `make serve` has a file of its own, and other applications have none. A response is kept for `ttl_s`; all together take at most
-    `max_bytes`. An ingress that has not written to a running response for `lease_s` loses it to another one.
+    `make serve` has a file of its own, and other applications have none. A response or file is kept for `ttl_s`; all together take
+    at most `max_bytes`. An ingress that has not written to a running response for `lease_s` loses it to another one.
     """
 
     enabled: bool = True

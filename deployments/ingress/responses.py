@@ -121,6 +121,12 @@ class Responses:
             made = module.Store(url, holder, lease_s=settings.lease_s, max_bytes=settings.max_bytes)
             self._opened = self._opened or made
 
+    async def open_store(self) -> "Store | None":
+        """Return the store, opened; None where nothing is kept."""
+        if self._url is not None:
+            await self._open(self._url)
+        return self._opened
+
     async def _is_there(self) -> bool:
         """Return whether there is a store, so that there may be responses in it; it is open then."""
         if self._url is None or not (self._opened is not None or "://" in self._url or os.path.isfile(self._url)):  # noqa: PTH113

@@ -33,7 +33,7 @@ from deployments.engine.config import TASKS, frontend_config, tune_process
 from deployments.engine_client.client import Hooks, ServeEngineClient, used_by_async_llm
 from deployments.engine_client.replicas import LLMReplicas
 from deployments.errors import SatoriError, SettingsError
-from deployments.ingress import direct, direct_responses, docs, endpoints, error_handlers, special_tokens
+from deployments.ingress import direct, direct_responses, docs, endpoints, error_handlers, files, special_tokens
 from deployments.ingress.frontend import BoundedLLM
 from deployments.ingress.grammars import Grammars
 from deployments.ingress.json_schema import followed
@@ -153,6 +153,7 @@ async def build(
     url = settings.store.url or default_url(settings.http.port)
     responses = Responses(app.state.openai_serving_responses, engine, settings.store, url, settings.served_model_name)
     mount(app, responses)
+    files.mount(app, files.Files(responses, settings.store))
     docs.mount(app)
     if coat:
         write_coat(engine, app, settings)

@@ -13,8 +13,9 @@ from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, bindparam, delete, func, insert, select, update
+from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
 
+from deployments.store import leases as held
 from deployments.store.schema import leases, responses, tokens
 from deployments.store.values import Append, End, Lease, Progress, Stored
 
@@ -31,9 +32,9 @@ END = update(responses).where(responses.c.id == bindparam("of")).values(ended=bi
 
 def create(connection: Connection, response: Stored, holder: str, now: float, lease_s: float) -> Lease:
     """Add a response, and its first lease."""
-    connection.execute(insert(leases).values(response=response.id, holder=holder, epoch=1, position=0, expires_at=now + lease_s))
+    lease = held.create(connection, response.id, holder, now + lease_s)
     connection.execute(insert(responses).values(**asdict(response)))
-    return Lease(response.id, 1)
+    return lease
 
 
 def load(connection: Connection, response: str, owner: str | None, now: float) -> Stored | None:
@@ -50,7 +51,7 @@ def append(
 ) -> bool:
     """Write the tokens from position `start` on, and extend the lease; return whether its holder may still write."""
     after = start + len(new)
-    mine = _held(lease)
+    mine = held.by(lease)
     moved = update(leases).where(mine, leases.c.position == start).values(position=after, expires_at=now + lease_s)
     if not connection.execute(moved).rowcount:
         return connection.execute(select(leases.c.position).where(mine)).scalar_one_or_none() == after
@@ -72,12 +73,6 @@ def append_all(connection: Connection, appends: Sequence[Append], now: float, le
     return [append(connection, one.lease, one.start, one.tokens, one.end, now, lease_s) for one in appends]
 
 
-def renew(connection: Connection, lease: Lease, now: float, lease_s: float) -> bool:
-    """Extend a lease; return whether it is still held."""
-    mine = update(leases).where(_held(lease))
-    return bool(connection.execute(mine.values(expires_at=now + lease_s)).rowcount)
-
-
 def claimable(connection: Connection, model: str, now: float, most: int) -> list[str]:
     """Return the ids of a model's responses that have not ended and whose leases have run out, the oldest first."""
     orphans = select(responses.c.id).join(leases, leases.c.response == responses.c.id)
@@ -87,22 +82,15 @@ def claimable(connection: Connection, model: str, now: float, most: int) -> list
 
 def claim(connection: Connection, response: str, holder: str, now: float, lease_s: float) -> tuple[Lease, Stored, list[int]] | None:
     """Take over a response whose lease has run out; return the new lease, the response and its tokens so far."""
-    free = update(leases).where(leases.c.response == response, leases.c.expires_at < now)
-    taken = free.values(holder=holder, epoch=leases.c.epoch + 1, expires_at=now + lease_s).returning(leases.c.epoch)
-    epoch = connection.execute(taken).scalar_one_or_none()
-    if epoch is None or (stored := load(connection, response, None, now)) is None:
+    lease = held.claim(connection, response, holder, now, lease_s)
+    if lease is None or (stored := load(connection, response, None, now)) is None:
         return None
-    return Lease(response, epoch), stored, read_tokens(connection, response, 0)
-
-
-def release(connection: Connection, lease: Lease) -> None:
-    """Let a lease run out at once, so that anybody may claim it."""
-    connection.execute(update(leases).where(_held(lease)).values(expires_at=0))
+    return lease, stored, read_tokens(connection, response, 0)
 
 
 def finish(connection: Connection, lease: Lease, status: str, result: str, last_event: int) -> bool:
     """End a response, as the holder of its lease; return whether it has this result now."""
-    mine = delete(leases).where(_held(lease))
+    mine = delete(leases).where(held.by(lease))
     here = responses.c.id == lease.response
     if not connection.execute(mine).rowcount:
         found = connection.execute(select(responses.c.status, responses.c.result).where(here)).one_or_none()
@@ -168,11 +156,6 @@ def _little_endian(numbers: Any) -> Any:
     if sys.byteorder == "big":
         numbers.byteswap()
     return numbers
-
-
-def _held(lease: Lease) -> ColumnElement[bool]:
-    """Return the condition for the row of a lease: there is none once the response has ended, or another holder's epoch."""
-    return (leases.c.response == lease.response) & (leases.c.epoch == lease.epoch)
 
 
 def _remove(connection: Connection, ids: list[str]) -> None:

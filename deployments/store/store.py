@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 
 from sqlalchemy import Connection
 
-from deployments.errors import StoreFullError
-from deployments.store import database, replies
+from deployments.store import database, leases, replies
+from deployments.store.files import Files
 from deployments.store.journal import Journal
+from deployments.store.room import Room
 from deployments.store.values import Append, End, Lease, Progress, Stored
 
 
@@ -16,21 +17,18 @@ class Store:
     """Stored responses in the database `url` (see `database.connect`).
 
     `holder` names this ingress. A lease lasts `lease_s`. All together may take `max_bytes`. Reads and writes raise
-    StoreUnavailableError; the writes of a running response wait instead.
+    StoreUnavailableError; the writes of a running response wait instead. `files` are those of batches.
     """
 
     def __init__(self, url: str, holder: str, *, lease_s: float, max_bytes: int, clock: Callable[[], float] = time.time) -> None:
-        self._holder, self._lease_s, self._max_bytes, self._now = holder, lease_s, max_bytes, clock
+        self._holder, self._lease_s, self._now = holder, lease_s, clock
         self._journal = Journal(lambda: database.connect(url), self._append_all)
+        self._room = Room(self._journal, max_bytes)
+        self.files = Files(self._journal, self._room, clock)
 
     async def create(self, response: Stored) -> Lease:
         """Add a response; return the lease for it. Raises StoreFullError where all together take too much."""
-        used = await self._journal.read(database.bytes_used)
-        if used + len(response.request) + len(response.input) > self._max_bytes:
-            message = (
-                f"the stored responses take {used} bytes (store.max_bytes={self._max_bytes}); delete some, or send `store: false`"
-            )
-            raise StoreFullError(message)
+        await self._room.check(len(response.request) + len(response.input), "delete some, or send `store: false`")
         return await self._journal.write(
             lambda connection: replies.create(connection, response, self._holder, self._now(), self._lease_s)
         )
@@ -62,11 +60,11 @@ class Store:
 
     def renew(self, lease: Lease) -> "asyncio.Future[bool]":
         """Extend a lease; the result is whether it is still held."""
-        return self._journal.write(lambda connection: replies.renew(connection, lease, self._now(), self._lease_s), patient=True)
+        return self._journal.write(lambda connection: leases.renew(connection, lease, self._now(), self._lease_s), patient=True)
 
     async def release(self, lease: Lease) -> None:
         """Let anybody claim this response at once."""
-        await self._journal.write(lambda connection: replies.release(connection, lease))
+        await self._journal.write(lambda connection: leases.release(connection, lease))
 
     async def finish(self, lease: Lease, status: str, result: str, last_event: int) -> bool:
         """End a response; return whether the lease was still held."""
@@ -83,7 +81,8 @@ class Store:
         await self._journal.write(lambda connection: replies.remove(connection, response))
 
     async def expire(self) -> int:
-        """Remove responses whose time is over; return how many."""
+        """Remove responses and files whose time is over; return how many responses."""
+        await self.files.purge()
         return await self._journal.write(lambda connection: replies.expire(connection, self._now()))
 
     def close(self) -> None:

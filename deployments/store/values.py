@@ -80,3 +80,18 @@ class Progress:
     tokens: list[int]
     end: End | None
     status: str | None
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    """A file: an upload, or those lines of a `batch` that have `failed` or have not."""
+
+    id: str
+    owner: str
+    purpose: str
+    filename: str
+    bytes: int
+    created_at: float
+    expires_at: float
+    batch: str | None = None
+    failed: bool = False

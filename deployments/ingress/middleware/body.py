@@ -15,6 +15,8 @@ BODY_S = 60.0
 """Seconds in which a body must have arrived."""
 LARGEST_OF_UI_BYTES = 16 * 2**20
 """The largest request of the page, with a whole conversation in it."""
+STREAMED = "/v1/files"
+"""The route that reads its bodies itself, as they come, and has bounds of its own."""
 
 
 class BodyLimit:
@@ -34,7 +36,7 @@ class BodyLimit:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        if scope["type"] != "http":
+        if scope["type"] != "http" or get_route_path(scope) == STREAMED:
             await self._app(scope, receive, send)
             return
         of_page = get_route_path(scope).startswith("/ui/")

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import pytest
 from sqlalchemy import Connection, Engine, StaticPool, create_engine, event
 
-from deployments.store import replies
+from deployments.store import leases, replies
 from deployments.store.schema import metadata
 from deployments.store.values import Append, End, Lease, Stored
 
@@ -173,7 +173,7 @@ def test_what_was_cancelled_or_removed_is_not_written(engine: Engine) -> None:
             assert replies.append(connection, lease, 0, [1, 2], None, 0.0, LEASE_S)
             end(connection, stored.id)
             assert not replies.append(connection, lease, 2, [3], None, 0.0, LEASE_S)
-            assert not replies.renew(connection, lease, 0.0, LEASE_S)
+            assert not leases.renew(connection, lease, 0.0, LEASE_S)
             assert not replies.finish(connection, lease, "completed", "{}", 1)
             assert replies.claim(connection, stored.id, "b", 1e6, LEASE_S) is None
             found = replies.progress(connection, stored.id, 0)

@@ -1,0 +1,94 @@
+"""Files in the store: their time, and what is left of those that are gone."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import func, select
+
+from deployments.store import database
+from deployments.store.files import PIECES_AT_ONCE, UPLOAD_S
+from deployments.store.schema import files, pieces
+from deployments.store.store import Store
+
+
+class Clock:
+    """A clock of which a test says how late it is."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def store(tmp_path: Path, clock: Clock) -> Iterator[Store]:
+    made = Store(str(tmp_path / "responses.sqlite"), "me", lease_s=10, max_bytes=2**30, clock=clock)
+    yield made
+    made.close()
+
+
+async def upload(store: Store, parts: int, ttl_s: float = 60) -> str:
+    name = await store.files.begin("ada")
+    for number in range(parts):
+        await store.files.append(name, number, b"%d;" % number)
+    assert await store.files.complete(name, "sums.jsonl", 2 * parts, ttl_s) is not None
+    return name
+
+
+async def rows(store: Store) -> tuple[int, int]:
+    return await store._journal.read(
+        lambda connection: tuple(
+            connection.execute(select(func.count()).select_from(table)).scalar_one() for table in (files, pieces)
+        )  # type: ignore[return-value]
+    )
+
+
+async def test_what_is_uploaded_is_seen_when_it_is_complete(store: Store) -> None:
+    name = await store.files.begin("ada")
+    await store.files.append(name, 0, b"abc")
+    assert await store.files.load(name, "ada") is None
+    assert await store.files.list("ada", None, None, 9, ascending=False) == []
+    made = await store.files.complete(name, "x", 3, 60)
+    assert made is not None
+    assert await store.files.list("ada", "batch", None, 9, ascending=False) == [made]
+    assert [data async for data in store.files.content(made)] == [b"abc"]
+    assert await store.files.complete(name, "again", 3, 60) is None
+
+
+async def test_files_go_with_all_their_pieces(store: Store, clock: Clock) -> None:
+    kept, over = await upload(store, 1, 1000), await upload(store, 2 * PIECES_AT_ONCE + 1)
+    assert await rows(store) == (2, 2 * PIECES_AT_ONCE + 2)
+    clock.now += 60
+    assert await store.files.load(over, "ada") is None
+    await store.expire()
+    assert await rows(store) == (1, 1)
+    assert await store.files.remove(kept) is None
+    assert await rows(store) == (0, 0)
+
+
+async def test_an_upload_that_never_ends_is_removed(store: Store, clock: Clock) -> None:
+    name = await store.files.begin("ada")
+    await store.files.append(name, 0, b"abc")
+    clock.now += UPLOAD_S
+    assert await store.files.complete(name, "x", 3, 60) is None
+    await store.expire()
+    assert await rows(store) == (0, 0)
+
+
+def test_a_database_of_the_version_before_gets_the_new_tables(tmp_path: Path) -> None:
+    path = str(tmp_path / "responses.sqlite")
+    first = database.connect(path)
+    for table in (files, pieces):
+        table.drop(first)
+    first.dispose()
+    again = database.connect(path)
+    with again.begin() as connection:
+        assert connection.execute(select(func.count()).select_from(pieces)).scalar_one() == 0
+    again.dispose()

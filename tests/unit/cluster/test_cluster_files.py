@@ -258,6 +258,15 @@ def test_hadolint_finds_nothing_in_the_dockerfile() -> None:
     assert (done.returncode, done.stdout) == (0, "")
 
 
+def test_images_from_elsewhere_are_named_by_digest() -> None:
+    services = yaml.safe_load((ROOT / "monitoring" / "compose.yaml").read_text())["services"].values()
+    bases = re.findall(r"^FROM (\S+)", (CLUSTER / "Dockerfile").read_text(), re.MULTILINE)
+    images = [service["image"] for service in services] + bases
+    assert len(images) == 4
+    for image in images:
+        assert re.fullmatch(r"[a-z/]+:[\w.-]+@sha256:[0-9a-f]{64}", image)
+
+
 def test_the_image_has_the_environment() -> None:
     text = (CLUSTER / "Dockerfile").read_text()
     assert "python -m deployments.host.environment > environment.sh" in text

@@ -23,7 +23,7 @@ HELP = {
 def fits(chat: Chat) -> bool:
     """Tell whether nothing is wider than the window."""
     return chat.page.evaluate(
-        "[document.documentElement, ...document.querySelectorAll('.satori, .satori main, .satori .scroller, .satori .drawer')]"
+        "[document.documentElement, ...document.querySelectorAll('.satori, .satori .main, .satori .scroller, .satori .drawer')]"
         ".every(element => element.scrollWidth <= Math.max(element.clientWidth, 0) || !element.clientWidth)"
     )
 

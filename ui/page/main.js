@@ -81,8 +81,9 @@ class Page {
 
   draw() {
     this.head = this.header();
+    // Gradio's own <main> is around all this.
     this.columns = h("div", { class: "columns" }, this.sidebar.element,
-      h("main", {}, this.status.element, this.storage, this.notice, this.chat.element, this.compare.element));
+      h("div", { class: "main" }, this.status.element, this.storage, this.notice, this.chat.element, this.compare.element));
     this.root.replaceChildren(this.head, this.columns, this.panel, this.menu, this.finder.element, this.live);
     this.menu.setAttribute("aria-label", t("sidebar.label"));
     this.settings();

@@ -35,7 +35,7 @@ class Votes {
   constructor() {
     this.count = h("p", { class: "count" });
     this.bars = h("ul", {});
-    this.element = h("section", { class: "votes", hidden: true, "aria-label": t("vote.title") }, h("h3", {}, t("vote.title")), this.count, this.bars);
+    this.element = h("div", { class: "votes", role: "group", hidden: true, "aria-label": t("vote.title") }, h("h3", {}, t("vote.title")), this.count, this.bars);
   }
 
   update(vote) {
@@ -132,7 +132,7 @@ export class ReplyView {
     this.votes = new Votes();
     this.thought = new Thought();
     this.content = h("div", { class: "prose content" });
-    this.answer = h("section", { class: "answer", hidden: true, "aria-label": t("answer.title") });
+    this.answer = h("div", { class: "answer", role: "group", hidden: true, "aria-label": t("answer.title") });
     this.end = h("div", { class: "end" });
     this.element = h("article", { class: "reply", "aria-label": t("reply.title") },
       this.status, this.votes.element, this.thought.element, this.content, this.answer, this.end);

@@ -24,8 +24,8 @@ export class Sidebar {
       h("button", { type: "button", class: "new", onclick: () => this.opened(null) }, icon("add"), t("sidebar.new")),
       h("button", { type: "button", class: "find", onclick: () => this.find() }, icon("find"), t("find.title"), h("kbd", {}, "Ctrl K")),
       this.list,
-      h("div", { class: "export one" }, h("h3", {}, t("sidebar.this")), button("save", "Markdown", () => this.export("markdown")), button("save", "JSON", () => this.export("json")), this.clear()),
-      h("div", { class: "export" }, h("h3", {}, t("sidebar.all")), button("save", t("sidebar.backup"), () => this.backup()), button("open", t("sidebar.import"), () => this.file.click()), this.file),
+      h("div", { class: "export one" }, h("h2", {}, t("sidebar.this")), button("save", "Markdown", () => this.export("markdown")), button("save", "JSON", () => this.export("json")), this.clear()),
+      h("div", { class: "export" }, h("h2", {}, t("sidebar.all")), button("save", t("sidebar.backup"), () => this.backup()), button("open", t("sidebar.import"), () => this.file.click()), this.file),
       h("p", { class: "hint" }, t("sidebar.kept")));
     this.refresh();
   }

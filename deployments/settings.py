@@ -262,6 +262,17 @@ class StoreSettings(Section):
         return url
 
 
+class BatchSettings(Section):
+    """Batches (`/v1/batches`), which are kept in the store.
+
+    An ingress runs at most `max_lines` of their lines at a time, and fewer as soon as one of them waits for longer than `queue_s`
+    in an engine's queue, or is refused.
+    """
+
+    max_lines: int = Field(256, ge=1)
+    queue_s: float = Field(0.2, gt=0)
+
+
 class WeightsSettings(Section):
     """The source of the files of a Hugging Face model: the hub (or HF_ENDPOINT), or the `mirror` of it at this URL."""
 
@@ -345,6 +356,7 @@ class Settings(Section):
     coat: CoatSettings = CoatSettings()
     access: AccessSettings = AccessSettings()
     store: StoreSettings = StoreSettings()
+    batches: BatchSettings = BatchSettings()
     weights: WeightsSettings = WeightsSettings()
     slo: SloSettings = SloSettings()
     measuring: MeasuringSettings = MeasuringSettings()

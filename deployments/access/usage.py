@@ -19,6 +19,9 @@ SMOOTHING = 0.2
 # The name of the current request's API key.
 client: ContextVar[str] = ContextVar("client", default="")
 
+deferrable: ContextVar[bool] = ContextVar("deferrable", default=False)
+"""Whether the current request is a line of a batch, which starts after all others."""
+
 
 def client_name() -> str:
     """Return the name of the current request's API key; "" if none is required."""

@@ -21,6 +21,7 @@ from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs, EngineCoreReques
 from vllm.v1.engine.core_client import EngineCoreClient
 from vllm.v1.serial_utils import MsgpackDecoder, MsgpackEncoder
 
+from deployments.access.usage import deferrable
 from deployments.engine.config import TASKS
 from deployments.engine_client.carrier import Carriers
 from deployments.engine_client.failover import Failover, next_attempt
@@ -142,9 +143,9 @@ class ServeEngineClient(EngineCoreClient):
         self._start(self._open(request), encoded)
 
     def _open(self, request: EngineCoreRequest) -> OpenRequest:
-        opened = OpenRequest.open(request, self._hooks.client_name(), time.monotonic(), record.current.get())
+        opened = OpenRequest.open(request, self._hooks.client_name(), time.monotonic(), record.current.get(), deferrable.get())
         if opened.first_sample:  # the samples of a request share its prompt, which is charged once
-            self._hooks.charge(opened.client, opened.timeline.prompt_tokens)
+            self._hooks.charge(opened.timeline.client, opened.timeline.prompt_tokens)
         return opened
 
     def _start(self, opened: OpenRequest, encoded: list[bytes]) -> None:
@@ -296,7 +297,7 @@ class ServeEngineClient(EngineCoreClient):
                         new.append(output)
                     else:
                         self._outputs.put_nowait(EngineCoreOutputs(step.engine_index, [output], timestamp=timestamp))
-                    charge(opened.client, len(output.new_token_ids))
+                    charge(opened.timeline.client, len(output.new_token_ids))
             except ValueError as error:
                 self._fail(opened, EngineLostError(f"the request could not be moved: {error}"))
                 opened.cancel()

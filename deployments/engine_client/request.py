@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from vllm.v1.engine import EngineCoreEvent, EngineCoreEventType, EngineCoreOutput, EngineCoreRequest
 
 from deployments.observability.record import Record, Timeline, Visit
+from deployments.transport.channel import DEFERRED
 
 _SAMPLE = re.compile(r"^\d+_")
 
@@ -42,10 +43,10 @@ class Attempt:
 class OpenRequest:
     """A request that has not ended, as vLLM's frontend sent it.
 
-    `client` is the name of its client. `record` is the record of its API request, None where nothing is measured. `tokens` are
-    those delivered so far; `last_here` is when the last of them arrived. `waiting` is the timer that bounds its time without a
-    replica; `call` is the task that keeps it on one. `deaths` are the times at which replicas died with it since its last token.
-    Times are on the monotonic clock.
+    `client` is the name of its client, as replicas get it (see `DEFERRED`). `record` is the record of its API request, None where
+    nothing is measured. `tokens` are those delivered so far; `last_here` is when the last of them arrived. `waiting` is the timer
+    that bounds its time without a replica; `call` is the task that keeps it on one. `deaths` are the times at which replicas died
+    with it since its last token. Times are on the monotonic clock.
     """
 
     request: EngineCoreRequest
@@ -60,14 +61,16 @@ class OpenRequest:
     call: asyncio.Task[None] | None = None
 
     @classmethod
-    def open(cls, request: EngineCoreRequest, client: str, now: float, record: Record | None = None) -> "OpenRequest":
-        """Return a request that arrives `now`, with its timeline in the record."""
+    def open(
+        cls, request: EngineCoreRequest, client: str, now: float, record: Record | None = None, deferrable: bool = False
+    ) -> "OpenRequest":
+        """Return a request that arrives `now`, with its timeline in the record. A line of a batch is `deferrable`."""
         tokens: list[int] = []
         prompt_tokens = len(request.prompt_token_ids or ())
         timeline = Timeline(request.request_id, client, prompt_tokens, now, tokens)
         if record is not None:
             record.engine.append(timeline)
-        return cls(request, client, record, timeline, Attempt(request.request_id), tokens)
+        return cls(request, DEFERRED + client if deferrable else client, record, timeline, Attempt(request.request_id), tokens)
 
     def cancel(self) -> None:
         """Cancel the task that keeps the request on a replica."""

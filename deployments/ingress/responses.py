@@ -127,6 +127,10 @@ class Responses:
             await self._open(self._url)
         return self._opened
 
+    async def existing_store(self) -> "Store | None":
+        """Return the store, opened, if anything was ever kept in it."""
+        return self.store if await self._is_there() else None
+
     async def _is_there(self) -> bool:
         """Return whether there is a store, so that there may be responses in it; it is open then."""
         if self._url is None or not (self._opened is not None or "://" in self._url or os.path.isfile(self._url)):  # noqa: PTH113

@@ -33,9 +33,10 @@ from deployments.engine.config import TASKS, frontend_config, tune_process
 from deployments.engine_client.client import Hooks, ServeEngineClient, used_by_async_llm
 from deployments.engine_client.replicas import LLMReplicas
 from deployments.errors import SatoriError, SettingsError
-from deployments.ingress import direct, direct_responses, docs, endpoints, error_handlers, files, special_tokens
+from deployments.ingress import batches, direct, direct_responses, docs, endpoints, error_handlers, files, special_tokens
 from deployments.ingress.frontend import BoundedLLM
 from deployments.ingress.grammars import Grammars
+from deployments.ingress.inner import Inner
 from deployments.ingress.json_schema import followed
 from deployments.ingress.middleware.access import Guard
 from deployments.ingress.middleware.draining import Ongoing
@@ -82,11 +83,20 @@ CHUNKS: tuple[type[BaseModel], ...] = (
 class Server:
     """vLLM's OpenAI server (`app`) on an AsyncLLM (`engine`) whose engine is the LLM replicas (`client`).
 
-    `ongoing` counts its requests. `responses` are those that are stored.
+    `ongoing` counts its requests. `responses` and `batches` are those that are stored.
     """
 
-    def __init__(self, app: FastAPI, engine: BoundedLLM, client: ServeEngineClient, ongoing: Ongoing, responses: Responses) -> None:
-        self.app, self.engine, self.client, self.ongoing, self.responses = app, engine, client, ongoing, responses
+    def __init__(
+        self,
+        app: FastAPI,
+        engine: BoundedLLM,
+        client: ServeEngineClient,
+        ongoing: Ongoing,
+        responses: Responses,
+        batches: batches.Batches,
+    ) -> None:
+        self.app, self.engine, self.client, self.ongoing = app, engine, client, ongoing
+        self.responses, self.batches = responses, batches
         self._strays: dict[str, float] = {}
 
     @property
@@ -153,7 +163,10 @@ async def build(
     url = settings.store.url or default_url(settings.http.port)
     responses = Responses(app.state.openai_serving_responses, engine, settings.store, url, settings.served_model_name)
     mount(app, responses)
-    files.mount(app, files.Files(responses, settings.store))
+    stored_files = files.Files(responses, settings.store)
+    files.mount(app, stored_files)
+    stored_batches = batches.Batches(responses, stored_files, Inner(app, settings.http), guard, settings)
+    batches.mount(app, stored_batches)
     docs.mount(app)
     if coat:
         write_coat(engine, app, settings)
@@ -167,7 +180,8 @@ async def build(
     # other processes aside.
     os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
     responses.start()
-    return Server(app, engine, client, ongoing, responses)
+    stored_batches.start()
+    return Server(app, engine, client, ongoing, responses, stored_batches)
 
 
 def _counts(settings: Settings) -> CountStore | None:

@@ -264,6 +264,11 @@ STORED_CLAIMS = Metric(
     Counter, "satori_stored_claims_total", "Stored responses that an ingress went on with after their holder was lost.", "responses"
 )
 STORED_RUNNING = Metric(Gauge, "satori_stored_running", "Stored responses that an ingress is making.", "responses")
+BATCHES = Metric(Counter, "satori_batches_total", "Batches that have ended, by status.", "batches", labels=["status"])
+BATCH_LINES = Metric(
+    Counter, "satori_batch_lines_total", "Lines of batches that have ended: done, failed.", "lines", labels=["outcome"]
+)
+BATCH_RUNNING = Metric(Gauge, "satori_batch_lines_running", "Lines of batches that an ingress is running.", "lines")
 STORE_SECONDS = Metric(
     Histogram, "satori_store_seconds", "Seconds that a transaction of the stored responses took.", "seconds", buckets=GAPS
 )

@@ -56,6 +56,10 @@ class Files:
         """Return a file of this owner (None: anybody's), or None."""
         return await self._journal.read(lambda connection: load(connection, file, owner, self._now()))
 
+    async def being_read(self, file: str) -> StoredFile | None:
+        """Return a file that a batch reads, also where its time is over; None if there is none."""
+        return await self._journal.read(lambda connection: load(connection, file, None, 0.0))
+
     async def list(
         self, owner: str, purpose: str | None, after: StoredFile | None, limit: int, ascending: bool
     ) -> list[StoredFile]:
@@ -100,6 +104,11 @@ def load(connection: Connection, file: str, owner: str | None, now: float) -> St
     return None if row is None or (owner is not None and row.owner != owner) else StoredFile(**row._mapping)
 
 
+def lock(connection: Connection, file: str) -> None:
+    """Have others wait who want to read a file with a new batch, or to remove it."""
+    connection.execute(select(files.c.id).where(files.c.id == file).with_for_update())
+
+
 def page(
     found: "Select[tuple[object, ...]]", table: object, after: object, limit: int, ascending: bool
 ) -> "Select[tuple[object, ...]]":
@@ -115,6 +124,7 @@ def page(
 
 def remove(connection: Connection, file: str) -> str | None:
     """Make a file gone for clients, unless a batch that has not ended reads it: return that batch."""
+    lock(connection, file)
     reading = select(batches.c.id).join(leases, leases.c.response == batches.c.id).where(batches.c.input_file == file)
     reader: str | None = connection.execute(reading.limit(1)).scalar_one_or_none()
     if reader is None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from sqlalchemy import Connection
 
 from deployments.store import database, leases, replies
+from deployments.store.batches import Batches
 from deployments.store.files import Files
 from deployments.store.journal import Journal
 from deployments.store.room import Room
@@ -17,7 +18,7 @@ class Store:
     """Stored responses in the database `url` (see `database.connect`).
 
     `holder` names this ingress. A lease lasts `lease_s`. All together may take `max_bytes`. Reads and writes raise
-    StoreUnavailableError; the writes of a running response wait instead. `files` are those of batches.
+    StoreUnavailableError; the writes of a running response wait instead. `files` are those of `batches`.
     """
 
     def __init__(self, url: str, holder: str, *, lease_s: float, max_bytes: int, clock: Callable[[], float] = time.time) -> None:
@@ -25,6 +26,7 @@ class Store:
         self._journal = Journal(lambda: database.connect(url), self._append_all)
         self._room = Room(self._journal, max_bytes)
         self.files = Files(self._journal, self._room, clock)
+        self.batches = Batches(self._journal, holder, lease_s, clock)
 
     async def create(self, response: Stored) -> Lease:
         """Add a response; return the lease for it. Raises StoreFullError where all together take too much."""
@@ -81,7 +83,8 @@ class Store:
         await self._journal.write(lambda connection: replies.remove(connection, response))
 
     async def expire(self) -> int:
-        """Remove responses and files whose time is over; return how many responses."""
+        """Remove responses, batches and files whose time is over; return how many responses."""
+        await self.batches.expire()
         await self.files.purge()
         return await self._journal.write(lambda connection: replies.expire(connection, self._now()))
 

@@ -5,6 +5,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 RUNNING = ("queued", "in_progress")
+VALIDATING, IN_PROGRESS, FINALIZING, COMPLETED = "validating", "in_progress", "finalizing", "completed"
+FAILED, EXPIRED, CANCELLING, CANCELLED = "failed", "expired", "cancelling", "cancelled"
+"""The states of batches."""
 
 
 @dataclass(frozen=True)
@@ -95,3 +98,26 @@ class StoredFile:
     expires_at: float
     batch: str | None = None
     failed: bool = False
+
+
+@dataclass(frozen=True)
+class StoredBatch:
+    """A batch. `details` is JSON: `metadata`, when it came to its states (`in_progress_at`), `errors`, its files.
+
+    It is to be completed by its `deadline`, in the `window` that was asked for.
+    """
+
+    id: str
+    owner: str
+    model: str
+    status: str
+    endpoint: str
+    input_file: str
+    window: str
+    details: str
+    created_at: float
+    deadline: float
+    expires_at: float
+    total: int = 0
+    completed: int = 0
+    failed: int = 0

@@ -28,6 +28,8 @@ BY_POSITION, BY_STEPS = b"p", b"s"
 REQUEST, CANCEL, LAST = b"q", b"c", b"l"
 """What an ingress sends, named by the first frame: a request (its id and client, then the encoded request); the id of a request
 that it no longer wants; notice that no more requests will come."""
+DEFERRED = "\n"
+"""What a client's name begins with for the lines of its batches: no key has such a name."""
 Send = Callable[[list[bytes]], None]
 """Sends a message over a lane."""
 EPHEMERAL = range(49152, 65536)

@@ -132,6 +132,15 @@ STORED = (
         (quantile(0.99, metrics.STORE_SECONDS), "p99"),
         empty="nothing is stored",
     ),
+    graph(
+        "Batches",
+        "Lines of batches that end, those that are running, and batches that end, by status.",
+        "short",
+        (f"60 * {rate(metrics.BATCH_LINES, 'outcome')}", "lines {{outcome}} per minute"),
+        (f"sum({select(metrics.BATCH_RUNNING)})", "lines running"),
+        (f"60 * {rate(metrics.BATCHES, 'status')}", "batches {{status}} per minute"),
+        empty="no ingress is scraped",
+    ),
 )
 
 SATURATION = (
@@ -173,5 +182,10 @@ BOARD = Board(
     "satori-resilience",
     "Satori / Resilience",
     "What broke, who noticed, and what did it cost?",
-    (Row("Now", NOW), Row("Faults", FAULTS), Row("Stored responses", STORED), Row("Saturation of the ingress", SATURATION)),
+    (
+        Row("Now", NOW),
+        Row("Faults", FAULTS),
+        Row("Stored responses and batches", STORED),
+        Row("Saturation of the ingress", SATURATION),
+    ),
 )

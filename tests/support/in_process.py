@@ -84,6 +84,7 @@ class Server:
         self.engine = ingress._server.engine
         self.ongoing = ingress._server.ongoing
         self.responses = ingress._server.responses
+        self.batches = ingress._server.batches
         self.http = httpx.AsyncClient(transport=httpx.ASGITransport(app, raise_app_exceptions=False), base_url="http://localhost")
 
     async def chat(self, *messages: dict[str, Any], **fields: Any) -> httpx.Response:

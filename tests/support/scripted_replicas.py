@@ -22,6 +22,7 @@ class ScriptedReplicas:
     def __init__(self, token: Callable[[int], int]) -> None:
         self.allowed, self.deadly = 10**6, 10**6
         self.asked: list[EngineCoreRequest] = []
+        self.clients: list[str | None] = []
         self._token = token
         self._on: set[str] = set()
         self._sender = Sender(on_message=self._ignore)
@@ -37,6 +38,7 @@ class ScriptedReplicas:
     async def generate(self, group: str, request_id: str, address: Address, encoded: list[bytes], client: str | None) -> None:
         request: EngineCoreRequest = MsgpackDecoder(EngineCoreRequest).decode(encoded)
         self.asked.append(request)
+        self.clients.append(client)
         self._on.add(request_id)
         assert request.sampling_params is not None
         before, most = len(request.prompt_token_ids or ()), request.sampling_params.max_tokens or 0

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deployments.replica.fair_order import FIRST, KEPT, FairOrder
+from deployments.transport.channel import DEFERRED
 
 
 class Engine:
@@ -76,6 +77,19 @@ def test_each_client_is_served_in_its_own_order(arrivals: list[str | None]) -> N
     for name in "abc":
         numbers = [number for client, number in started if client == name]
         assert numbers == sorted(numbers)
+
+
+def test_lines_of_batches_start_after_all_others_and_take_turns() -> None:
+    engine = Engine()
+    for client in (DEFERRED + "a", DEFERRED + "a", DEFERRED + "b"):
+        engine.arrive(client)
+    assert engine.start()[0] == DEFERRED + "a"
+    engine.arrive("a")
+    engine.arrive("c")
+    assert [engine.start()[0] for _ in range(4)] == ["a", "c", DEFERRED + "b", DEFERRED + "a"]
+    engine.arrive("c")
+    engine.arrive("a")
+    assert [engine.start()[0] for _ in range(2)] == ["c", "a"], "lines do not count for who is next among the others"
 
 
 def test_clients_that_have_gone_are_forgotten() -> None:

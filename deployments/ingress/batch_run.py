@@ -1,0 +1,248 @@
+"""A batch that is run here: its input is checked, and each of its lines that has no result yet is asked for."""
+
+import asyncio
+import contextlib
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from deployments.errors import InvalidKeyError, LimitExceededError, PoisonError, SatoriError, error_body
+from deployments.ingress.batch_input import Check, Line, error, split
+from deployments.ingress.batch_pace import Pace
+from deployments.ingress.inner import Answer, Inner
+from deployments.ingress.middleware.access import Guard
+from deployments.observability import logs, metrics
+from deployments.observability.record import Record
+from deployments.store.values import CANCELLED, CANCELLING, COMPLETED, EXPIRED, FAILED, VALIDATING, Lease, StoredBatch, StoredFile
+
+if TYPE_CHECKING:
+    from deployments.store.store import Store
+
+logger = logs.logger("store")
+BUSY = (429, 503)
+AGAIN_S, AGAIN_AT_MOST_S = 1.0, 30.0
+"""The pauses before a line is asked for again that was refused because there is no room."""
+FAILURES = 3
+"""How often a line is asked for again with which the server failed."""
+AWAY_S = 2.0
+WRITTEN_AT_ONCE = 500
+NOT_IN_LINES = ("stream", "background")
+"""Parameters with which there would be nothing to write down."""
+Why = Literal["cancelled", "expired", "lost", "left"]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where batches are run: an ingress. A line may have `line_bytes`, and results are kept for `ttl_s`."""
+
+    store: "Store"
+    inner: Inner
+    guard: Guard
+    pace: Pace
+    ttl_s: float
+    line_bytes: int
+
+
+class Run:
+    """A batch that is run here, as the holder of its lease."""
+
+    def __init__(self, place: Place, lease: Lease, batch: StoredBatch, clock: Callable[[], float] = time.time) -> None:
+        self.lease, self.batch = lease, batch
+        self._place, self._now = place, clock
+        self._gone, self._over = asyncio.Event(), asyncio.Event()
+        self._why: Why | None = None
+        self._lines: set[asyncio.Task[None]] = set()
+        self._most = asyncio.Semaphore(2 * place.pace.most)
+
+    def stop(self, why: Why) -> None:
+        """End it before all lines are done."""
+        self._why = self._why or why
+        self._over.set()
+
+    async def beat(self) -> None:
+        """Extend the lease, and look whether the batch is cancelled, or its time over."""
+        status = await self._place.store.batches.beat(self.lease)
+        if status is None:
+            self.stop("lost")
+        elif status == CANCELLING:
+            self.stop("cancelled")
+        elif self._now() >= self.batch.deadline:
+            self.stop("expired")
+
+    async def run(self) -> None:
+        """Run the batch to its end, or until it is stopped."""
+        try:
+            await self.beat()
+            refused = None if self._why else await self._work()
+            await self._end(refused)
+        except Exception as failure:  # a border: whoever claims the batch tries again
+            logger.warning("batch %s stops here, and may go on later: %s", self.batch.id, failure)
+            logger.debug("", exc_info=True)
+            await asyncio.sleep(AWAY_S)
+            with contextlib.suppress(SatoriError):
+                await self._place.store.batches.release(self.lease)
+
+    async def _work(self) -> list[dict[str, Any]] | None:
+        """Run the lines until all have ended, or the run is stopped. Return the errors of an input that is refused."""
+        asking = asyncio.create_task(self._ask_all())
+        over = asyncio.create_task(self._over.wait())
+        try:
+            await asyncio.wait((asking, over), return_when=asyncio.FIRST_COMPLETED)
+            return asking.result() if asking.done() else None
+        finally:
+            self._gone.set()  # the lines that still run end as if their client had left
+            for task in (asking, over, *self._lines):
+                task.cancel()
+            await asyncio.gather(asking, over, *self._lines, return_exceptions=True)
+
+    async def _end(self, refused: list[dict[str, Any]] | None) -> None:
+        batches, ttl_s, status = self._place.store.batches, self._place.ttl_s, COMPLETED
+        ttl_s = min(ttl_s, json.loads(self.batch.details).get("output_ttl_s") or ttl_s)
+        if self._why == "left":
+            await batches.release(self.lease)
+            return
+        if self._why == "lost":
+            return
+        if refused is not None:
+            ended, status = await batches.refuse(self.lease, refused), FAILED
+        else:
+            if self._why == "cancelled":
+                status = CANCELLED
+            elif self._why == "expired":
+                status = EXPIRED
+                await self._expire_rest()
+            else:
+                await batches.finalize(self.lease)
+            ended = await batches.finish(self.lease, status, ttl_s)
+        if ended:
+            metrics.BATCHES.labels(status).inc()
+            logger.info("batch %s ends: %s", self.batch.id, status)
+
+    async def _ask_all(self) -> list[dict[str, Any]] | None:
+        store = self._place.store
+        file = await store.files.being_read(self.batch.input_file)
+        if file is None:
+            return [error("file_not_found", f"there is no file {self.batch.input_file}", param="input_file_id")]
+        if self.batch.status == VALIDATING:
+            check = await self._check(file)
+            if check.errors:
+                return check.errors
+            await store.batches.begin(self.lease, check.count)
+        done = await store.batches.done(self.batch.id)
+        async for group in split(store.files.content(file), self._place.line_bytes):
+            for line in group:
+                if line.number not in done:
+                    await self._most.acquire()
+                    record = await self._place.pace.enter()
+                    task = asyncio.create_task(self._keep_asking(line, record))
+                    self._lines.add(task)
+                    task.add_done_callback(self._lines.discard)
+        while self._lines:
+            await asyncio.wait(set(self._lines))
+        return None
+
+    async def _check(self, file: StoredFile) -> Check:
+        check = Check(self.batch.endpoint, self._place.line_bytes)
+        async with contextlib.aclosing(self._place.store.files.content(file)) as content:
+            async for group in split(content, self._place.line_bytes):
+                await asyncio.to_thread(check.take, group)
+                if check.full:
+                    break
+        check.end()
+        return check
+
+    async def _keep_asking(self, line: Line, record: Record) -> None:
+        """Ask for a line until it is not refused for want of room, and write down what it came to."""
+        pace, pause_s, failures, entered = self._place.pace, AGAIN_S, 0, True
+        try:
+            assert line.text is not None  # it was checked
+            request = json.loads(line.text)
+            while True:
+                answer = await self._ask(request["body"], record)
+                if isinstance(answer, Answer) and not _may_pass(answer, failures):
+                    break
+                failures += isinstance(answer, Answer) and answer.status not in BUSY
+                pace.leave(record, refused=isinstance(answer, Answer) and answer.status in BUSY)
+                entered = False
+                await asyncio.sleep(answer if isinstance(answer, float) else pause_s)
+                pause_s = min(2 * pause_s, AGAIN_AT_MOST_S)
+                record, entered = await pace.enter(), True
+            if not self._gone.is_set():  # else it was ended by us
+                await self._write(line.number, request["custom_id"], answer)
+        except Exception as failure:
+            logger.error("line %d of batch %s stops it here: %r", line.number, self.batch.id, failure)
+            self.stop("left")
+        finally:
+            if entered:
+                pace.leave(record)
+            self._most.release()
+
+    async def _ask(self, body: dict[str, Any], record: Record) -> Answer | float:
+        """Return the answer to a line, or after how many seconds its key may ask again."""
+        for name in NOT_IN_LINES:
+            if body.get(name):
+                return _refusal(f"{name}: not in a batch; leave it out", "BadRequestError", 400, name)
+        guard, owner = self._place.guard, self.batch.owner
+        if guard.store is None:
+            return await self._place.inner.ask(self.batch.endpoint, json.dumps(body).encode(), owner, record, self._gone)
+        if (key := guard.store.get(owner)) is None:
+            missing = InvalidKeyError("the API key that made this batch is not known any more")
+            return Answer("", missing.status, json.dumps(missing.body()).encode())
+        try:
+            await guard.begin(key)
+        except LimitExceededError as exceeded:
+            return min(max(AGAIN_S, exceeded.retry_after_s), AGAIN_AT_MOST_S)
+        try:
+            return await self._place.inner.ask(self.batch.endpoint, json.dumps(body).encode(), owner, record, self._gone)
+        finally:
+            guard.end(key)
+
+    async def _write(self, number: int, custom_id: str, answer: Answer) -> None:
+        try:
+            body = json.loads(answer.body)
+        except ValueError:
+            body = error_body("the server failed to handle this request", "InternalServerError", 500)["error"]
+        response = {"status_code": answer.status, "request_id": answer.request_id, "body": body}
+        failed = answer.status >= 400
+        if await self._place.store.batches.record(self.lease, number, failed, self._result(number, custom_id, response, None)):
+            metrics.BATCH_LINES.labels("failed" if failed else "done").inc()
+        else:
+            self.stop("lost")
+
+    def _result(self, number: int, custom_id: str, response: dict[str, Any] | None, failure: dict[str, Any] | None) -> bytes:
+        name = f"batch_req_{self.batch.id.removeprefix('batch_')}_{number}"
+        result = {"id": name, "custom_id": custom_id, "response": response, "error": failure}
+        return json.dumps(result, ensure_ascii=False).encode(errors="replace") + b"\n"
+
+    async def _expire_rest(self) -> None:
+        """Write down that the lines without a result came too late."""
+        store = self._place.store
+        if (file := await store.files.being_read(self.batch.input_file)) is None:
+            return
+        done, failure = (
+            await store.batches.done(self.batch.id),
+            error("batch_expired", "the batch's time was over before this line's turn"),
+        )
+        late = {"code": failure["code"], "message": failure["message"]}
+        async for group in split(store.files.content(file), self._place.line_bytes):
+            left = [line for line in group if line.number not in done and line.text is not None]
+            for at in range(0, len(left), WRITTEN_AT_ONCE):
+                await asyncio.gather(*(self._write_late(line, late) for line in left[at : at + WRITTEN_AT_ONCE]))
+
+    async def _write_late(self, line: Line, late: dict[str, Any]) -> None:
+        try:
+            custom_id = str(json.loads(line.text or b"")["custom_id"])
+        except (ValueError, RecursionError, TypeError, KeyError):  # it was not checked yet
+            return
+        await self._place.store.batches.record(self.lease, line.number, True, self._result(line.number, custom_id, None, late))
+
+
+def _may_pass(answer: Answer, failures: int) -> bool:
+    """Return whether a line is to be asked for again: there was no room, or the server failed, maybe as it is about to end."""
+    return answer.status in BUSY or (answer.status >= 500 and failures < FAILURES and PoisonError.code.encode() not in answer.body)
+
+
+def _refusal(message: str, kind: str, status: int, param: str) -> Answer:
+    return Answer("", status, json.dumps(error_body(message, kind, status, param)).encode())

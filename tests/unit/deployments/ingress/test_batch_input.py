@@ -1,0 +1,83 @@
+"""The lines of a batch's input, however its bytes come."""
+
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from deployments.ingress import batch_input
+from deployments.ingress.batch_input import Check, Line, split
+
+URL, MOST = "/v1/completions", 40
+
+
+async def lines_of(pieces: list[bytes]) -> list[Line]:
+    async def come() -> AsyncIterator[bytes]:
+        for piece in pieces:
+            yield piece
+
+    return [line async for group in split(come(), MOST) for line in group]
+
+
+@given(st.lists(st.text("ab \r", max_size=12)), st.data())
+async def test_lines_are_the_same_however_they_come(lines: list[str], data: st.DataObject) -> None:
+    text = "\n".join(lines).encode()
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=6)))
+    pieces = [text[begin:end] for begin, end in zip([0, *cuts], [*cuts, len(text)], strict=True)]
+    assert await lines_of(pieces) == [Line(n, line.encode()) for n, line in enumerate(lines, 1) if line.strip()]
+
+
+@pytest.mark.parametrize("size", [1, 7, 1000])
+async def test_a_long_line_is_not_kept(size: int) -> None:
+    text = b"a\n" + b"x" * (MOST + 1) + b"\nb\n" + b"y" * MOST + b"\n" + b"z" * 200
+    pieces = [text[at : at + size] for at in range(0, len(text), size)]
+    assert await lines_of(pieces) == [Line(1, b"a"), Line(2, None), Line(3, b"b"), Line(4, b"y" * MOST), Line(5, None)]
+
+
+def checked(*lines: Any) -> list[tuple[int | None, str]]:
+    check = Check(URL, MOST)
+    texts = [line if isinstance(line, bytes | None) else json.dumps(line).encode() for line in lines]
+    check.take([Line(number, text) for number, text in enumerate(texts, 1)])
+    check.end()
+    return [(error["line"], error["code"]) for error in check.errors]
+
+
+def line(number: Any = 1, **fields: Any) -> dict[str, Any]:
+    return {"custom_id": f"{number}", "method": "POST", "url": URL, "body": {}} | fields
+
+
+def test_what_is_wrong_is_told_by_the_number_of_its_line() -> None:
+    assert checked(line(1), line(2, more="x")) == []
+    assert checked(
+        None,
+        b"\xff",
+        b"[" * 100_000,
+        b"7",
+        line(1, custom_id=7),
+        line(1, custom_id=""),
+        line(1, custom_id="x" * 513),
+        line(1, body=[]),
+    ) == [
+        (1, "line_too_long"),
+        (2, "invalid_json_line"),
+        (3, "invalid_json_line"),
+        (4, "invalid_json_line"),
+        (5, "invalid_custom_id"),
+        (6, "invalid_custom_id"),
+        (7, "invalid_custom_id"),
+        (8, "invalid_body"),
+    ]
+    assert checked(line("\ud800"), line("\ud800")) == [(2, "duplicate_custom_id")]
+    assert checked(line(1, method=None), line(2, url=None)) == [(1, "invalid_method"), (2, "mismatched_url")]
+    assert checked() == [(None, "empty_file")]
+
+
+def test_only_so_many_lines_and_errors(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batch_input, "LINES", 3)
+    assert checked(*map(line, range(3))) == []
+    assert checked(*map(line, range(4))) == [(None, "too_many_lines")]
+    monkeypatch.setattr(batch_input, "ERRORS", 2)
+    assert checked(*[b"{"] * 3) == [(1, "invalid_json_line"), (2, "invalid_json_line")]

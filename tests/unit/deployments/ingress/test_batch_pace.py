@@ -1,0 +1,104 @@
+"""How many lines run at a time."""
+
+import asyncio
+
+import pytest
+
+from deployments.ingress.batch_pace import Pace
+from deployments.observability.record import Record, Timeline
+
+QUEUE_S = 0.2
+
+
+class Clock:
+    """A clock that a test moves on."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def pace(clock: Clock) -> Pace:
+    return Pace(20, QUEUE_S, clock)
+
+
+def starts(record: Record, queue_s: float = 0.0) -> None:
+    record.engine.append(Timeline("r", "ada", 3, 0.0, first_here=1.0, queue_s=queue_s))
+
+
+async def full(pace: Pace) -> list[Record]:
+    """Have as many lines running as may."""
+    return [await pace.enter() for _ in range(pace.limit - pace.running)]
+
+
+async def grown(pace: Pace, ticks: int) -> list[int]:
+    limits = []
+    for _ in range(ticks):
+        for record in await full(pace):
+            starts(record)
+        pace.tick()
+        limits.append(pace.limit)
+    return limits
+
+
+async def test_it_doubles_until_it_is_crowded_and_then_goes_up_by_one(pace: Pace) -> None:
+    assert pace.limit == 1
+    assert await grown(pace, 4) == [2, 4, 8, 16]
+    [record, *_] = await full(pace)
+    starts(record, queue_s=2 * QUEUE_S)
+    pace.tick()
+    assert pace.limit == 8
+    for record in list(pace._running.values()):
+        pace.leave(record)
+    assert await grown(pace, 14) == [*range(9, 21), 20, 20]
+
+
+async def test_it_is_never_less_than_one(pace: Pace) -> None:
+    for _ in range(3):
+        pace.leave(await pace.enter(), refused=True)
+        pace.tick()
+        assert pace.limit == 1
+
+
+async def test_it_does_not_grow_while_lines_wait_or_none_is_wanted(pace: Pace, clock: Clock) -> None:
+    assert await grown(pace, 2) == [2, 4]
+    records = await full(pace)
+    starts(records[0])
+    clock.now += 2
+    pace.tick()
+    assert pace.limit == 4, "the other one has not started for 2 s"
+    for record in list(pace._running.values()):
+        pace.leave(record)
+    starts(record := await pace.enter())
+    pace.leave(record)
+    pace.tick()
+    assert pace.limit == 4, "a place was free"
+
+
+async def test_lines_enter_in_turn_and_no_more_than_may(pace: Pace) -> None:
+    entered: list[int] = []
+
+    async def enter(number: int) -> Record:
+        record = await pace.enter()
+        entered.append(number)
+        return record
+
+    tasks = [asyncio.create_task(enter(number)) for number in range(5)]
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert entered == [0]
+    tasks[1].cancel()
+    pace.leave(await tasks[0])
+    pace.leave(await tasks[2])
+    assert pace.running == 1, "the next one's place is taken before it goes on"
+    tasks[3].cancel()  # at that moment
+    await asyncio.wait(tasks[3:])
+    assert (entered, pace.running) == ([0, 2, 4], 1)

@@ -135,6 +135,17 @@ class ResponseNotFoundError(SatoriError):
         super().__init__(f"there is no stored response {response_id!r}; it may have expired")
 
 
+class ChatNotFoundError(SatoriError):
+    """There is no such stored chat: it was not stored, has expired, was deleted, or is another key's."""
+
+    status = 404
+    code = "chat_not_found"
+    param = "completion_id"
+
+    def __init__(self, completion_id: str) -> None:
+        super().__init__(f"there is no stored chat {completion_id!r}; it may have expired")
+
+
 class StoredFileNotFoundError(SatoriError):
     """There is no such file: it has expired, was deleted, or is another key's."""
 

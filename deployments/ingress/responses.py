@@ -17,7 +17,7 @@ import re
 import socket
 import time
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextvars import ContextVar
 from dataclasses import replace
 from types import ModuleType
@@ -79,6 +79,10 @@ def wanted(request: ResponsesRequest) -> bool:
     return bool(request.background) or ("store" in request.model_fields_set and bool(request.store))
 
 
+Make = Callable[[Stored, Chain, AsyncIterator[Any] | None], AsyncGenerator[dict[str, Any], None]]
+"""Makes the events of what is stored: each has a `type` and a `sequence_number`; the type of the last one ends with a status."""
+
+
 class Run:
     """A response that is being made here. `events` gets each event of it, for the client that asked for it; None ends them."""
 
@@ -98,6 +102,8 @@ class Responses:
         self._vllm, self._engine, self._settings, self._model = vllm, engine, settings, model
         self._url = url if settings.enabled and not vllm.use_harmony else None
         self._opened: Store | None = None
+        self.makers: dict[str, Make] = {"resp": self._events}
+        """By the first part of an id: stored chats are in the same store, run and continued alike."""
         self._runs: dict[str, Run] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
 
@@ -186,13 +192,13 @@ class Responses:
         run = Run(stored, Chain(self.store, stored.id, lease))
         if not stored.background or request.stream:
             run.events = asyncio.Queue()
-        self._begin(run, _with_first(first, made))
+        self.begin(run, _with_first(first, made))
         if run.events is None:
             return JSONResponse(json.loads(stored.result))
         if request.stream:
-            return _streamed(self._events_of(run))
+            return _streamed(self.events_of(run))
         last = None
-        async for event in self._events_of(run):
+        async for event in self.events_of(run):
             last = event
         if last is None or "response" not in last:
             raise SatoriError("the response did not end")
@@ -203,16 +209,15 @@ class Responses:
         stored = await self._mine(response_id)
         if not stream:
             return JSONResponse(_current(stored))
-        if starting_after is not None and stored.last_event is not None and starting_after > stored.last_event:
-            message = f"starting_after={starting_after}: the last event of this response is {stored.last_event}"
-            return _refused(message, 400, "starting_after")
-        return _streamed(self._follow(stored, -1 if starting_after is None else starting_after))
+        if (refusal := beyond(stored, starting_after)) is not None:
+            return refusal
+        return _streamed(self.follow(stored, -1 if starting_after is None else starting_after))
 
     async def cancel(self, response_id: str) -> Response:
         """Cancel a response that runs in the background. What was generated so far is kept."""
         stored = await self._mine(response_id)
         if not stored.background:
-            return _refused("only a response with `background: true` can be cancelled", 400, "response_id")
+            return refused("only a response with `background: true` can be cancelled", 400, "response_id")
         if await self.store.cancel(response_id):
             metrics.STORED_RESPONSES.labels("cancelled").inc()
             if (run := self._runs.get(response_id)) is not None:
@@ -222,10 +227,14 @@ class Responses:
     async def remove(self, response_id: str) -> Response:
         """Delete a response, also while it is being made."""
         await self._mine(response_id)
-        await self.store.remove(response_id)
-        if (run := self._runs.get(response_id)) is not None:
-            run.chain.lose()
+        await self.drop(response_id)
         return JSONResponse({"id": response_id, "object": "response", "deleted": True})
+
+    async def drop(self, stored_id: str) -> None:
+        """Remove what is stored, and end it where it is being made here; other ingresses find that it is gone."""
+        await self.store.remove(stored_id)
+        if (run := self._runs.get(stored_id)) is not None:
+            run.chain.lose()
 
     async def input_items(self, response_id: str, order: str, limit: int, after: str | None) -> Response:
         """Return the items of a response's input, those of the responses before it among them."""
@@ -235,18 +244,21 @@ class Responses:
         if after is not None:
             places = [place for place, item in enumerate(items) if item["id"] == after]
             if not places:
-                return _refused(f"after={after!r}: the response has no such item", 400, "after")
+                return refused(f"after={after!r}: the response has no such item", 400, "after")
             items = items[places[0] + 1 :]
         page = items[:limit]
         ids = {"first_id": page[0]["id"] if page else None, "last_id": page[-1]["id"] if page else None}
         return JSONResponse({"object": "list", "data": page, **ids, "has_more": len(items) > limit})
 
     async def _mine(self, response_id: str) -> Stored:
-        known = ID.fullmatch(response_id) is not None and await self._is_there()
-        stored = await self.store.load(response_id, client_name()) if known else None
+        stored = await self.find(response_id) if ID.fullmatch(response_id) is not None else None
         if stored is None:
             raise ResponseNotFoundError(response_id)
         return stored
+
+    async def find(self, stored_id: str) -> Stored | None:
+        """Return what the current client has stored under this id; None if there is nothing."""
+        return await self.store.load(stored_id, client_name()) if await self._is_there() else None
 
     async def before(self, response_id: str) -> list[dict[str, Any]]:
         """Return the items of a response's input and output."""
@@ -292,7 +304,8 @@ class Responses:
             "previous_response_id": json.loads(stored.request).get("previous_response_id"),
         }
 
-    def _begin(self, run: Run, made: AsyncIterator[Any] | None = None) -> None:
+    def begin(self, run: Run, made: AsyncIterator[Any] | None = None) -> None:
+        """Make what is stored, in a task of its own."""
         self._runs[run.stored.id] = run
         context = contextvars.Context()
         context.run(client.set, run.stored.owner)
@@ -300,7 +313,7 @@ class Responses:
 
     async def _keep_running(self, run: Run, made: AsyncIterator[Any] | None) -> None:
         try:
-            async for event in self._events(run.stored, run.chain, made):
+            async for event in self._made(run.stored, run.chain, made):
                 if run.events is not None:
                     run.events.put_nowait(event)
         except Exception as error:
@@ -316,6 +329,11 @@ class Responses:
             if run.events is not None:
                 run.events.put_nowait(None)
 
+    def _made(self, stored: Stored, chain: Chain, made: AsyncIterator[Any] | None = None) -> AsyncGenerator[dict[str, Any], None]:
+        chains.current.set(chain)
+        _ids.set(_ids_of(stored.id))
+        return self.makers[stored.id.partition("_")[0]](stored, chain, made)
+
     async def _events(
         self, stored: Stored, chain: Chain, made: AsyncIterator[Any] | None = None
     ) -> AsyncGenerator[dict[str, Any], None]:
@@ -323,8 +341,6 @@ class Responses:
 
         Raises GracefulHTTPError where this ingress is too busy.
         """
-        chains.current.set(chain)
-        _ids.set(_ids_of(stored.id))
         numbers = itertools.count()
         last: dict[str, Any] = {"type": ENDED, "response": json.loads(stored.result) | {"error": UNKNOWN}}
         status = "failed"
@@ -378,7 +394,7 @@ class Responses:
                     return {"type": f"response.{found.status}", "response": _current(found), "sequence_number": number}
             await asyncio.sleep(POLL_S)
 
-    async def _events_of(self, run: Run) -> AsyncGenerator[dict[str, Any], None]:
+    async def events_of(self, run: Run) -> AsyncGenerator[dict[str, Any], None]:
         """Yield the events of a response that is made here. Where that stops, go on with what another ingress makes of it."""
         assert run.events is not None
         number = -1
@@ -390,17 +406,17 @@ class Responses:
                     return
         finally:
             run.events = None
-        async for event in self._follow(run.stored, number):
+        async for event in self.follow(run.stored, number):
             yield event
 
-    async def _follow(self, stored: Stored, after: int) -> AsyncGenerator[dict[str, Any], None]:
+    async def follow(self, stored: Stored, after: int) -> AsyncGenerator[dict[str, Any], None]:
         """Yield the events of a response after a number, made anew from its tokens as they are written."""
         chain = Chain(self.store, stored.id)
         events: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue(1)
 
         async def make() -> None:
             try:
-                async with contextlib.aclosing(self._events(stored, chain)) as made:
+                async with contextlib.aclosing(self._made(stored, chain)) as made:
                     async for event in made:
                         if event["sequence_number"] > after:
                             await events.put(event)
@@ -454,7 +470,7 @@ class Responses:
                 lease, stored, tokens = taken
                 metrics.STORED_CLAIMS.labels().inc()
                 logger.info("response %s goes on here after %d tokens", response_id, len(tokens))
-                self._begin(Run(stored, Chain(self.store, response_id, lease, tokens, stored.end)))
+                self.begin(Run(stored, Chain(self.store, response_id, lease, tokens, stored.end)))
 
     def _spawn(self, work: Any, context: contextvars.Context | None = None) -> asyncio.Task[Any]:
         task = asyncio.get_running_loop().create_task(work, context=context)
@@ -581,7 +597,7 @@ def _current(stored: Stored) -> dict[str, Any]:
 
 
 def _is_last(event: dict[str, Any]) -> bool:
-    return event["type"].removeprefix("response.") in STATUSES
+    return event["type"].partition(".")[2] in STATUSES
 
 
 def _streamed(events: AsyncIterator[dict[str, Any]]) -> StreamingResponse:
@@ -592,5 +608,14 @@ def _streamed(events: AsyncIterator[dict[str, Any]]) -> StreamingResponse:
     return StreamingResponse(written(), media_type="text/event-stream")
 
 
-def _refused(message: str, status: int, param: str) -> JSONResponse:
+def beyond(stored: Stored, starting_after: int | None) -> JSONResponse | None:
+    """Return the refusal of a request for events after one that there is not; None if there is, or may be."""
+    if starting_after is None or stored.last_event is None or starting_after <= stored.last_event:
+        return None
+    message = f"starting_after={starting_after}: the last event of this response is {stored.last_event}"
+    return refused(message, 400, "starting_after")
+
+
+def refused(message: str, status: int, param: str) -> JSONResponse:
+    """Return a refusal in the form of OpenAI's API."""
     return JSONResponse(error_body(message, "BadRequestError", status, param), status)

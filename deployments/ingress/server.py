@@ -33,7 +33,7 @@ from deployments.engine.config import TASKS, frontend_config, tune_process
 from deployments.engine_client.client import Hooks, ServeEngineClient, used_by_async_llm
 from deployments.engine_client.replicas import LLMReplicas
 from deployments.errors import SatoriError, SettingsError
-from deployments.ingress import batches, direct, direct_responses, docs, endpoints, error_handlers, files, special_tokens
+from deployments.ingress import batches, chats, direct, direct_responses, docs, endpoints, error_handlers, files, special_tokens
 from deployments.ingress.frontend import BoundedLLM
 from deployments.ingress.grammars import Grammars
 from deployments.ingress.inner import Inner
@@ -163,6 +163,7 @@ async def build(
     url = settings.store.url or default_url(settings.http.port)
     responses = Responses(app.state.openai_serving_responses, engine, settings.store, url, settings.served_model_name)
     mount(app, responses)
+    chats.mount(app, chats.Chats(app.state.openai_serving_chat, engine, responses, settings.store, settings.served_model_name))
     stored_files = files.Files(responses, settings.store)
     files.mount(app, stored_files)
     stored_batches = batches.Batches(responses, stored_files, Inner(app, settings.http), guard, settings)

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
 from typing import Any
 
 import openai
@@ -10,25 +9,16 @@ import pytest
 import pytest_asyncio
 
 from deployments.access.usage import client as client_of
-from deployments.engine_client.client import ServeEngineClient
-from tests.support.in_process import Server, served
-from tests.support.scripted_replicas import ScriptedReplicas
+from tests.support.in_process import served
+from tests.support.ingresses import Ingresses, two_ingresses
 from tests.support.until import until_async
 
 LENGTH = 40
-LEASE_S = "6"
-"""Longer than a busy machine holds up a test: else the other ingress takes over."""
 QUESTION = "What is 12 + 30?"
 
 
-class Ingresses:
-    """Two ingresses, `first` and `second`, that share a store; the replicas of each, and a client of each."""
-
-    def __init__(self, servers: list[Server], replicas: list[ScriptedReplicas]) -> None:
-        self.servers, self.replicas = servers, replicas
-        self.first, self.second = (
-            openai.AsyncOpenAI(base_url="http://localhost/v1", api_key="x", http_client=s.http) for s in servers
-        )
+class Clients(Ingresses):
+    """What clients ask of the two."""
 
     async def make(self, **options: Any) -> Any:
         asked = {"model": "nano", "input": QUESTION, "max_output_tokens": LENGTH, "temperature": 0} | options
@@ -51,33 +41,16 @@ class Ingresses:
         return [event.model_dump() async for event in stream]
 
 
-def token(position: int) -> int:
-    return 40 + position % 50
-
-
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def ingresses(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Ingresses]:
-    url = tmp_path_factory.mktemp("store") / "responses.sqlite"
-    async with AsyncExitStack() as stack:
-        servers, replicas = [], []
-        for _ in range(2):
-            fleet = ScriptedReplicas(token)
-
-            def core(*_: Any, hooks: Any, ports: Any, fleet: ScriptedReplicas = fleet, **options: Any) -> ServeEngineClient:
-                return ServeEngineClient(fleet, "127.0.0.1", hooks=hooks, **options)  # type: ignore[arg-type]
-
-            servers.append(await stack.enter_async_context(served(core, store__url=str(url), store__lease_s=LEASE_S)))
-            replicas.append(fleet)
-        yield Ingresses(servers, replicas)
-        for server, fleet in zip(servers, replicas, strict=True):
-            server.responses.close()
-            fleet.close()
+async def ingresses(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Clients]:
+    async with two_ingresses(tmp_path_factory.mktemp("store") / "responses.sqlite") as made:
+        yield Clients(*made)
 
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
-async def test_a_response_in_the_background_is_polled_from_another_ingress(ingresses: Ingresses) -> None:
+async def test_a_response_in_the_background_is_polled_from_another_ingress(ingresses: Clients) -> None:
     made = await ingresses.make(background=True)
     assert (made.status, made.background, made.store) == ("queued", True, True)
     done = await ingresses.ended(made.id)
@@ -88,7 +61,7 @@ async def test_a_response_in_the_background_is_polled_from_another_ingress(ingre
     assert await ingresses.first.responses.retrieve(made.id) == done
 
 
-async def test_events_are_the_same_whoever_makes_them(ingresses: Ingresses) -> None:
+async def test_events_are_the_same_whoever_makes_them(ingresses: Clients) -> None:
     made = await ingresses.make(store=True, stream=True)
     events = [event.model_dump() async for event in made]
     assert [event["sequence_number"] for event in events] == list(range(len(events)))
@@ -108,7 +81,7 @@ async def test_events_are_the_same_whoever_makes_them(ingresses: Ingresses) -> N
     assert len(deltas) > 3
 
 
-async def test_a_stream_in_the_background_begins_queued(ingresses: Ingresses) -> None:
+async def test_a_stream_in_the_background_begins_queued(ingresses: Clients) -> None:
     events = [event.model_dump() async for event in await ingresses.make(background=True, stream=True)]
     states = [(event["type"], event["response"]["status"]) for event in events if "response" in event]
     assert states == [
@@ -120,7 +93,7 @@ async def test_a_stream_in_the_background_begins_queued(ingresses: Ingresses) ->
     assert await ingresses.events(events[0]["response"]["id"]) == events
 
 
-async def test_another_ingress_goes_on_with_what_its_holder_has_left(ingresses: Ingresses, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_another_ingress_goes_on_with_what_its_holder_has_left(ingresses: Clients, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is undisturbed says what is right: each ingress makes the tokens that follow from those before."""
     whole = await ingresses.make(store=True)
     first, second = ingresses.replicas
@@ -143,7 +116,7 @@ async def test_another_ingress_goes_on_with_what_its_holder_has_left(ingresses: 
     assert await watching == await ingresses.events(made.id)
 
 
-async def test_a_client_that_leaves_ends_nothing(ingresses: Ingresses) -> None:
+async def test_a_client_that_leaves_ends_nothing(ingresses: Clients) -> None:
     ingresses.replicas[0].allowed = 5
     asking = asyncio.create_task(ingresses.make(store=True, metadata={"mark": "left"}))
     responses = ingresses.servers[0].responses
@@ -155,7 +128,7 @@ async def test_a_client_that_leaves_ends_nothing(ingresses: Ingresses) -> None:
     assert (done.usage.output_tokens, done.metadata) == (LENGTH, {"mark": "left"})
 
 
-async def test_cancelled_is_cancelled_for_all(ingresses: Ingresses) -> None:
+async def test_cancelled_is_cancelled_for_all(ingresses: Clients) -> None:
     ingresses.replicas[0].allowed = 6
     made = await ingresses.make(background=True)
     chain = ingresses.servers[0].responses._runs[made.id].chain
@@ -174,7 +147,7 @@ async def test_cancelled_is_cancelled_for_all(ingresses: Ingresses) -> None:
         await ingresses.first.responses.cancel(done.id)
 
 
-async def test_a_failed_response_says_why_to_all(ingresses: Ingresses) -> None:
+async def test_a_failed_response_says_why_to_all(ingresses: Clients) -> None:
     whole = await ingresses.make(store=True)
     replicas = ingresses.replicas[0]
     replicas.allowed = 9
@@ -194,7 +167,7 @@ async def test_a_failed_response_says_why_to_all(ingresses: Ingresses) -> None:
     assert (await ingresses.second.responses.retrieve(last["response"]["id"])).status == "failed"
 
 
-async def test_deleted_is_gone(ingresses: Ingresses) -> None:
+async def test_deleted_is_gone(ingresses: Clients) -> None:
     made = await ingresses.make(store=True)
     await ingresses.second.responses.delete(made.id)
     for ask in (ingresses.first.responses.retrieve, ingresses.first.responses.delete, ingresses.first.responses.cancel):
@@ -202,7 +175,7 @@ async def test_deleted_is_gone(ingresses: Ingresses) -> None:
             await ask(made.id)
 
 
-async def test_a_conversation_goes_on_over_both_ingresses(ingresses: Ingresses) -> None:
+async def test_a_conversation_goes_on_over_both_ingresses(ingresses: Clients) -> None:
     one = await ingresses.make(store=True)
     options = {"model": "nano", "previous_response_id": one.id, "max_output_tokens": 4, "temperature": 0}
     two = await ingresses.second.responses.create(**options, input="And 2 more?", store=True)
@@ -220,7 +193,7 @@ async def test_a_conversation_goes_on_over_both_ingresses(ingresses: Ingresses) 
         await ingresses.first.responses.create(model="nano", input="x", previous_response_id="resp_none")
 
 
-async def test_items_of_any_type_are_stored(ingresses: Ingresses) -> None:
+async def test_items_of_any_type_are_stored(ingresses: Clients) -> None:
     given: list[dict[str, Any]] = [
         {"role": "user", "content": [{"type": "input_text", "text": QUESTION}]},
         {"type": "reasoning", "id": "rs_1", "summary": [], "content": [{"type": "reasoning_text", "text": "12 + 30"}]},
@@ -236,7 +209,7 @@ async def test_items_of_any_type_are_stored(ingresses: Ingresses) -> None:
         assert (await ingresses.make(input=given[:3], store=store, **options)).usage.output_tokens == 4
 
 
-async def test_responses_of_another_key_are_not_there(ingresses: Ingresses) -> None:
+async def test_responses_of_another_key_are_not_there(ingresses: Clients) -> None:
     made = await ingresses.make(store=True)
     name = client_of.set("bob")
     try:
@@ -256,12 +229,12 @@ async def test_responses_of_another_key_are_not_there(ingresses: Ingresses) -> N
         ({"store": True, "max_output_tokens": 10**6}, "max_output_tokens"),
     ],
 )
-async def test_what_cannot_be_stored_is_refused(ingresses: Ingresses, options: dict[str, Any], words: str) -> None:
+async def test_what_cannot_be_stored_is_refused(ingresses: Clients, options: dict[str, Any], words: str) -> None:
     with pytest.raises(openai.BadRequestError, match=words):
         await ingresses.make(**options)
 
 
-async def test_what_is_not_to_be_stored_leaves_nothing(ingresses: Ingresses) -> None:
+async def test_what_is_not_to_be_stored_leaves_nothing(ingresses: Clients) -> None:
     plain, refused = await ingresses.make(), await ingresses.make(store=False)
     for reply in (plain, refused):
         assert reply.model_dump()["store"] is False

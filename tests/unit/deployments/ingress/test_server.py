@@ -27,9 +27,9 @@ QUESTION = {"role": "user", "content": "1+1"}
 RESPONSE = "/v1/responses/{response_id}"
 OURS = {"/docs", "/docs/assets", "/metrics", "/metrics/targets", "/ready", "/status", "/v1/models/{model:path}"}
 OURS |= {RESPONSE, f"{RESPONSE}/cancel", f"{RESPONSE}/input_items"}
-OURS |= {"/v1/files", "/v1/files/{file_id}", "/v1/files/{file_id}/content"}
+OURS |= {"/v1/chat/completions/{completion_id:path}", "/v1/files", "/v1/files/{file_id}", "/v1/files/{file_id}/content"}
 OURS |= {"/v1/batches", "/v1/batches/{batch_id}", "/v1/batches/{batch_id}/cancel"}
-DOCUMENTED = OURS | {"/v1/models/{model}"}
+DOCUMENTED = OURS | {"/v1/models/{model}", "/v1/chat/completions/{completion_id}"}
 CONTROL = (
     "/inference/v1/abort_requests /inference/v1/generate /scale_elastic_ep /invocations /v1/load_lora_adapter /adapters /sleep"
     " /wake_up /collective_rpc /reset_prefix_cache /update_weights /pause /abort_requests /start_profile /server_info"

@@ -1,0 +1,229 @@
+"""Chats that are stored: streams that a client may resume, those of requests with the header `x-satori-resume: 1`.
+
+They are kept and gone on with as stored responses are (see `deployments.ingress.responses`), under the request's `x-request-id`.
+Each event has a number, its `id` in the stream, and each token a chunk of its own, so that any ingress makes the same events again.
+"""
+
+import asyncio
+import contextvars
+import hashlib
+import itertools
+import json
+import time
+import uuid
+from collections.abc import AsyncGenerator, AsyncIterator
+from typing import Any
+
+from fastapi import Depends, FastAPI, Header, Query, Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from vllm.entrypoints.serve.engine.protocol import ErrorResponse
+from vllm.entrypoints.serve.utils.api_utils import validate_json_request
+from vllm.exceptions import GracefulHTTPError, VLLMValidationError
+from vllm.v1.engine.exceptions import EngineDeadError
+
+from deployments.access.usage import client, client_name
+from deployments.errors import ChatNotFoundError, EngineLostError, error_body
+from deployments.ingress.frontend import BoundedLLM
+from deployments.ingress.middleware.intake import prepared
+from deployments.ingress.responses import BUSY, Responses, Run, beyond, refused
+from deployments.observability import logs, metrics
+from deployments.reasoning.request import CoatChatRequest
+from deployments.reasoning.serving import PATH
+from deployments.settings import StoreSettings
+from deployments.store.chain import Chain
+from deployments.store.values import Stored
+
+logger = logs.logger("store")
+
+HEADER = "x-satori-resume"
+NAME = "chatcmpl-"
+DONE = "[DONE]"
+ENDING = str(EngineDeadError())
+"""What vLLM's stream says where this ingress is shutting down."""
+EVENT, LAST = "chat.chunk", "chat.completed"
+
+
+class Chats:
+    """The stored chats of an ingress. `serving` is vLLM's server for chats; `stored` has the store, and runs what is stored."""
+
+    def __init__(self, serving: Any, engine: BoundedLLM, stored: Responses, settings: StoreSettings, model: str) -> None:
+        self._serving, self._engine, self._stored, self._settings, self._model = serving, engine, stored, settings, model
+        stored.makers["chat"] = self._events
+
+    async def create(self, request: CoatChatRequest, raw_request: Request) -> Response:
+        """Store a chat while it is made, and answer with its events."""
+        _check(request)
+        store = await self._stored.open_store()
+        if store is None:
+            message = f"{HEADER}: replies are not kept here (store.url), so none can be resumed; leave it out"
+            raise VLLMValidationError(message, parameter=HEADER)
+        request_id = raw_request.headers.get("x-request-id") or uuid.uuid4().hex
+        now = time.time()
+        stored = Stored(
+            id=_id(request_id),
+            owner=client_name(),
+            model=self._model,
+            status="in_progress",
+            background=False,
+            request=json.dumps(json.loads(await raw_request.body()) | {"request_id": request_id}),
+            input="[]",
+            result="{}",
+            created_at=float(int(now)),
+            expires_at=now + self._settings.ttl_s,
+        )
+        if await store.load(stored.id, None) is not None:
+            return refused(f"x-request-id={request_id!r}: a stored chat has this id; give each its own", 409, "x-request-id")
+        # In a context of its own, as all of it: what is stored does not end with its client's request.
+        context = contextvars.Context()
+        context.run(client.set, stored.owner)
+        made = await asyncio.get_running_loop().create_task(self._made(stored), context=context)
+        if isinstance(made, ErrorResponse):
+            return JSONResponse(made.model_dump(), made.error.code)
+        self._engine.check_admission(1)
+        lease = await store.create(stored)
+        prepared()
+        run = Run(stored, Chain(store, stored.id, lease))
+        run.events = asyncio.Queue()
+        self._stored.begin(run, made)
+        return _streamed(self._stored.events_of(run))
+
+    async def resume(self, completion_id: str, starting_after: int | None) -> Response:
+        """Return the events of a stored chat after a number, those to come among them."""
+        stored = await self._mine(completion_id)
+        if (refusal := beyond(stored, starting_after)) is not None:
+            return refusal
+        after = -1 if starting_after is None else starting_after
+        return _streamed(self._stored.follow(stored, after))
+
+    async def remove(self, completion_id: str) -> Response:
+        """Delete a stored chat, also while it is being made."""
+        stored = await self._mine(completion_id)
+        await self._stored.drop(stored.id)
+        return JSONResponse({"id": completion_id, "object": "chat.completion.deleted", "deleted": True})
+
+    async def _mine(self, completion_id: str) -> Stored:
+        stored = await self._stored.find(_id(completion_id.removeprefix(NAME)))
+        if stored is None:
+            raise ChatNotFoundError(completion_id)
+        return stored
+
+    async def _made(self, stored: Stored) -> Any:
+        """Return vLLM's stream of a chat, or its refusal."""
+        return await self._serving.create_chat_completion(CoatChatRequest.model_validate(json.loads(stored.request)), None)
+
+    async def _events(self, stored: Stored, chain: Chain, made: AsyncIterator[str] | None) -> AsyncGenerator[dict[str, Any], None]:
+        """Yield the events of a chat from its first token on, as they come. The holder of its lease ends it with the last one.
+
+        Raises GracefulHTTPError where this ingress is too busy, EngineLostError where it cannot go on.
+        """
+        numbers = itertools.count()
+        failure: dict[str, Any] | None = None
+        try:
+            made = await self._made(stored) if made is None else made
+            if isinstance(made, ErrorResponse):
+                failure = made.model_dump()
+            else:
+                async for data in _data(made):
+                    if data == DONE:
+                        break
+                    chunk = json.loads(data)
+                    if "error" in chunk:
+                        failure = chunk
+                        break
+                    text = json.dumps(chunk | {"created": int(stored.created_at)}, ensure_ascii=False, separators=(",", ":"))
+                    yield {"type": EVENT, "sequence_number": next(numbers), "data": text}
+        except GracefulHTTPError as error:
+            if error.http_status in BUSY:
+                raise
+            failure = error_body(error.message, "InternalServerError", error.http_status)
+        except EngineDeadError:  # this ingress is shutting down
+            raise
+        except VLLMValidationError as error:
+            failure = error_body(str(error), "BadRequestError", 400, error.parameter)
+        if failure is not None:
+            if (end := chain.end) is not None and end.code is not None:
+                failure = error_body(f"{end.code}: {end.message}", "InternalServerError", 500)
+            elif failure["error"]["code"] in BUSY or failure["error"]["message"] == ENDING:
+                raise EngineLostError(failure["error"]["message"])
+            yield {"type": EVENT, "sequence_number": next(numbers), "data": json.dumps(failure, ensure_ascii=False)}
+        number, status = next(numbers), "completed" if failure is None else "failed"
+        if chain.lease is not None:
+            if await self._stored.store.finish(chain.lease, status, "{}", number):
+                metrics.STORED_RESPONSES.labels(status).inc()
+            else:
+                chain.lose()
+        yield {"type": LAST, "sequence_number": number, "data": DONE}
+
+
+def mount(app: FastAPI, chats: Chats) -> None:
+    """Add the routes to stored chats, and let the one to chats store those that ask for it."""
+    routes = app.router.routes
+    original = next(route for route in routes if getattr(route, "path", None) == PATH)
+    routes.remove(original)
+    answer: Any = original.endpoint  # type: ignore[attr-defined]
+
+    async def create_chat_completion(request: CoatChatRequest, raw_request: Request) -> Any:
+        """Answer a chat: OpenAI's chat completion, with the extension `coat`."""
+        if HEADER in raw_request.headers and _wanted(raw_request.headers[HEADER]):
+            return await chats.create(request, raw_request)
+        return await answer(request=request, raw_request=raw_request)
+
+    options: dict[str, Any] = {"responses": original.responses}  # type: ignore[attr-defined]
+    app.post(PATH, dependencies=[Depends(validate_json_request)], **options)(create_chat_completion)
+    routes.insert(0, routes.pop())
+
+    @app.get(PATH + "/{completion_id:path}")
+    async def resume_chat_completion(
+        completion_id: str, starting_after: int | None = Query(None, ge=0), last_event_id: int | None = Header(None, ge=0)
+    ) -> Response:
+        """Go on with the stream of a stored chat, after an event of it."""
+        return await chats.resume(completion_id, last_event_id if starting_after is None else starting_after)
+
+    @app.delete(PATH + "/{completion_id:path}")
+    async def delete_chat_completion(completion_id: str) -> Response:
+        """Delete a stored chat; one that is being made ends."""
+        return await chats.remove(completion_id)
+
+
+def _wanted(value: str) -> bool:
+    if value not in ("0", "1"):
+        raise VLLMValidationError(f"{HEADER}: {value!r} is neither 0 nor 1", parameter=HEADER)
+    return value == "1"
+
+
+def _check(request: CoatChatRequest) -> None:
+    """Raise VLLMValidationError for a request whose events nobody could make again."""
+    for name, given in (
+        ("stream", not request.stream),
+        ("n", (request.n or 1) > 1),
+        ("coat.vote", request.vote is not None),
+        ("logprobs", request.logprobs),
+        ("prompt_logprobs", request.prompt_logprobs is not None),
+        ("use_beam_search", request.use_beam_search),
+    ):
+        if given:
+            needs = (
+                "only a stream can be resumed; set it" if name == "stream" else "a reply with it cannot be resumed; leave it out"
+            )
+            raise VLLMValidationError(f"{name}: {needs}, or leave the header {HEADER} out", parameter=name)
+
+
+def _id(request_id: str) -> str:
+    """Return the id in the store of a chat of the current client."""
+    return f"chat_{hashlib.sha256(json.dumps([client_name(), request_id]).encode()).hexdigest()[:32]}"
+
+
+async def _data(stream: AsyncIterator[str]) -> AsyncGenerator[str, None]:
+    """Yield the data of each event of vLLM's stream."""
+    async for written in stream:
+        for event in written.split("\n\n"):
+            if event.startswith("data: "):
+                yield event.removeprefix("data: ")
+
+
+def _streamed(events: AsyncIterator[dict[str, Any]]) -> StreamingResponse:
+    async def written() -> AsyncGenerator[str, None]:
+        async for event in events:
+            yield f"id: {event['sequence_number']}\ndata: {event['data']}\n\n"
+
+    return StreamingResponse(written(), media_type="text/event-stream")

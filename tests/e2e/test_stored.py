@@ -1,7 +1,6 @@
 """Stored responses on the real start: the only ingress is killed, then every process, and the server is started again.
 
-The clients are OpenAI's own, and plain readers of event streams. All that they do is ask for the events after the last one that they
-have.
+The clients are OpenAI's own, and plain readers of event streams: all that they do is ask for the events after the last one.
 """
 
 import json

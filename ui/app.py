@@ -14,6 +14,7 @@ from typing import Any
 
 import gradio as gr
 from fastapi import FastAPI
+from fastapi.middleware.gzip import GZipMiddleware
 from fastapi.responses import RedirectResponse
 from fastapi.staticfiles import StaticFiles
 
@@ -62,7 +63,7 @@ def asgi(api_url: str, path: str = "/ui") -> FastAPI:
     async def page() -> RedirectResponse:
         return RedirectResponse(path.rsplit("/", 1)[-1] + "/")  # relative, so it is right behind any proxy
 
-    app.mount(f"{path}/page", StaticFiles(directory=PAGE))
+    app.mount(f"{path}/page", GZipMiddleware(StaticFiles(directory=PAGE)))
     font = ["system-ui", "sans-serif"]
     return gr.mount_gradio_app(
         app,

@@ -47,7 +47,7 @@ def test_steps_are_told_apart_by_word_colour_and_icon(chat: Chat) -> None:
     assert len({look[0] for look in looks}) == len({look[1] for look in looks}) == 3
     expect(chat.steps.nth(0)).to_contain_text("17 tokens")
     chat.steps.nth(1).locator("summary").click()
-    expect(chat.steps.nth(1).locator(".prose")).to_be_hidden()
+    expect(chat.steps.nth(1).locator(".written")).to_be_hidden()
 
 
 def test_the_answer_is_set_apart_and_copied(chat: Chat) -> None:
@@ -66,7 +66,7 @@ def test_math_is_rendered(chat: Chat) -> None:
     chat.panel.locator(".thought > summary").click()
     expect(chat.steps.nth(0).locator(".katex")).to_have_count(2)  # \(..\) and $..$
     expect(chat.steps.nth(1).locator(".katex-display")).to_have_count(1)  # \[..\]
-    assert "\\" not in chat.steps.nth(1).locator(".prose").inner_text()
+    assert "\\" not in chat.steps.nth(1).locator(".written").inner_text()
     chat.page.evaluate("document.fonts.ready.then(() => true)")
     fonts = chat.page.evaluate("[...document.fonts].filter(f => f.status === 'loaded').map(f => f.family)")
     assert any("KaTeX" in font for font in fonts)

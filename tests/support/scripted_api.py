@@ -24,6 +24,7 @@ from starlette.routing import Route
 
 from tests.support.until import until, until_async
 
+ACTIONS = ("continue", "continue", "reflect", "explore", "continue")
 HELD_S, STOPPED_S = 120, 10
 Segments = list[tuple[str, str]]
 
@@ -54,6 +55,41 @@ SCRIPTS: dict[str, tuple[Segments, str, str]] = {
         "9.9",
     ),
 }
+MARKDOWN = r"""# Plan
+
+*First* the ~~old~~ **new** `price`, see [the rules](https://example.org/rules) and https://example.org.
+
+- one
+  - two, with \(a_1\)
+    1. three
+- four costs \$5, and six $7 or $8 each
+
+| item | cost |
+|---|---|
+| pen | $ x = 5 $ |
+
+> Quoted, $y_{2} < 3$.
+
+```python
+print("<b>1 * 2 * 3</b>")
+```
+
+\begin{align*}
+a &= 1 \\
+
+b &= 2
+\end{align*}
+
+Then $$c = 3$$ and \[
+d = 4
+\]
+![picture](https://example.org/a.png) <u>not markup</u> שלום"""
+SCRIPTS["markdown"] = ([("continue", MARKDOWN)], "The *final* answer is \\boxed{4}.", "4")
+SCRIPTS["hundred"] = (
+    [(action, f"Step {n}: \\({n} \\times 6 = {6 * n}\\), so $x_{{{n}}} = {6 * n}$.") for n, action in enumerate(20 * ACTIONS)],
+    "The final answer is \\boxed{7}.",
+    "7",
+)
 ERRORS: dict[str, tuple[int, dict[str, str], str]] = {
     "queue_full": (429, {"Retry-After": "7"}, "too many requests"),
     "too_long": (400, {}, "This model's maximum context length is 4096 tokens. However, you requested 9000 tokens."),

@@ -13,6 +13,7 @@ import { t } from "./words.js";
 const LANE = 0;
 const EXAMPLES = ["example.compare", "example.arithmetic", "example.word", "example.equation"]; // even nano answers them
 const SAVE_MS = 1000;
+const DRAW_MS = 150; // between two drawings of a reply that grows: each time, the browser lays it out again
 const TITLE_LENGTH = 48;
 
 export class Chat {
@@ -181,9 +182,11 @@ export class Chat {
     const running = isRunning(reply);
     const news = was?.phase !== reply.phase;
     if (this.kept === kept) {
-      this.updateTurn(turn);
-      if (news) this.refresh();
-      this.scroll.grown();
+      if (news) {
+        this.updateTurn(turn);
+        this.refresh();
+        this.scroll.grown();
+      } else this.drawLater(turn);
       this.speak(was, reply);
     }
     if (news || Date.now() - this.saved >= SAVE_MS) {
@@ -195,6 +198,14 @@ export class Chat {
     if (running) return;
     if (this.running?.turn === turn) this.running = null;
     this.next();
+  }
+
+  drawLater(turn) {
+    this.undrawn ??= setTimeout(() => {
+      this.undrawn = null;
+      this.updateTurn(turn);
+      this.scroll.grown();
+    }, DRAW_MS);
   }
 
   // Keeps a turn, `shown` in place of its other versions. The first question is the conversation's title.

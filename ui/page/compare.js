@@ -23,7 +23,7 @@ export class Compare {
 
   draw() {
     this.composer = new Composer("compare", { send: (text) => this.ask(text), stop: () => this.stop() });
-    this.asked = h("h2", { class: "asked" });
+    this.asked = h("h2", { class: "asked", dir: "auto" });
     this.views = {};
     const sides = SIDES.map((side) => this.side(side));
     this.element.replaceChildren(h("div", { class: "scroller", tabindex: "0", role: "region", "aria-label": t("tab.compare") },

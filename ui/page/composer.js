@@ -9,7 +9,7 @@ const TALLEST = 240;
 export class Composer {
   constructor(name, { send, stop, queues = false }) {
     Object.assign(this, { name, send, queues });
-    this.box = h("textarea", { id: `${name}-question`, rows: 1, placeholder: t("composer.placeholder"), "aria-label": t("composer.label"), "aria-describedby": `${name}-keys`, oninput: () => this.typed(), onkeydown: (event) => this.pressed(event) });
+    this.box = h("textarea", { id: `${name}-question`, rows: 1, dir: "auto", placeholder: t("composer.placeholder"), "aria-label": t("composer.label"), "aria-describedby": `${name}-keys`, oninput: () => this.typed(), onkeydown: (event) => this.pressed(event) });
     this.box.value = store.draft(name);
     this.sendButton = h("button", { type: "button", class: "primary round", "aria-label": t("composer.send"), title: t("composer.send"), onclick: () => this.submit() }, icon("send"));
     this.stopButton = h("button", { type: "button", class: "stop round", "aria-label": t("composer.stop"), title: t("composer.stop"), hidden: true, onclick: stop }, icon("stop"));

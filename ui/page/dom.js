@@ -53,6 +53,11 @@ export function icon(name) {
   return svg;
 }
 
+// Sets an element's text. One that has it already is left alone: to set it again would have the browser lay it out again.
+export function setText(element, text) {
+  if (element.textContent !== text) element.textContent = text;
+}
+
 // Copies text to the clipboard; through a selection where the browser forbids that (plain http from another host).
 export async function copy(text) {
   if (navigator.clipboard && window.isSecureContext) return navigator.clipboard.writeText(text);

@@ -36,7 +36,7 @@ export class Finder {
     if (text !== this.box.value) return; // typed on meanwhile
     this.count.textContent = t("find.count", { count: found.length });
     this.list.replaceChildren(...found.slice(0, SHOWN).map(({ id, title }) => h("li", {},
-      h("button", { type: "button", class: "title", onclick: () => this.choose(id), onkeydown: (event) => this.move(event) }, title || t("conversation.untitled")))));
+      h("button", { type: "button", class: "title", dir: "auto", onclick: () => this.choose(id), onkeydown: (event) => this.move(event) }, title || t("conversation.untitled")))));
   }
 
   choose(id) {

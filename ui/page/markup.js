@@ -1,106 +1,102 @@
-// Turns a model's text into elements: paragraphs, lists, headings, tables, code, bold, and math by KaTeX. All else is plain text.
+// Turns a model's text into elements: Markdown by markdown-it, cleaned by DOMPurify, and math by KaTeX (`math.js`).
 
-import { h } from "./dom.js";
+import { copyButton, h } from "./dom.js";
+import * as math from "./math.js";
+import { t } from "./words.js";
 
-let katex = null;
+const TAGS = ["a", "blockquote", "br", "code", "del", "div", "em", "h3", "hr", "li", "ol", "p", "pre", "s", "span", "strong", "table", "tbody", "td", "th", "thead", "tr", "ul"];
+const ATTRIBUTES = ["class", "href", "start", "title"];
+const OPEN = 2; // blocks at the end of a growing text that may still change: "2" becomes "2." and belongs to the list before it
+
+let parser = null;
 
 export async function begin(home, settings) {
-  document.head.append(h("link", { rel: "stylesheet", href: new URL(settings.katexStyle, home).href }));
-  katex = (await import(new URL(settings.katex, home).href)).default;
+  const scripts = ["markdown-it.umd.min.js", "purify.min.js"].map((name) => new Promise((resolve, reject) => {
+    document.head.append(h("script", { src: new URL(`page/vendor/${name}`, home).href, onload: resolve, onerror: () => reject(new Error(`${name} cannot be loaded`)) }));
+  }));
+  await Promise.all([...scripts, math.begin(home, settings)]);
+  parser = globalThis.markdownit({ html: false, linkify: true, breaks: true });
+  parser.validateLink = (url) => /^(https?:|mailto:)/i.test(url);
+  parser.linkify.set({ fuzzyLink: false, fuzzyEmail: false });
+  // No images: the page loads nothing from elsewhere. A model's sum that is written in columns is neither code nor a heading.
+  parser.disable(["image", "code", "lheading"]);
+  // A page has one outline: whatever level a model takes, its headings are below the question's.
+  parser.renderer.rules.heading_open = (tokens, at) => `<h3 class="heading level-${tokens[at].tag[1]}">`;
+  parser.renderer.rules.heading_close = () => "</h3>";
+  math.rules(parser);
 }
 
-function math(source, display) {
-  const element = h(display ? "div" : "span", { class: display ? "math display" : "math" });
-  try {
-    katex.render(source, element, { displayMode: display, throwOnError: true, trust: false, strict: "ignore", maxSize: 20, maxExpand: 500 });
-  } catch (error) {
-    if (!(error instanceof Error)) throw error;
-    element.textContent = source; // not LaTeX after all, or not complete yet
+// Returns the blocks of tokens, each with the number of the line at which it begins.
+function blocks(tokens) {
+  const found = [];
+  for (const token of tokens) {
+    if (token.level === 0 && token.nesting >= 0) found.push({ line: token.map?.[0] ?? 0, tokens: [] });
+    found.at(-1).tokens.push(token);
   }
-  return element;
+  return found;
 }
 
-const DELIMITERS = [["$$", "$$", true], ["\\[", "\\]", true], ["\\(", "\\)", false], ["$", "$", false]];
-
-// Returns the index of the brace that closes the one at text[at], or -1.
-function closing(text, at) {
-  let depth = 0;
-  for (let i = at; i < text.length; i++) {
-    if (text[i] === "\\") i++;
-    else if (text[i] === "{") depth++;
-    else if (text[i] === "}" && --depth === 0) return i;
+function elements(tokens, env) {
+  const html = parser.renderer.render(tokens, parser.options, env);
+  const fragment = globalThis.DOMPurify.sanitize(html, { ALLOWED_TAGS: TAGS, ALLOWED_ATTR: ATTRIBUTES, ALLOW_DATA_ATTR: false, RETURN_DOM_FRAGMENT: true });
+  for (const element of fragment.querySelectorAll("p, li, h3, td, th, ul, ol, blockquote")) element.dir = "auto";
+  for (const element of fragment.querySelectorAll(".math:not(.pending)")) {
+    const display = element.classList.contains("display");
+    math.draw(element, element.textContent, display);
+    if (display) [element.previousSibling, element.nextSibling].filter((side) => side?.nodeName === "BR").forEach((side) => side.remove());
   }
-  return -1;
-}
-
-function mathAt(text, at) {
-  if (text.startsWith("\\boxed{", at)) {
-    const end = closing(text, at + 6);
-    return end < 0 ? null : { source: text.slice(at, end + 1), display: false, end: end + 1 };
+  for (const link of fragment.querySelectorAll("a")) Object.assign(link, { target: "_blank", rel: "noopener noreferrer" });
+  for (const table of fragment.querySelectorAll("table")) enclose(table, h("div", { class: "scroll", tabindex: "0" }));
+  for (const code of fragment.querySelectorAll("pre")) {
+    code.tabIndex = 0;
+    const name = /(?:^|\s)language-(\S+)/.exec(code.querySelector("code")?.className ?? "")?.[1] ?? "";
+    enclose(code, h("div", { class: "code" }, h("div", { class: "head" }, h("span", { class: "facts" }, name), copyButton(t("action.copy"), t("action.copied"), () => code.textContent))));
   }
-  for (const [open, close, display] of DELIMITERS) {
-    if (!text.startsWith(open, at)) continue;
-    const end = text.indexOf(close, at + open.length);
-    if (end < 0) return null;
-    const source = text.slice(at + open.length, end);
-    // "$5 and $6" is money: a formula in single dollars has no space inside its ends and no digit after it.
-    const money = open === "$" && (!source || /^\s|\s$|\n/.test(source) || /\d/.test(text[end + 1] || ""));
-    if (money || !source.trim()) return null;
-    return { source, display, end: end + close.length };
+  return [...fragment.childNodes];
+}
+
+function enclose(element, container) {
+  element.replaceWith(container);
+  container.append(element);
+}
+
+// A model's text within `element`.
+export class Prose {
+  constructor(element) {
+    this.element = element;
+    this.clear();
   }
-  return null;
-}
 
-function inline(text) {
-  const nodes = [];
-  let plain = "";
-  const flush = () => { if (plain) nodes.push(plain); plain = ""; };
-  for (let at = 0; at < text.length; ) {
-    const char = text[at];
-    const formula = char === "$" || char === "\\" ? mathAt(text, at) : null;
-    const span = !formula && char === "`" ? /^`([^`\n]+)`/.exec(text.slice(at)) : null;
-    const bold = !formula && char === "*" ? /^\*\*([^*\n]+)\*\*/.exec(text.slice(at)) : null;
-    if (formula) { flush(); nodes.push(math(formula.source, formula.display)); at = formula.end + (formula.display && text[formula.end] === "\n" ? 1 : 0); }
-    else if (span) { flush(); nodes.push(h("code", {}, span[1])); at += span[0].length; }
-    else if (bold) { flush(); nodes.push(h("strong", {}, ...inline(bold[1]))); at += bold[0].length; }
-    else if (char === "\n") { flush(); if (!/^\n(\$\$|\\\[)/.test(text.slice(at, at + 3))) nodes.push(h("br")); at++; }
-    else { plain += char; at++; }
+  clear() {
+    this.settled = ""; // the text of the blocks that do not change any more
+    this.open = []; // the elements of the others
+    this.element.replaceChildren();
   }
-  flush();
-  return nodes;
-}
 
-function table(lines) {
-  const cells = (line) => line.trim().replace(/^\||\|$/g, "").split("|");
-  const row = (line, name) => h("tr", {}, cells(line).map((cell) => h(name, {}, ...inline(cell.trim()))));
-  return h("div", { class: "scroll", tabindex: "0" }, h("table", {}, row(lines[0], "th"), lines.slice(2).map((line) => row(line, "td"))));
-}
-
-function block(text) {
-  const lines = text.split("\n");
-  const heading = /^(#{1,6})\s+(.*)$/.exec(lines[0]);
-  if (heading && lines.length === 1) return h("p", { class: "heading" }, ...inline(heading[2]));
-  if (lines.length > 2 && lines[0].includes("|") && /^[\s|:-]+$/.test(lines[1]) && lines[1].includes("-")) return table(lines);
-  for (const [name, mark] of [["ul", /^\s*[-*]\s+/], ["ol", /^\s*\d+[.)]\s+/]]) {
-    if (lines.every((line) => mark.test(line))) {
-      const start = name === "ol" ? parseInt(lines[0], 10) : null;
-      return h(name, { start }, lines.map((line) => h("li", {}, ...inline(line.replace(mark, "")))));
-    }
+  // Writes `text`. While it is `growing`, only its last blocks are read and drawn again; at its end, all of it is.
+  write(text, growing) {
+    if (!growing || !text.startsWith(this.settled)) this.clear();
+    const env = { growing };
+    const rest = text.slice(this.settled.length);
+    const found = blocks(parser.parse(rest, env));
+    const settled = growing ? Math.max(found.length - OPEN, 0) : found.length;
+    for (const node of this.open) node.remove();
+    const drawn = found.map((block) => elements(block.tokens, env));
+    this.open = drawn.slice(settled).flat();
+    this.element.append(...drawn.flat());
+    if (settled < found.length) this.settled = text.slice(0, this.settled.length + lineStart(rest, found[settled].line));
   }
-  return h("p", {}, ...inline(text));
 }
 
-// Replaces the content of `element` with `text`.
-export function write(element, text) {
-  const parts = text.split(/^```[^\n]*\n([\s\S]*?)(?:^```[ \t]*$|$(?![\s\S]))/m);
-  const nodes = parts.flatMap((part, index) => {
-    if (index % 2) return [h("pre", { tabindex: "0" }, h("code", {}, part))];
-    return part.split(/\n\s*\n/).map((piece) => piece.replace(/^\n+|\s+$/g, "")).filter((piece) => piece).map(block);
-  });
-  element.replaceChildren(...nodes);
+// Returns where a line of a text begins.
+function lineStart(text, line) {
+  let at = 0;
+  for (let i = 0; i < line; i++) at = text.indexOf("\n", at) + 1;
+  return at;
 }
 
 // Writes an answer: as math where it is LaTeX, else as text.
 export function writeAnswer(element, answer) {
-  element.replaceChildren(/[\\^_]/.test(answer) ? math(answer, false) : answer);
+  if (/[\\^_]/.test(answer)) math.draw(element, answer, false);
+  else element.textContent = answer;
 }

@@ -1,7 +1,7 @@
 // A reply on the page: the outline of its thought, the votes, the answer, the measurements. `update` draws only what has changed.
 
-import { copyButton, h, icon } from "./dom.js";
-import { write, writeAnswer } from "./markup.js";
+import { copyButton, h, icon, setText } from "./dom.js";
+import { Prose, writeAnswer } from "./markup.js";
 import { isRunning } from "./turns.js";
 import { t } from "./words.js";
 
@@ -12,22 +12,23 @@ class Step {
   constructor(action) {
     const name = action ?? "none";
     this.action = action;
-    this.text = null;
-    this.preview = h("span", { class: "preview" });
+    this.preview = h("span", { class: "preview", dir: "auto" });
     this.facts = h("span", { class: "facts" });
-    this.body = h("div", { class: "prose" });
+    this.body = h("div", { class: "written" });
     this.element = h("li", { class: `step ${name}` }, h("details", { open: true },
       h("summary", {}, icon(name), h("span", { class: "word" }, t(`step.${name}`)), this.preview, this.facts), this.body));
+    this.prose = new Prose(this.body);
   }
 
-  update(step) {
+  // Draws a step; `growing` says that it is still written.
+  update(step, growing) {
     const time = step.seconds === null ? "" : seconds(step.seconds);
     const tokens = step.tokens === null ? "" : t("unit.tokens", { count: step.tokens });
-    this.facts.textContent = [time, tokens].filter((fact) => fact).join(" · ");
-    if (step.text === this.text) return;
-    this.text = step.text;
+    setText(this.facts, [time, tokens].filter((fact) => fact).join(" · "));
+    if (step.text === this.text && growing === this.growing) return;
+    Object.assign(this, { text: step.text, growing });
     this.preview.textContent = step.text.trim().split("\n")[0].replace(/\\[()[\]]|\$/g, "").slice(0, 120);
-    write(this.body, step.text);
+    this.prose.write(step.text, growing);
   }
 }
 
@@ -58,7 +59,7 @@ class Thought {
     this.title = h("span", { class: "word" });
     this.facts = h("span", { class: "facts" });
     this.list = h("ol", {});
-    this.details = h("details", { class: "thought", open: true, hidden: true }, h("summary", {}, icon("menu"), this.title, this.facts), this.list);
+    this.details = h("details", { class: "thought", open: true, hidden: true }, h("summary", {}, h("span", { class: "spinner", "aria-hidden": "true" }), icon("menu"), this.title, this.facts), this.list);
     // Once the reader has folded or unfolded it, it stays that way.
     this.details.firstChild.addEventListener("click", () => { this.chosen = true; });
     this.element = this.details;
@@ -75,6 +76,7 @@ class Thought {
   }
 
   update(reply) {
+    const thinking = ["thinking", "voting"].includes(reply.phase);
     this.details.hidden = !reply.steps.length;
     reply.steps.forEach((step, index) => {
       const drawn = this.steps[index];
@@ -83,14 +85,13 @@ class Thought {
         if (drawn) drawn.element.replaceWith(this.steps[index].element);
         else this.list.append(this.steps[index].element);
       }
-      this.steps[index].update(step);
+      this.steps[index].update(step, thinking && index === reply.steps.length - 1);
     });
     const total = reply.vote ? "" : seconds(reply.steps.reduce((sum, step) => sum + step.seconds, 0));
     const known = reply.steps.every((step) => step.tokens !== null);
     const tokens = known ? t("unit.tokens", { count: reply.steps.reduce((sum, step) => sum + step.tokens, 0) }) : "";
-    const thinking = ["thinking", "voting"].includes(reply.phase);
-    this.title.textContent = t(thinking ? "thought.now" : "thought.past");
-    this.facts.textContent = [t("unit.steps", { count: reply.steps.length }), total, tokens].filter((fact) => fact).join(" · ");
+    setText(this.title, t(thinking ? "thought.now" : "thought.past"));
+    setText(this.facts, [t("unit.steps", { count: reply.steps.length }), total, tokens].filter((fact) => fact).join(" · "));
     this.details.classList.toggle("running", thinking);
     if (!this.chosen && (reply.phase === "answering" || reply.phase === "done")) this.details.open = false;
   }
@@ -131,7 +132,8 @@ export class ReplyView {
     this.status = h("p", { class: "waiting", hidden: true });
     this.votes = new Votes();
     this.thought = new Thought();
-    this.content = h("div", { class: "prose content" });
+    this.content = h("div", { class: "written content" });
+    this.prose = new Prose(this.content);
     this.answer = h("div", { class: "answer", role: "group", hidden: true, "aria-label": t("answer.title") });
     this.end = h("div", { class: "end" });
     this.element = h("article", { class: "reply", "aria-label": t("reply.title") },
@@ -142,9 +144,10 @@ export class ReplyView {
     this.state(reply);
     this.votes.update(reply.vote);
     this.thought.update(reply);
-    if (this.written !== reply.content) {
-      this.written = reply.content;
-      write(this.content, reply.content);
+    const written = `${reply.phase === "answering"} ${reply.content}`;
+    if (this.written !== written) {
+      this.written = written;
+      this.prose.write(reply.content, reply.phase === "answering");
     }
     this.conclude(reply);
     if (this.ended !== reply.phase) this.finish(reply);
@@ -156,7 +159,7 @@ export class ReplyView {
     const before = { held: "state.held", sent: "state.sent", voting: "state.voting" }[reply.phase];
     const waits = reply.phase === "waiting" ? `state.waiting.${reply.waiting.kind}` : before;
     this.status.hidden = !waits;
-    if (waits) this.status.textContent = `${t(waits)} ${reply.elapsed_s >= 1 ? wholeSeconds(reply.elapsed_s) : ""}`;
+    if (waits) setText(this.status, `${t(waits)} ${reply.elapsed_s >= 1 ? wholeSeconds(reply.elapsed_s) : ""}`);
   }
 
   conclude({ answer, assurance }) {
@@ -166,7 +169,7 @@ export class ReplyView {
     this.answer.hidden = answer === null || answer === undefined;
     if (this.answer.hidden) return;
     this.answer.dataset.sure = assurance?.level ?? "some";
-    const value = h("output", {});
+    const value = h("output", { dir: "auto" });
     writeAnswer(value, answer);
     this.answer.replaceChildren(h("h3", {}, t("answer.title")), value, copyButton(t("answer.copy"), t("action.copied"), () => answer),
       assurance ? h("p", { class: "sure" }, sure(assurance)) : "");

@@ -24,7 +24,7 @@ export class Scroll {
     const top = this.element.getBoundingClientRect().top;
     const open = Object.fromEntries([...this.views].map(([id, view]) => [id, view.reply.thought.folded]).filter(([, folded]) => folded !== null));
     const place = { id: this.id, following: this.following, open };
-    for (const [turn, view] of this.views) {
+    for (const [turn, view] of this.following ? [] : this.views) { // one who follows is at the end
       const part = [...view.element.querySelectorAll(PARTS)].findIndex((one) => one.offsetHeight && one.getBoundingClientRect().bottom > top);
       if (part < 0) continue;
       Object.assign(place, { turn, part, offset: view.element.querySelectorAll(PARTS)[part].getBoundingClientRect().top - top });

@@ -58,7 +58,7 @@ export class Sidebar {
     const button = (name, what, onclick) => h("button", { type: "button", class: "bare", "data-focus": `${name} ${entry.id}`, "aria-label": t(`sidebar.${what}`, { title: named }), title: t(`action.${what}`), onclick }, icon(name));
     item.element.classList.toggle("chosen", chosen);
     item.element.replaceChildren(
-      h("button", { type: "button", class: "title", "data-focus": `open ${entry.id}`, "aria-current": chosen ? "true" : null, onclick: () => this.opened(entry.id) }, named),
+      h("button", { type: "button", class: "title", dir: "auto", "data-focus": `open ${entry.id}`, "aria-current": chosen ? "true" : null, onclick: () => this.opened(entry.id) }, named),
       button("edit", "rename", () => this.rename(entry.id, named)), button("delete", "delete", () => this.confirm(entry.id)));
     return item.element;
   }

@@ -103,7 +103,10 @@ export const saveTheme = (name) => keep("local", "satori.theme", name);
 export const comparison = () => read("session", "satori.comparison");
 export const saveComparison = (value) => keep("session", "satori.comparison", JSON.stringify(value));
 export const place = () => read("session", "satori.place");
-export const savePlace = (value) => keep("session", "satori.place", JSON.stringify(value));
+export function savePlace(value) {
+  const text = JSON.stringify(value);
+  if (text !== raw("session", "satori.place")) keep("session", "satori.place", text);
+}
 // Only for this tab, and never part of an export.
 export const key = () => raw("session", "satori.key") ?? "";
 export const saveKey = (value) => keep("session", "satori.key", value);

@@ -32,13 +32,13 @@ export class TurnView {
 
   // Shows the question to be read.
   read() {
-    this.question.replaceChildren(h("p", { class: "bubble" }, this.turn.question), h("div", { class: "actions" }, this.versions,
+    this.question.replaceChildren(h("p", { class: "bubble", dir: "auto" }, this.turn.question), h("div", { class: "actions" }, this.versions,
       copyButton(t("action.copy"), t("action.copied"), () => this.turn.question),
       h("button", { type: "button", class: "quiet edit", onclick: () => this.edit() }, icon("edit"), t("action.edit"))));
   }
 
   edit() {
-    const box = h("textarea", { rows: 3, "aria-label": t("action.edit"), value: this.turn.question });
+    const box = h("textarea", { rows: 3, dir: "auto", "aria-label": t("action.edit"), value: this.turn.question });
     const cancel = () => { this.read(); this.question.querySelector(".edit").focus({ preventScroll: true }); };
     const submit = () => { if (box.value.trim()) this.edited(box.value.trim()); };
     box.addEventListener("keydown", (event) => {

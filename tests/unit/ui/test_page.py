@@ -1,6 +1,7 @@
 """What can be told of the page without a browser: contrast, files, Gradio's parts that it relies on."""
 
 import re
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,10 @@ from ui.app import ASSETS
 PAGE = Path(ui.__file__).parent / "page"
 CSS = (PAGE / "page.css").read_text()
 TEXT = ("ink", "soft", "primary", "continue", "reflect", "explore", "none", "answer", "danger")
+VENDORED = {  # markdown-it 15.0.3 and DOMPurify 3.5.0, by npm
+    "markdown-it.umd.min.js": "391f2aa638e75e6c7859d0a5c5650ef0956722a45998f17e05b83bc655778e1e",
+    "purify.min.js": "f69a46022ab1f53e969c8ebbca98172c8995785a9b3be72ea4a12d25b1a1bf67",
+}
 GROUND = ("paper", "surface", "sunk")
 
 
@@ -44,10 +49,17 @@ def test_text_can_be_read(theme: str) -> None:
 
 
 def test_no_address_of_another_host() -> None:
-    files = [path for path in PAGE.rglob("*.*") if path.is_file()]
+    files = [path for path in PAGE.rglob("*.*") if path.is_file() and path.parent.name != "vendor"]
     assert {".js", ".css", ".json"} <= {path.suffix for path in files}
     found = {(path.name, address) for path in files for address in re.findall(r"https?://[^\s\"']+", path.read_text())}
     assert {address for _, address in found} == {"http://www.w3.org/2000/svg"}, found
+
+
+def test_the_libraries_are_as_published() -> None:
+    """Each with its licence. What they load from elsewhere, the browser tests would see."""
+    files = {path.name: path for path in (PAGE / "vendor").iterdir()}
+    assert {name: sha256(files[name].read_bytes()).hexdigest() for name in VENDORED} == VENDORED
+    assert files.keys() - VENDORED.keys() == {"markdown-it.LICENSE", "purify.LICENSE"}
 
 
 def test_gradio_brings_katex() -> None:

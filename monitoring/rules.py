@@ -83,6 +83,13 @@ def _availability() -> list[dict[str, Any]]:
             "{{ $value | humanize }} requests of {{ $labels.model }} have moved away from lost LLM replicas within 10 minutes.",
         ),
         _alert(
+            "SatoriStoreFailing",
+            f"sum(increase({select(metrics.STORE_FAILURES, of=())}[5m])) >= {slo.STORE_FAILURES}",
+            "1m",
+            "ticket",
+            "The store has failed {{ $value | humanize }} times within 5 minutes: stored responses wait.",
+        ),
+        _alert(
             "SatoriGPULost",
             f"{GPUS} < max_over_time({GPUS}[1h]) or DCGM_FI_DEV_XID_ERRORS == 79",
             "1m",

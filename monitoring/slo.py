@@ -38,6 +38,8 @@ KV_FULL = 0.95
 """Share of the KV cache above which preemptions are expected."""
 FAILOVERS = 3
 """Requests moved within ten minutes, from which on it is an alert."""
+STORE_FAILURES = 10
+"""Failed transactions of the store within five minutes, from which on it is an alert: a restart of the database makes a few."""
 GOODPUT_DROP = 0.5
 """Share of the last hour's rate of good requests, below which it is an alert if the demand has not fallen."""
 INGRESS_CPU = 0.9

@@ -149,6 +149,7 @@ class Responses:
         metrics.STORED_RUNNING.labels().set_function(lambda: len(self._runs))
         for status in STATUSES:
             metrics.STORED_RESPONSES.labels(status)
+        metrics.STORE_FAILURES.labels()
         if self._url is not None:
             self._spawn(self._keep_watch())
 

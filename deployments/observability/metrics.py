@@ -272,6 +272,12 @@ BATCH_RUNNING = Metric(Gauge, "satori_batch_lines_running", "Lines of batches th
 STORE_SECONDS = Metric(
     Histogram, "satori_store_seconds", "Seconds that a transaction of the stored responses took.", "seconds", buckets=GAPS
 )
+STORE_FAILURES = Metric(
+    Counter,
+    "satori_store_failures_total",
+    "Transactions of the store that failed, since the database is away or full. What is being written waits for the next one.",
+    "transactions",
+)
 CHANNEL_DROPPED = Metric(
     Counter,
     "satori_channel_dropped_total",

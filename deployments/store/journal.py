@@ -141,6 +141,7 @@ class Journal:
                 return await self._alone(group, error)
             told = _told(error)
             logger.warning("%s", told)
+            metrics.STORE_FAILURES.labels().inc()
             for write in group:
                 if not write.patient:
                     write.end(error=told)

@@ -133,6 +133,13 @@ STORED = (
         empty="nothing is stored",
     ),
     graph(
+        "Failures of the store",
+        "Transactions per minute that failed, since the database is away or full; they are done again.",
+        "short",
+        (f"60 * {rate(metrics.STORE_FAILURES)}", "per minute"),
+        empty="no ingress is scraped",
+    ),
+    graph(
         "Batches",
         "Lines of batches that end, those that are running, and batches that end, by status.",
         "short",

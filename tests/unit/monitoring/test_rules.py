@@ -49,6 +49,7 @@ CASES: dict[str, tuple[int, dict[str, str], int, int]] = {
     "SatoriTargetDown": (1, {target("LLM"): "1x10 0x10"}, 11, 14),
     "SatoriStartupTooLong": (1, {replicas("LLM", "STARTING"): "0x5 1x30"}, 18, 25),
     "SatoriFailovers": (1, {f"satori_failover_requests_total{M}": "0x20 5x5"}, 20, 22),
+    "SatoriStoreFailing": (1, {f"satori_store_failures_total{M}": "0x10 4x10 14x5"}, 20, 23),
     "SatoriGPULost": (1, {"satori_cluster_gpus": "8x20 7x10"}, 20, 24),
     "SatoriQueueGrowing": (
         1,
@@ -132,7 +133,7 @@ def test_the_images_are_pinned() -> None:
     assert set(services) == {"prometheus", "alertmanager", "grafana"}
     assert services["grafana"]["environment"]["GF_AUTH_ANONYMOUS_ORG_ROLE"] == "Viewer", "who needs no password changes nothing"
     for service in services.values():
-        assert re.fullmatch(r"[\w/-]+:v?\d+\.\d+\.\d+", service["image"])
+        assert re.fullmatch(r"[\w/-]+:v?\d+\.\d+\.\d+@sha256:[0-9a-f]{64}", service["image"])
 
 
 @with_promtool

@@ -12,6 +12,7 @@ from sqlalchemy import Connection, Engine, event, text
 from sqlalchemy.exc import IntegrityError
 
 from deployments.errors import StoreFullError, StoreUnavailableError
+from deployments.observability import metrics
 from deployments.store import database
 from deployments.store.chain import Chain
 from deployments.store.journal import Journal
@@ -88,7 +89,7 @@ async def test_a_faulty_write_fails_alone(journal: Journal) -> None:
 
 
 async def test_a_full_disk_refuses_what_is_new_and_pauses_what_runs(engine: Engine, journal: Journal) -> None:
-    full = True
+    full, failures = True, metrics.STORE_FAILURES.labels()._value.get()
     engine.dispose()
 
     @event.listens_for(engine, "begin")
@@ -103,6 +104,7 @@ async def test_a_full_disk_refuses_what_is_new_and_pauses_what_runs(engine: Engi
     with pytest.raises(StoreFullError, match="the disk of the stored responses is full"):
         await journal.write(write)
     assert not running.done()
+    assert metrics.STORE_FAILURES.labels()._value.get() > failures
     full = False
     assert await running == 1
 

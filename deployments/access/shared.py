@@ -18,6 +18,7 @@ from typing import Protocol
 
 from deployments.access.keys import Key
 from deployments.access.usage import Usage, exceeded
+from deployments.errors import LimitExceededError
 from deployments.observability import logs, metrics
 
 AWAY_S = 1.0
@@ -73,7 +74,10 @@ class SharedUsage:
             self._local.release(key)
             self._local.begin(key, self._ingresses)
             self._settle_soon(key)
-        except BaseException:  # a client that leaves, too
+        except LimitExceededError:
+            self._local.release(key)
+            raise
+        except BaseException:  # a client that leaves, which the store may have let in
             self._local.release(key)
             self._end_soon(key, request)
             raise

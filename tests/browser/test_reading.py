@@ -143,6 +143,29 @@ def test_the_focus_is_never_lost(chat: Chat, api: ScriptedApi) -> None:
     assert in_page(chat)
 
 
+def test_a_long_thought_is_filtered_and_folded_and_has_an_end(chat: Chat) -> None:
+    chat.ask("hundred")
+    chat.answered()
+    chat.panel.locator(".thought > summary").click()
+    expect(chat.steps).to_have_count(100)
+    tools = chat.panel.locator(".tools")
+    expect(tools.locator(".filters button")).to_have_text(["Continue60", "Reflect20", "Explore20"])
+    reflect = tools.get_by_role("button", name="Reflect 20")
+    reflect.click()
+    expect(reflect).to_have_attribute("aria-pressed", "true")
+    expect(chat.panel.locator(".thought .step:visible")).to_have_count(20)
+    tools.get_by_role("button", name="To the last step").click()
+    last = chat.steps.nth(97)  # the last reflection
+    expect(last.locator("summary")).to_be_focused()
+    expect(last).to_be_in_viewport()
+    tools.get_by_role("button", name="Fold all").click()
+    expect(last.locator(".written")).to_be_hidden()
+    tools.get_by_role("button", name="Unfold all").click()
+    expect(last.locator(".written")).to_be_visible()
+    reflect.click()
+    expect(chat.panel.locator(".thought .step:visible")).to_have_count(100)
+
+
 def test_questions_have_headings(chat: Chat) -> None:
     chat.ask()
     chat.answered()

@@ -8,10 +8,12 @@ import { t } from "./words.js";
 export const seconds = (value) => t("unit.seconds", { count: value < 10 ? value.toFixed(1) : Math.round(value) });
 export const wholeSeconds = (value) => t("unit.seconds", { count: Math.round(value) });
 
+const LONG = 4; // steps from which a thought has tools
+
 class Step {
   constructor(action) {
     const name = action ?? "none";
-    this.action = action;
+    Object.assign(this, { action, name });
     this.preview = h("span", { class: "preview", dir: "auto" });
     this.facts = h("span", { class: "facts" });
     this.body = h("div", { class: "written" });
@@ -53,13 +55,70 @@ class Votes {
   }
 }
 
+// What finds its way in a long thought: only the steps of one action, all steps folded, the last step.
+class Tools {
+  constructor(steps) {
+    this.steps = steps;
+    this.only = null; // the action whose steps are seen; null for all
+    this.filters = new Map(); // by action: {button, count}
+    this.actions = h("div", { class: "filters" });
+    this.foldWords = h("span", {}, t("thought.fold"));
+    this.element = h("div", { class: "tools", role: "group", "aria-label": t("thought.tools"), hidden: true }, this.actions,
+      h("button", { type: "button", class: "quiet", onclick: () => this.fold() }, this.foldWords),
+      h("button", { type: "button", class: "quiet", onclick: () => this.end() }, t("thought.end")));
+  }
+
+  update() {
+    this.element.hidden = this.steps.length < LONG;
+    const counts = new Map();
+    for (const { name } of this.steps) counts.set(name, (counts.get(name) ?? 0) + 1);
+    for (const [name, count] of counts) {
+      if (!this.filters.has(name)) this.add(name);
+      setText(this.filters.get(name).count, String(count));
+    }
+    this.show();
+  }
+
+  add(name) {
+    const count = h("span", { class: "facts" });
+    const button = h("button", { type: "button", class: `quiet tone ${name}`, "aria-pressed": "false", onclick: () => {
+      this.only = this.only === name ? null : name;
+      this.show();
+    } }, icon(name), h("span", {}, t(`step.${name}`)), count);
+    this.filters.set(name, { button, count });
+    this.actions.append(button);
+  }
+
+  show() {
+    for (const [name, { button }] of this.filters) button.setAttribute("aria-pressed", String(name === this.only));
+    for (const { name, element } of this.steps) {
+      const hidden = this.only !== null && name !== this.only;
+      if (element.hidden !== hidden) element.hidden = hidden;
+    }
+  }
+
+  // Folds all steps; unfolds them where they are.
+  fold() {
+    this.folded = !this.folded;
+    for (const { element } of this.steps) element.firstChild.open = !this.folded;
+    setText(this.foldWords, t(this.folded ? "thought.unfold" : "thought.fold"));
+  }
+
+  end() {
+    const { element } = this.steps.findLast((step) => !step.element.hidden);
+    element.scrollIntoView({ block: "end" });
+    element.querySelector("summary").focus({ preventScroll: true });
+  }
+}
+
 class Thought {
   constructor() {
     this.steps = [];
     this.title = h("span", { class: "word" });
     this.facts = h("span", { class: "facts" });
     this.list = h("ol", {});
-    this.details = h("details", { class: "thought", open: true, hidden: true }, h("summary", {}, h("span", { class: "spinner", "aria-hidden": "true" }), icon("menu"), this.title, this.facts), this.list);
+    this.tools = new Tools(this.steps);
+    this.details = h("details", { class: "thought", open: true, hidden: true }, h("summary", {}, h("span", { class: "spinner", "aria-hidden": "true" }), icon("menu"), this.title, this.facts), this.tools.element, this.list);
     // Once the reader has folded or unfolded it, it stays that way.
     this.details.firstChild.addEventListener("click", () => { this.chosen = true; });
     this.element = this.details;
@@ -87,6 +146,7 @@ class Thought {
       }
       this.steps[index].update(step, thinking && index === reply.steps.length - 1);
     });
+    this.tools.update();
     const total = reply.vote ? "" : seconds(reply.steps.reduce((sum, step) => sum + step.seconds, 0));
     const known = reply.steps.every((step) => step.tokens !== null);
     const tokens = known ? t("unit.tokens", { count: reply.steps.reduce((sum, step) => sum + step.tokens, 0) }) : "";

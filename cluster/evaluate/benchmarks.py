@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from deployments.errors import SatoriError
-from models.recipe import problems
+from models.recipe import forms, outside, problems, talks
 from models.recipe.phrases import CARD
 
 Row = Mapping[str, Any]
@@ -213,7 +213,43 @@ def nano_repair(each: int = NANO_EACH) -> list[Question]:
     return questions
 
 
-DRAWN: dict[str, Callable[[], list[Question]]] = {"nano": nano, "nano-repair": nano_repair}
+def nano_forms(each: int = NANO_EACH) -> list[Question]:
+    """Return `each` held-out problems of every kind in held-out forms of asking, in turn, half of them in Chinese."""
+    rng, questions = random.Random(NANO_SEED), []
+    for number in range(each):
+        for kind in forms.KINDS:
+            language = ("en", "zh")[number % 2]
+            problem = forms.asked(rng, kind, evaluation=True, language=language)
+            questions.append(Question(f"{kind}-{number}", problem.question, problem.answer, "math", f"{language} {kind}"))
+    return questions
+
+
+def nano_follow_ups(each: int = NANO_EACH) -> list[Question]:
+    """Return `each` questions that start from what was said before them, in held-out words."""
+    rng, questions = random.Random(NANO_SEED), []
+    for number in range(each):
+        turns, problem = talks.draw(rng, evaluation=True)
+        prompt = talks.conversation("", turns, problem.question)
+        questions.append(Question(str(number), prompt, problem.answer, "math", problem.language, raw=True))
+    return questions
+
+
+def nano_outside(each: int = 300) -> list[Question]:
+    """Return `each` questions, from held-out templates, that the model must turn down."""
+    rng = random.Random(NANO_SEED)
+    drawn = [outside.draw(rng, evaluation=True) for _ in range(each)]
+    return [
+        Question(str(number), problem.question, problem.answer, "refuse", problem.language) for number, problem in enumerate(drawn)
+    ]
+
+
+DRAWN: dict[str, Callable[[], list[Question]]] = {
+    "nano": nano,
+    "nano-repair": nano_repair,
+    "nano-forms": nano_forms,
+    "nano-follow-ups": nano_follow_ups,
+    "nano-outside": nano_outside,
+}
 NAMES = (*DRAWN, *BENCHMARKS)
 
 

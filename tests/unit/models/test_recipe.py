@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from models.recipe import arithmetic, dataset, problems, traces
+from models.recipe import arithmetic, dataset, forms, outside, problems, talks, traces
 from models.recipe.arithmetic import Operation, Slip
 from models.recipe.problems import Comparison, Equation, Expression
 from models.recipe.rollout import boxed, planted, right
@@ -167,3 +167,74 @@ def test_the_tokenizer_takes_any_text_and_digits_one_by_one(nano):
         assert vocabulary.decode(ids) == text
     assert vocabulary.encode("12345").tokens == list("12345")
     assert len(vocabulary.encode("<|im_start|><|im_end|><|continue|><|reflect|><|explore|>").ids) == 5
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_the_grammar_has_hundreds_of_forms_and_holds_out_a_fifth(language):
+    rng, found = random.Random(1), {True: set(), False: set()}
+    for _ in range(300):
+        for kind in forms.KINDS:
+            for which in found:
+                task = problems.draw(rng, kind, evaluation=which, language=language).task
+                form = forms.ask(rng, task, language, evaluation=which)
+                assert form.held_out == which
+                found[which].add(form.key)
+    assert min(map(len, found.values())) > 400
+    assert not found[True] & found[False]
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+@pytest.mark.parametrize("kind", ["one", "two", "three"])
+@given(SEEDS)
+def test_a_form_has_the_numbers_of_its_expression(kind, language, rng):
+    task = problems.draw(rng, kind, evaluation=False, language=language).task
+    text = forms.ask(rng, task, language, evaluation=False).text
+    digits = text.translate(str.maketrans("０１２３４５６７８９", "0123456789"))
+    words = digits.lower()
+    for word, number in sorted(((word, at) for at, word in enumerate(forms.COUNT[language])), key=lambda pair: -len(pair[0])):
+        words = words.replace(word, f" {number} ") if language == "zh" else re.sub(rf"\b{word}\b", str(number), words)
+    numbers = [str(token) for token in task.tokens if isinstance(token, int)]
+    written = re.findall(r"\d+", words)
+    assert len(set(numbers) - set(written)) <= sum(int(number) <= 20 for number in numbers), text  # a word may be misspelt
+
+
+def test_a_form_says_what_its_expression_says():
+    """Sentences with one meaning, each of them found among many drawn."""
+    wanted = {
+        "add 12 and 30": (12, "+", 30),
+        "take 12 from 30": (30, "-", 12),
+        "multiply 47 by 6": (47, "×", 6),
+        "12加上30": (12, "+", 30),
+        "从30里减去12": (30, "-", 12),
+    }
+    rng, missing = random.Random(4), dict(wanted)
+    for _ in range(20_000):
+        text, tokens = rng.choice(list(wanted.items()))
+        language = "en" if text.isascii() else "zh"
+        if text in forms.ask(rng, Expression(tokens), language, evaluation=False).text.lower():
+            missing.pop(text, None)
+        if not missing:
+            break
+    assert missing == {}
+
+
+@given(SEEDS)
+def test_follow_ups_start_from_what_was_said(rng):
+    turns, problem = talks.draw(rng, evaluation=False)
+    assert 1 <= len(turns) <= 3
+    assert problem.answer == (value_of(problem) if not isinstance(problem.task, Comparison) else problem.task.answer)
+    assert boxed(turns[-1][1]) is not None
+    reply = traces.write(problem, rng, traces.Style.drawn(rng))
+    assert boxed(reply.text) == problem.answer
+    task = problem.task
+    if isinstance(task, Expression) and len(task.tokens) == 3 and boxed(turns[-1][1]) == str(task.tokens[0]):
+        assert task.tokens[1] in "+-×"
+
+
+def test_questions_from_outside_are_held_out_by_their_template():
+    rng = random.Random(6)
+    train, held = ({outside.draw(rng, which).question for _ in range(400)} for which in (False, True))
+    assert len(train) > 300
+    assert len(held) > 200
+    assert not [text for text in train & held if len(text) > 6]
+    assert all(outside.draw(rng, which).task is None for which in (True, False))

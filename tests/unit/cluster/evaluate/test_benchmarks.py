@@ -12,6 +12,7 @@ import pytest
 
 from cluster.evaluate import benchmarks, judge
 from cluster.evaluate.benchmarks import BENCHMARKS, NAMES, BenchmarkError, Question, digest, load
+from models.recipe.forms import KINDS as FORMS
 from models.recipe.phrases import CARD
 from models.recipe.problems import KINDS
 
@@ -227,7 +228,7 @@ def test_rows_of_a_file_become_questions(name: str, tmp_path: Path) -> None:
 
 
 def test_every_name_has_published_scores_or_is_drawn() -> None:
-    assert set(ROWS) == set(OTHER_WORDS) == set(BENCHMARKS) == set(NAMES) - {"nano", "nano-repair"}
+    assert set(ROWS) == set(OTHER_WORDS) == set(BENCHMARKS) == set(NAMES) - set(benchmarks.DRAWN)
     assert all(benchmark.published for benchmark in BENCHMARKS.values())
 
 
@@ -272,7 +273,9 @@ def test_prompts_say_what_goes_in_the_box(tmp_path: Path) -> None:
 
 
 def test_an_unknown_name_is_named_with_what_is_allowed() -> None:
-    with pytest.raises(BenchmarkError, match=r"no benchmark 'gsm'; there are nano, nano-repair, gsm8k, math500, .*mmlu-pro-stem"):
+    with pytest.raises(
+        BenchmarkError, match=r"no benchmark 'gsm'; there are nano, nano-repair, nano-forms, .*, gsm8k, math500, .*mmlu-pro-stem"
+    ):
         load("gsm")
 
 
@@ -353,6 +356,23 @@ def test_the_repair_set_begins_replies_with_a_wrong_step() -> None:
         assert user.startswith("<|im_start|>user\n")
         assert reply.startswith("<|continue|>")
         assert "\\boxed" not in reply
+
+
+def test_the_sets_of_forms_follow_ups_and_questions_from_outside() -> None:
+    asked, follow_ups, outside = (
+        benchmarks.nano_forms(each=4),
+        benchmarks.nano_follow_ups(each=20),
+        benchmarks.nano_outside(each=20),
+    )
+    assert [question.group for question in asked[:5]] == [f"en {kind}" for kind in FORMS]
+    assert {question.group for question in asked} == {f"{language} {kind}" for language in ("en", "zh") for kind in FORMS}
+    assert {question.kind for question in asked + follow_ups} == {"math"}
+    assert all(question.raw and question.prompt.count("<|im_start|>user\n") >= 2 for question in follow_ups)
+    assert {question.kind for question in outside} == {"refuse"}
+    for name in ("nano-forms", "nano-follow-ups", "nano-outside"):
+        questions = load(name)
+        assert questions == load(name)
+        assert len({question.id for question in questions}) == len(questions)
 
 
 def test_a_digest_changes_with_any_question() -> None:

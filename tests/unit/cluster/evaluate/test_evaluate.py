@@ -477,7 +477,10 @@ def test_a_run_that_cannot_start_says_why(server: Server, tmp_path: Path, capsys
     assert command("--api-key-env", "NO_SUCH_KEY") == 2
     assert "the environment has no NO_SUCH_KEY" in capsys.readouterr().err
     assert main(["gsm9k", "--url", server.url]) == 2
-    assert "no benchmark 'gsm9k'; there are nano, nano-repair, gsm8k" in capsys.readouterr().err
+    assert (
+        "no benchmark 'gsm9k'; there are nano, nano-repair, nano-forms, nano-follow-ups, nano-outside, gsm8k"
+        in capsys.readouterr().err
+    )
     server.models = []
     assert command() == 2
     assert "lists no model; name one with --model" in capsys.readouterr().err

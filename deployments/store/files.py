@@ -47,7 +47,7 @@ class Files:
     async def complete(self, file: str, filename: str, size: int, ttl_s: float) -> StoredFile | None:
         """Complete an upload of `size` bytes; None if it took too long."""
         changed = update(files).where(files.c.id == file, files.c.expires_at > self._now(), files.c.complete.is_(False))
-        changed = changed.values(filename=filename, bytes=size, complete=True, expires_at=self._now() + ttl_s)
+        changed = changed.values(filename=filename, bytes=size, complete=True, expires_at=files.c.created_at + ttl_s)
         if not await self._journal.write(lambda connection: connection.execute(changed).rowcount):
             return None
         return await self.load(file, None)

@@ -10,6 +10,7 @@ from deployments.errors import StoreFullError, StoreUnavailableError
 from deployments.store.chain import Chain
 from deployments.store.store import Store
 from deployments.store.values import End, Progress, Stored
+from tests.support.batches import batch
 from tests.support.postgresql import PostgreSQL
 from tests.support.until import until_async
 
@@ -61,6 +62,42 @@ async def test_what_one_ingress_writes_another_one_goes_on_with(postgresql: Post
     with pytest.raises(StoreFullError, match=r"store\.max_bytes=1\)"):
         await third.create(response("resp_2"))
     for one in (first, second, third):
+        one.close()
+
+
+async def test_a_file_and_a_batch_are_everybodys(postgresql: PostgreSQL) -> None:
+    first, second = store(postgresql, "first"), store(postgresql, "second")
+    name, data = await first.files.begin("ada"), b"x" * 2**20
+    await asyncio.gather(*(first.files.append(name, number, data) for number in range(3)))
+    file = await first.files.complete(name, "sums.jsonl", 3 * len(data), 3600)
+    assert file is not None
+    assert [piece async for piece in second.files.content(file)] == [data] * 3
+    assert await first.batches.create(batch("batch_1", name))
+    taken = [await one.batches.claim("batch_1") for one in (first, second)]
+    assert taken[0] is not None
+    assert taken[1] is None
+    lease, _ = taken[0]
+    assert await first.batches.begin(lease, 3)
+    assert await asyncio.gather(*(first.batches.record(lease, line, line == 2, b"%d\n" % line) for line in (1, 2))) == [True, True]
+    await first.batches.release(lease)
+    again = await second.batches.claim("batch_1")
+    assert again is not None
+    assert not await first.batches.record(lease, 3, False, b"late\n")
+    assert await second.batches.done("batch_1") == {1, 2}
+    assert await second.batches.record(again[0], 3, False, b"3\n")
+    assert await second.files.remove(name) == "batch_1"
+    assert await second.batches.finalize(again[0])
+    assert await second.batches.finish(again[0], "completed", 3600)
+    found = await first.batches.load("batch_1", "ada")
+    assert found is not None
+    assert (found.status, found.completed, found.failed) == ("completed", 2, 1)
+    files = await first.files.list("ada", "batch_output", None, 9, ascending=False)
+    held = {file.filename: (file.bytes, [line async for line in first.files.content(file)]) for file in files}
+    assert held == {"batch_1_output.jsonl": (4, [b"1\n", b"3\n"]), "batch_1_error.jsonl": (2, [b"2\n"])}
+    for gone in (name, *(file.id for file in files)):
+        assert await first.files.remove(gone) is None
+    assert await second.files.being_read(name) is None
+    for one in (first, second):
         one.close()
 
 

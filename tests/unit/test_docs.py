@@ -155,6 +155,7 @@ def test_documents_say_how_to_run_things() -> None:
     assert "--measuring" in COMMANDS["cluster.bench"], "given by way of make"
 
 
+@pytest.mark.timeout(600)  # the first one waits for all commands
 @pytest.mark.parametrize("module", COMMANDS)
 def test_commands_run_and_have_the_options_they_are_given(module: str, helped: dict[str, tuple[int, str, str]]) -> None:
     assert runs(module)

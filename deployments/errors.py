@@ -146,6 +146,17 @@ class ChatNotFoundError(SatoriError):
         super().__init__(f"there is no stored chat {completion_id!r}; it may have expired")
 
 
+class AlreadyStoredError(SatoriError):
+    """Something is stored under this id."""
+
+    status = 409
+    code = "already_stored"
+    param = "x-request-id"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"x-request-id={name!r}: a stored chat has this id; give each its own")
+
+
 class StoredFileNotFoundError(SatoriError):
     """There is no such file: it has expired, was deleted, or is another key's."""
 

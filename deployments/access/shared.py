@@ -13,7 +13,7 @@ import secrets
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Protocol
 
 from deployments.access.keys import Key
@@ -25,6 +25,8 @@ AWAY_S = 1.0
 """How long nobody asks a store that did not answer."""
 SETTLE_S = 0.1
 HOLD_S = 10.0
+KEPT = 1000
+"""How many ends are remembered for a store that is away; it forgets the others by itself."""
 logger = logs.logger("access")
 
 
@@ -50,11 +52,12 @@ class SharedUsage:
         self._names = (f"{secrets.token_hex(8)}-{number}" for number in itertools.count())
         self._told: defaultdict[str, float] = defaultdict(float)
         self._running: defaultdict[str, list[str]] = defaultdict(list)
+        self._ended: defaultdict[str, list[str]] = defaultdict(list)
         self._unsettled: dict[str, Key] = {}
         self._held: dict[str, Key] = {}
         self._settling: asyncio.Task[None] | None = None
         self._holding: asyncio.Task[None] | None = None
-        self._telling_ends: set[asyncio.Task[None]] = set()
+        self._telling_ends: set[asyncio.Task[bool]] = set()
         self._away = False
         self._ask_again_s = 0.0
 
@@ -72,7 +75,9 @@ class SharedUsage:
         except AwayError:
             metrics.LOCAL_LIMITS.labels().inc()
             self._local.release(key)
+            self._end_soon(key, request)  # the store may have let it in
             self._local.begin(key, self._ingresses)
+            request = next(self._names)
             self._settle_soon(key)
         except LimitExceededError:
             self._local.release(key)
@@ -100,22 +105,18 @@ class SharedUsage:
         self._settle_soon(key)
 
     def _settle_soon(self, key: Key) -> None:
-        if key.counts_tokens:
+        if key.counts_tokens or self._ended.get(key.name):
             self._unsettled[key.name] = key
             if self._settling is None or self._settling.done():
                 self._settling = asyncio.create_task(self._settle())
 
     async def _settle(self) -> None:
-        """Tell the store of tokens until it knows all."""
+        """Tell the store of tokens and ends until it knows all."""
         while self._unsettled:
             await asyncio.sleep(SETTLE_S)
             for name, key in list(self._unsettled.items()):
-                try:
-                    with self._telling(key) as tokens:
-                        del self._unsettled[name]
-                        await self._store.settle(key, tokens)
-                except AwayError:
-                    self._unsettled.setdefault(name, key)
+                self._unsettled.pop(name, None)
+                if not await self._tell(key):
                     break
 
     async def _ask(self, key: Key, request: str, estimate: float) -> tuple[str, float] | None:
@@ -126,15 +127,25 @@ class SharedUsage:
             return await self._store.begin(key, request, tokens, estimate)
 
     def _end_soon(self, key: Key, request: str) -> None:
-        """Tell the store that a request has ended, which it forgets by itself later."""
+        """Tell the store that a request has ended."""
         if key.concurrent_requests is not None:
-            task = asyncio.create_task(self._tell(key, ended=[request]))
+            self._ended[key.name].append(request)
+            task = asyncio.create_task(self._tell(key))
             self._telling_ends.add(task)
             task.add_done_callback(self._telling_ends.discard)
 
-    async def _tell(self, key: Key, ended: Iterable[str] = (), running: Iterable[str] = ()) -> None:
-        with suppress(AwayError), self._telling(key) as tokens:
-            await self._store.settle(key, tokens, ended, running)
+    async def _tell(self, key: Key, running: Iterable[str] = ()) -> bool:
+        """Tell the store what it does not know of a key; return whether it knows it now. Else it is told soon."""
+        ended = self._ended.pop(key.name, [])
+        try:
+            with self._telling(key) as tokens:
+                await self._store.settle(key, tokens, ended, running)
+        except AwayError:
+            if ended := [*ended, *self._ended.pop(key.name, [])][-KEPT:]:
+                self._ended[key.name] = ended
+            self._settle_soon(key)
+            return False
+        return True
 
     def _hold(self, key: Key) -> None:
         if key.concurrent_requests is not None:
@@ -149,10 +160,9 @@ class SharedUsage:
             for name, key in list(self._held.items()):
                 running = list(self._running[name])
                 if running:
-                    await self._tell(key, running=running)
-                    ended = set(running).difference(self._running[name])  # meanwhile, which the store may have heard first
-                    if ended:
-                        await self._tell(key, ended=ended)
+                    await self._tell(key, running)
+                    for request in set(running).difference(self._running[name]):  # ended meanwhile: the store may have heard first
+                        self._end_soon(key, request)
                 else:
                     del self._held[name]
 

@@ -22,13 +22,13 @@ from vllm.exceptions import GracefulHTTPError, VLLMValidationError
 from vllm.v1.engine.exceptions import EngineDeadError
 
 from deployments.access.usage import client, client_name
-from deployments.errors import ChatNotFoundError, EngineLostError, error_body
+from deployments.errors import AlreadyStoredError, ChatNotFoundError, EngineLostError, SatoriError, error_body
 from deployments.ingress.frontend import BoundedLLM
 from deployments.ingress.middleware.intake import prepared
-from deployments.ingress.responses import BUSY, Responses, Run, beyond, refused
+from deployments.ingress.responses import BUSY, Responses, Run, beyond
 from deployments.observability import logs, metrics
 from deployments.reasoning.request import CoatChatRequest
-from deployments.reasoning.serving import PATH
+from deployments.reasoning.serving import PATH, check_coat
 from deployments.settings import StoreSettings
 from deployments.store.chain import Chain
 from deployments.store.values import Stored
@@ -53,11 +53,12 @@ class Chats:
     async def create(self, request: CoatChatRequest, raw_request: Request) -> Response:
         """Store a chat while it is made, and answer with its events."""
         _check(request)
+        check_coat(request, self._serving)
         store = await self._stored.open_store()
         if store is None:
             message = f"{HEADER}: replies are not kept here (store.url), so none can be resumed; leave it out"
             raise VLLMValidationError(message, parameter=HEADER)
-        request_id = raw_request.headers.get("x-request-id") or uuid.uuid4().hex
+        request_id = (raw_request.headers.get("x-request-id") or uuid.uuid4().hex).removeprefix(NAME)
         now = time.time()
         stored = Stored(
             id=_id(request_id),
@@ -72,7 +73,7 @@ class Chats:
             expires_at=now + self._settings.ttl_s,
         )
         if await store.load(stored.id, None) is not None:
-            return refused(f"x-request-id={request_id!r}: a stored chat has this id; give each its own", 409, "x-request-id")
+            raise AlreadyStoredError(request_id)
         # In a context of its own, as all of it: what is stored does not end with its client's request.
         context = contextvars.Context()
         context.run(client.set, stored.owner)
@@ -80,7 +81,10 @@ class Chats:
         if isinstance(made, ErrorResponse):
             return JSONResponse(made.model_dump(), made.error.code)
         self._engine.check_admission(1)
-        lease = await store.create(stored)
+        try:
+            lease = await store.create(stored)
+        except AlreadyStoredError:  # by another request at the same moment
+            raise AlreadyStoredError(request_id) from None
         prepared()
         run = Run(stored, Chain(store, stored.id, lease))
         run.events = asyncio.Queue()
@@ -92,8 +96,7 @@ class Chats:
         stored = await self._mine(completion_id)
         if (refusal := beyond(stored, starting_after)) is not None:
             return refusal
-        after = -1 if starting_after is None else starting_after
-        return _streamed(self._stored.follow(stored, after))
+        return _streamed(self._stored.watch(stored, starting_after))
 
     async def remove(self, completion_id: str) -> Response:
         """Delete a stored chat, also while it is being made."""
@@ -136,10 +139,13 @@ class Chats:
             if error.http_status in BUSY:
                 raise
             failure = error_body(error.message, "InternalServerError", error.http_status)
-        except EngineDeadError:  # this ingress is shutting down
-            raise
         except VLLMValidationError as error:
             failure = error_body(str(error), "BadRequestError", 400, error.parameter)
+        except (EngineDeadError, SatoriError):  # this ingress is shutting down, or cannot go on
+            raise
+        except Exception as error:  # as a template that fails: it would fail again
+            logger.warning("chat %s failed", stored.id, exc_info=error)
+            failure = error_body("the server failed to handle this request", "InternalServerError", 500)
         if failure is not None:
             if (end := chain.end) is not None and end.code is not None:
                 failure = error_body(f"{end.code}: {end.message}", "InternalServerError", 500)
@@ -223,7 +229,10 @@ async def _data(stream: AsyncIterator[str]) -> AsyncGenerator[str, None]:
 
 def _streamed(events: AsyncIterator[dict[str, Any]]) -> StreamingResponse:
     async def written() -> AsyncGenerator[str, None]:
-        async for event in events:
-            yield f"id: {event['sequence_number']}\ndata: {event['data']}\n\n"
+        try:
+            async for event in events:
+                yield f"id: {event['sequence_number']}\ndata: {event['data']}\n\n"
+        except (SatoriError, GracefulHTTPError, EngineDeadError) as error:  # an event without a number: the client may go on later
+            yield f"data: {json.dumps(error_body(str(error), type(error).__name__, 503), ensure_ascii=False)}\n\n"
 
     return StreamingResponse(written(), media_type="text/event-stream")

@@ -17,6 +17,7 @@ import re
 import socket
 import time
 import uuid
+from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextvars import ContextVar
 from dataclasses import replace
@@ -33,7 +34,7 @@ from vllm.renderers import chat_utils
 from vllm.v1.engine.exceptions import EngineDeadError
 
 from deployments.access.usage import client, client_name
-from deployments.errors import ResponseNotFoundError, SatoriError, error_body
+from deployments.errors import OverloadedError, ResponseNotFoundError, SatoriError, error_body
 from deployments.host.run import RUN, draining
 from deployments.ingress.endpoints import previous
 from deployments.ingress.frontend import BoundedLLM
@@ -62,6 +63,8 @@ CLAIMS = 16
 RENEWALS = 3
 """How often a lease is extended while it lasts."""
 LISTED = 100
+WATCHERS = 16
+"""How many clients may read the events of a stored reply anew at a time, from one ingress: each takes a place in its queue."""
 UNKNOWN = {"code": "server_error", "message": "the server failed to handle this request"}
 STATUSES = ("completed", "incomplete", "failed", "cancelled")
 BUSY = (429, 503)
@@ -105,6 +108,7 @@ class Responses:
         self.makers: dict[str, Make] = {"resp": self._events}
         """By the first part of an id: stored chats are in the same store, run and continued alike."""
         self._runs: dict[str, Run] = {}
+        self._watching: Counter[str] = Counter()
         self._tasks: set[asyncio.Task[Any]] = set()
 
     @property
@@ -212,7 +216,7 @@ class Responses:
             return JSONResponse(_current(stored))
         if (refusal := beyond(stored, starting_after)) is not None:
             return refusal
-        return _streamed(self.follow(stored, -1 if starting_after is None else starting_after))
+        return _streamed(self.watch(stored, starting_after))
 
     async def cancel(self, response_id: str) -> Response:
         """Cancel a response that runs in the background. What was generated so far is kept."""
@@ -409,6 +413,27 @@ class Responses:
             run.events = None
         async for event in self.follow(run.stored, number):
             yield event
+
+    def watch(self, stored: Stored, starting_after: int | None) -> AsyncGenerator[dict[str, Any], None]:
+        """Return the events of a response after a number, for one client more.
+
+        Raises OverloadedError where as many watch it here as may, GracefulHTTPError where this ingress is too busy.
+        """
+        if self._watching[stored.id] >= WATCHERS:
+            raise OverloadedError(f"{WATCHERS} clients are reading this reply here already; try again after a moment")
+        self._engine.check_admission(1)
+
+        async def watched() -> AsyncGenerator[dict[str, Any], None]:
+            self._watching[stored.id] += 1
+            try:
+                async for event in self.follow(stored, -1 if starting_after is None else starting_after):
+                    yield event
+            finally:
+                self._watching[stored.id] -= 1
+                if not self._watching[stored.id]:
+                    del self._watching[stored.id]
+
+        return watched()
 
     async def follow(self, stored: Stored, after: int) -> AsyncGenerator[dict[str, Any], None]:
         """Yield the events of a response after a number, made anew from its tokens as they are written."""

@@ -36,9 +36,14 @@ def mount(app: FastAPI) -> None:
 
 async def create_chat_completion(request: CoatChatRequest, raw_request: Request) -> Any:
     """Answer a chat: OpenAI's chat completion, with the extension `coat`."""
-    if request.coat is not None and not isinstance(api_router.chat(raw_request), CoatServing):
-        raise VLLMValidationError("this model writes no Chain of Action-Thought; leave coat out", parameter="coat")
+    check_coat(request, api_router.chat(raw_request))
     return await api_router.create_chat_completion(request=request, raw_request=raw_request)
+
+
+def check_coat(request: CoatChatRequest, serving: Any) -> None:
+    """Raise VLLMValidationError for a request that has the extension where the model, of this serving, writes no chains."""
+    if request.coat is not None and not isinstance(serving, CoatServing):
+        raise VLLMValidationError("this model writes no Chain of Action-Thought; leave coat out", parameter="coat")
 
 
 class CoatServing(OpenAIServingChat):

@@ -17,6 +17,7 @@ logger = logs.logger("store")
 POLL_S = 0.1
 """How often a chain that another ingress writes is read."""
 AWAY_S = 1.0
+FAILED = "the server that went on with this reply failed"
 
 Deliver = Callable[[Sequence[int], End | None, Any], None]
 current: ContextVar["Chain | None"] = ContextVar("chain", default=None)
@@ -124,5 +125,7 @@ class Chain:
             if found.tokens or found.end is not None:
                 self._delivered(found.tokens, found.end, None)
             if found.end is None and found.status not in RUNNING:
+                if found.status == "failed":
+                    self._delivered([], End("error", len(self.tokens), code="reply_failed", message=FAILED), None)
                 return  # a stop string ended it, which whoever reads the tokens finds
             await asyncio.sleep(POLL_S)

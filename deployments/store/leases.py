@@ -3,16 +3,21 @@
 The epoch rises with each claim, so a holder that comes back late writes nothing. What has ended has no lease.
 """
 
+import secrets
+
 from sqlalchemy import ColumnElement, Connection, insert, update
 
 from deployments.store.schema import leases
 from deployments.store.values import Lease
 
+EPOCH_BITS = 48
+
 
 def create(connection: Connection, of: str, holder: str, expires_at: float) -> Lease:
-    """Add the first lease of a response or batch."""
-    connection.execute(insert(leases).values(response=of, holder=holder, epoch=1, position=0, expires_at=expires_at))
-    return Lease(of, 1)
+    """Add the first lease of a response or batch. Its epoch is none that another one under the same id, since removed, has had."""
+    epoch = secrets.randbits(EPOCH_BITS)
+    connection.execute(insert(leases).values(response=of, holder=holder, epoch=epoch, position=0, expires_at=expires_at))
+    return Lease(of, epoch)
 
 
 def by(lease: Lease) -> ColumnElement[bool]:

@@ -31,7 +31,8 @@ END = update(responses).where(responses.c.id == bindparam("of")).values(ended=bi
 
 
 def create(connection: Connection, response: Stored, holder: str, now: float, lease_s: float) -> Lease:
-    """Add a response, and its first lease."""
+    """Add a response, and its first lease. One with the same id whose time is over goes first."""
+    _remove(connection, _over(connection, now, 1, responses.c.id == response.id))
     lease = held.create(connection, response.id, holder, now + lease_s)
     connection.execute(insert(responses).values(**asdict(response)))
     return lease
@@ -116,9 +117,7 @@ def remove(connection: Connection, response: str) -> None:
 
 def expire(connection: Connection, now: float, most: int = EXPIRED_AT_ONCE) -> int:
     """Remove responses whose time is over, unless somebody is writing them; return how many."""
-    over = select(responses.c.id).outerjoin(leases, leases.c.response == responses.c.id)
-    over = over.where(responses.c.expires_at <= now, leases.c.response.is_(None) | (leases.c.expires_at < now))
-    found = list(connection.execute(over.limit(most)).scalars())
+    found = _over(connection, now, most)
     _remove(connection, found)
     return len(found)
 
@@ -156,6 +155,13 @@ def _little_endian(numbers: Any) -> Any:
     if sys.byteorder == "big":
         numbers.byteswap()
     return numbers
+
+
+def _over(connection: Connection, now: float, most: int, *where: Any) -> list[str]:
+    """Return the ids of responses whose time is over and that nobody is writing."""
+    over = select(responses.c.id).outerjoin(leases, leases.c.response == responses.c.id)
+    over = over.where(responses.c.expires_at <= now, leases.c.response.is_(None) | (leases.c.expires_at < now), *where)
+    return list(connection.execute(over.limit(most)).scalars())
 
 
 def _remove(connection: Connection, ids: list[str]) -> None:

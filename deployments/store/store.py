@@ -5,7 +5,9 @@ import time
 from collections.abc import Callable, Sequence
 
 from sqlalchemy import Connection
+from sqlalchemy.exc import IntegrityError
 
+from deployments.errors import AlreadyStoredError
 from deployments.store import database, leases, replies
 from deployments.store.batches import Batches
 from deployments.store.files import Files
@@ -29,11 +31,17 @@ class Store:
         self.batches = Batches(self._journal, holder, lease_s, clock)
 
     async def create(self, response: Stored) -> Lease:
-        """Add a response; return the lease for it. Raises StoreFullError where all together take too much."""
+        """Add a response; return the lease for it.
+
+        Raises StoreFullError where all together take too much, AlreadyStoredError where there is one with this id.
+        """
         await self._room.check(len(response.request) + len(response.input), "delete some, or send `store: false`")
-        return await self._journal.write(
-            lambda connection: replies.create(connection, response, self._holder, self._now(), self._lease_s)
-        )
+        try:
+            return await self._journal.write(
+                lambda connection: replies.create(connection, response, self._holder, self._now(), self._lease_s)
+            )
+        except IntegrityError as error:
+            raise AlreadyStoredError(response.id) from error
 
     async def load(self, response: str, owner: str | None) -> Stored | None:
         """Return a response of this owner (None: anybody's), or None."""

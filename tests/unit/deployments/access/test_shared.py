@@ -105,6 +105,20 @@ async def test_the_store_knows_which_requests_run(monkeypatch: pytest.MonkeyPatc
     await until_async(lambda: ingress.store.running, "none to be left", holds=lambda running: not running)
 
 
+async def test_an_end_that_the_store_did_not_hear_is_told_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    ingress = Ingress(monkeypatch, concurrent_requests=2)
+    await ingress.usage.begin(ingress.key)
+    ingress.store.away = True
+    with contextlib.suppress(LimitExceededError):
+        await ingress.usage.begin(ingress.key)  # which finds that it is away
+    ingress.usage.end(ingress.key)
+    await asyncio.sleep(0)
+    assert len(ingress.store.running) == 1
+    ingress.store.away = False
+    ingress.clock.now_s += AWAY_S
+    await until_async(lambda: ingress.store.running, "the store to know", holds=lambda running: not running)
+
+
 async def test_one_more_is_let_in_as_soon_as_another_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     """The store may refuse what another ingress is about to tell the end of."""
     ingress = Ingress(monkeypatch, concurrent_requests=1)

@@ -9,9 +9,11 @@ import httpx
 import openai
 import pytest
 import pytest_asyncio
+from sqlalchemy import update
 
 from deployments.access.usage import client as client_of
 from deployments.ingress.responses import Run
+from deployments.store.schema import responses
 from tests.support.in_process import served
 from tests.support.ingresses import Ingresses, two_ingresses
 from tests.support.until import until_async
@@ -130,13 +132,13 @@ async def test_another_ingress_goes_on_with_what_its_holder_has_left(ingresses: 
     asked = len(second.asked)
     headers = ingresses.named()
     asking, run = await ingresses.begin(headers, 11)
-    responses = ingresses.servers[0].responses
+    mine = ingresses.servers[0].responses
     assert run.task is not None
-    monkeypatch.setattr(responses, "_claim", lambda: asyncio.sleep(0))  # it could claim it back
+    monkeypatch.setattr(mine, "_claim", lambda: asyncio.sleep(0))  # it could claim it back
     lease = run.chain.lease
     assert lease is not None
     run.task.cancel()  # as if the ingress were killed: it ends nothing
-    await responses.store.release(lease)  # as if as much time had passed
+    await mine.store.release(lease)  # as if as much time had passed
     rest = await ingresses.resume(headers, 6)
     first.allowed = 10**6
     assert said(rest) == said(whole[7:])
@@ -185,6 +187,76 @@ async def test_chats_of_another_key_are_not_there(ingresses: Clients) -> None:
         client_of.reset(name)
     with pytest.raises(AssertionError, match="a stored chat has this id"):
         await ingresses.make(headers)
+
+
+async def test_of_two_chats_at_once_under_one_id_one_is_refused(ingresses: Clients) -> None:
+    headers = ingresses.named()
+    asking = [ingresses.servers[number].http.post(PATH, json=body(), headers=headers) for number in (0, 0, 1)]
+    replies = await asyncio.gather(*asking)
+    assert sorted(reply.status_code for reply in replies) == [200, 409, 409]
+    assert {reply.json()["error"]["code"] for reply in replies if reply.status_code == 409} == {"already_stored"}
+
+
+async def test_an_id_may_be_used_again_when_its_time_is_over_or_it_was_deleted(ingresses: Clients) -> None:
+    headers = ingresses.named()
+    first = await ingresses.make(headers)
+    chat = f"chatcmpl-{headers['x-request-id']}"
+    over = update(responses).where(responses.c.request.contains(headers["x-request-id"])).values(expires_at=1.0)
+    journal = ingresses.servers[0].responses.store._journal
+    assert await journal.write(lambda connection: connection.execute(over).rowcount) == 1
+    with pytest.raises(AssertionError, match="chat_not_found"):
+        await ingresses.resume(headers)
+    again = await ingresses.make(headers)
+    assert await ingresses.resume(headers) == again
+    assert (await ingresses.servers[1].http.delete(f"{PATH}/{chat}")).status_code == 200
+    assert said(await ingresses.make(headers)) == said(again) == said(first)
+
+
+async def test_a_name_may_have_the_prefix_of_ids(ingresses: Clients) -> None:
+    events = await ingresses.make({"x-satori-resume": "1", "x-request-id": "chatcmpl-prefixed"})
+    assert json.loads(events[0][1])["id"] == "chatcmpl-prefixed"
+    for name in ("chatcmpl-prefixed", "prefixed"):
+        assert await ingresses.resume({"x-request-id": name}) == events
+
+
+async def test_so_many_clients_may_read_one_chat(ingresses: Clients, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("deployments.ingress.responses.WATCHERS", 2)
+    headers = ingresses.named()
+    asking, _ = await ingresses.begin(headers, 9)
+    reading = [asyncio.create_task(ingresses.resume(headers, None, 1)) for _ in range(2)]
+    watching = ingresses.servers[1].responses._watching
+    await until_async(lambda: watching.total(), "both read", holds=lambda count: count == 2)
+    with pytest.raises(AssertionError, match="2 clients are reading this reply here already"):
+        await ingresses.resume(headers, None, 1)
+    ingresses.replicas[0].allowed = 10**6
+    events = await asking
+    assert await asyncio.gather(*reading) == [events, events]
+    assert not watching
+    assert await ingresses.resume(headers, None, 1) == events
+
+
+async def test_a_chat_that_cannot_be_made_again_has_failed(ingresses: Clients, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As after an upgrade with which a template fails: nobody tries for ever, and a client is told."""
+    headers = ingresses.named()
+    asking, run = await ingresses.begin(headers, 9)
+    mine, other = (server.responses for server in ingresses.servers)
+
+    async def failing(_: Any) -> Any:
+        raise ValueError("the template fails")
+
+    monkeypatch.setattr(other.makers["chat"].__self__, "_made", failing)  # type: ignore[attr-defined]
+    monkeypatch.setattr(mine, "_claim", lambda: asyncio.sleep(0))
+    lease = run.chain.lease
+    assert lease is not None
+    assert run.task is not None
+    run.task.cancel()
+    await mine.store.release(lease)
+    events = await asking
+    ingresses.replicas[0].allowed = 10**6
+    assert events[-1][1] == "[DONE]"
+    stored = await other.find(run.stored.id)
+    assert stored is not None
+    assert stored.status == "failed"
 
 
 @pytest.mark.parametrize(

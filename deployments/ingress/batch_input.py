@@ -5,12 +5,15 @@ import json
 from collections.abc import AsyncIterator
 from typing import Any, NamedTuple
 
+from deployments.ingress.bounds import DEPTH, is_deep
+
 LINES = 50_000
 ERRORS = 100
 """How many errors of an input are told."""
 ID_CHARACTERS = 512
 ENDPOINTS = ("/v1/chat/completions", "/v1/completions", "/v1/responses")
 SHOWN = 80
+TOO_DEEP = ("line_too_deep", f"the body is nested deeper than {DEPTH} levels", None)
 
 
 class Line(NamedTuple):
@@ -81,8 +84,12 @@ class Check:
             return "line_too_long", f"the line has more than {self._most} bytes (http.max_body_bytes)", None
         try:
             request = json.loads(line.text)
-        except (ValueError, RecursionError):
+        except RecursionError:
+            return TOO_DEEP
+        except ValueError:
             return "invalid_json_line", "the line is not JSON", None
+        if is_deep(request, DEPTH + 1):
+            return TOO_DEEP
         if not isinstance(request, dict):
             return "invalid_json_line", "the line is not a JSON object", None
         custom_id = request.get("custom_id")

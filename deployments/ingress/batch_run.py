@@ -6,10 +6,19 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
-from deployments.errors import InvalidKeyError, LimitExceededError, PoisonError, SatoriError, error_body
-from deployments.ingress.batch_input import Check, Line, error, split
+from deployments.errors import (
+    InvalidKeyError,
+    LimitExceededError,
+    OutOfBoundsError,
+    PoisonError,
+    RequestTooLargeError,
+    SatoriError,
+    error_body,
+)
+from deployments.ingress.batch_input import TOO_DEEP, Check, Line, error, split
 from deployments.ingress.batch_pace import Pace
 from deployments.ingress.inner import Answer, Inner
 from deployments.ingress.middleware.access import Guard
@@ -30,6 +39,7 @@ AWAY_S = 2.0
 WRITTEN_AT_ONCE = 500
 NOT_IN_LINES = ("stream", "background")
 """Parameters with which there would be nothing to write down."""
+FAILED_BODY = error_body("the server failed to handle this request", "InternalServerError", 500)
 Why = Literal["cancelled", "expired", "lost", "left"]
 
 
@@ -51,15 +61,19 @@ class Run:
     def __init__(self, place: Place, lease: Lease, batch: StoredBatch, clock: Callable[[], float] = time.time) -> None:
         self.lease, self.batch = lease, batch
         self._place, self._now = place, clock
-        self._gone, self._over = asyncio.Event(), asyncio.Event()
+        self._gone, self._over, self._leaves = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self._why: Why | None = None
+        self._failure: Exception | None = None
         self._lines: set[asyncio.Task[None]] = set()
+        self._running: dict[int, Record] = {}
         self._most = asyncio.Semaphore(2 * place.pace.most)
 
     def stop(self, why: Why) -> None:
         """End it before all lines are done."""
         self._why = self._why or why
         self._over.set()
+        if why == "left":
+            self._leaves.set()
 
     async def beat(self) -> None:
         """Extend the lease, and look whether the batch is cancelled, or its time over."""
@@ -76,11 +90,14 @@ class Run:
         try:
             await self.beat()
             refused = None if self._why else await self._work()
+            if self._failure is not None:
+                raise self._failure
             await self._end(refused)
         except Exception as failure:  # a border: whoever claims the batch tries again
             logger.warning("batch %s stops here, and may go on later: %s", self.batch.id, failure)
             logger.debug("", exc_info=True)
-            await asyncio.sleep(AWAY_S)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._leaves.wait(), AWAY_S)
             with contextlib.suppress(SatoriError):
                 await self._place.store.batches.release(self.lease)
 
@@ -135,10 +152,10 @@ class Run:
             for line in group:
                 if line.number not in done:
                     await self._most.acquire()
-                    record = await self._place.pace.enter()
-                    task = asyncio.create_task(self._keep_asking(line, record))
+                    self._running[line.number] = await self._place.pace.enter()
+                    task = asyncio.create_task(self._keep_asking(line))
                     self._lines.add(task)
-                    task.add_done_callback(self._lines.discard)
+                    task.add_done_callback(partial(self._line_ends, line.number))
         while self._lines:
             await asyncio.wait(set(self._lines))
         return None
@@ -153,31 +170,43 @@ class Run:
         check.end()
         return check
 
-    async def _keep_asking(self, line: Line, record: Record) -> None:
+    async def _keep_asking(self, line: Line) -> None:
         """Ask for a line until it is not refused for want of room, and write down what it came to."""
-        pace, pause_s, failures, entered = self._place.pace, AGAIN_S, 0, True
+        pace, pause_s, failures = self._place.pace, AGAIN_S, 0
         try:
-            assert line.text is not None  # it was checked
-            request = json.loads(line.text)
             while True:
-                answer = await self._ask(request["body"], record)
+                answer = await self._answer(line)
                 if isinstance(answer, Answer) and not _may_pass(answer, failures):
                     break
                 failures += isinstance(answer, Answer) and answer.status not in BUSY
-                pace.leave(record, refused=isinstance(answer, Answer) and answer.status in BUSY)
-                entered = False
+                pace.leave(self._running.pop(line.number), refused=isinstance(answer, Answer) and answer.status in BUSY)
                 await asyncio.sleep(answer if isinstance(answer, float) else pause_s)
                 pause_s = min(2 * pause_s, AGAIN_AT_MOST_S)
-                record, entered = await pace.enter(), True
+                self._running[line.number] = await pace.enter()
             if not self._gone.is_set():  # else it was ended by us
-                await self._write(line.number, request["custom_id"], answer)
-        except Exception as failure:
-            logger.error("line %d of batch %s stops it here: %r", line.number, self.batch.id, failure)
-            self.stop("left")
-        finally:
-            if entered:
-                pace.leave(record)
-            self._most.release()
+                await self._write(line, answer)
+        except Exception as failure:  # the store's: `_answer` has none
+            self._failure = failure
+            self._over.set()
+
+    def _line_ends(self, number: int, task: asyncio.Task[None]) -> None:
+        """Give a line's place to another one, also where it was cancelled before it began."""
+        self._lines.discard(task)
+        if (record := self._running.pop(number, None)) is not None:
+            self._place.pace.leave(record)
+        self._most.release()
+
+    async def _answer(self, line: Line) -> Answer | float:
+        """Return what `_ask` does. What fails for this line is its own answer, so that the batch goes on."""
+        if line.text is None:  # it was shorter than the bound when it was checked
+            return _refused(RequestTooLargeError(f"the line has more than {self._place.line_bytes} bytes (http.max_body_bytes)"))
+        try:
+            return await self._ask(json.loads(line.text)["body"], self._running[line.number])
+        except RecursionError:
+            return _refused(OutOfBoundsError(None, TOO_DEEP[1]))
+        except Exception:  # a border
+            logger.exception("line %d of batch %s cannot be asked for", line.number, self.batch.id)
+            return Answer("", 500, json.dumps(FAILED_BODY).encode())
 
     async def _ask(self, body: dict[str, Any], record: Record) -> Answer | float:
         """Return the answer to a line, or after how many seconds its key may ask again."""
@@ -188,8 +217,7 @@ class Run:
         if guard.store is None:
             return await self._place.inner.ask(self.batch.endpoint, json.dumps(body).encode(), owner, record, self._gone)
         if (key := guard.store.get(owner)) is None:
-            missing = InvalidKeyError("the API key that made this batch is not known any more")
-            return Answer("", missing.status, json.dumps(missing.body()).encode())
+            return _refused(InvalidKeyError("the API key that made this batch is not known any more"))
         try:
             await guard.begin(key)
         except LimitExceededError as exceeded:
@@ -199,21 +227,21 @@ class Run:
         finally:
             guard.end(key)
 
-    async def _write(self, number: int, custom_id: str, answer: Answer) -> None:
+    async def _write(self, line: Line, answer: Answer) -> None:
         try:
             body = json.loads(answer.body)
-        except ValueError:
-            body = error_body("the server failed to handle this request", "InternalServerError", 500)["error"]
+        except (ValueError, RecursionError):
+            body = FAILED_BODY
         response = {"status_code": answer.status, "request_id": answer.request_id, "body": body}
         failed = answer.status >= 400
-        if await self._place.store.batches.record(self.lease, number, failed, self._result(number, custom_id, response, None)):
+        if await self._place.store.batches.record(self.lease, line.number, failed, self._result(line, response, None)):
             metrics.BATCH_LINES.labels("failed" if failed else "done").inc()
         else:
             self.stop("lost")
 
-    def _result(self, number: int, custom_id: str, response: dict[str, Any] | None, failure: dict[str, Any] | None) -> bytes:
-        name = f"batch_req_{self.batch.id.removeprefix('batch_')}_{number}"
-        result = {"id": name, "custom_id": custom_id, "response": response, "error": failure}
+    def _result(self, line: Line, response: dict[str, Any] | None, failure: dict[str, Any] | None) -> bytes:
+        name = f"batch_req_{self.batch.id.removeprefix('batch_')}_{line.number}"
+        result = {"id": name, "custom_id": _custom_id(line), "response": response, "error": failure}
         return json.dumps(result, ensure_ascii=False).encode(errors="replace") + b"\n"
 
     async def _expire_rest(self) -> None:
@@ -227,16 +255,22 @@ class Run:
         )
         late = {"code": failure["code"], "message": failure["message"]}
         async for group in split(store.files.content(file), self._place.line_bytes):
-            left = [line for line in group if line.number not in done and line.text is not None]
+            left = [line for line in group if line.number not in done]
             for at in range(0, len(left), WRITTEN_AT_ONCE):
-                await asyncio.gather(*(self._write_late(line, late) for line in left[at : at + WRITTEN_AT_ONCE]))
+                await asyncio.gather(
+                    *(
+                        store.batches.record(self.lease, line.number, True, self._result(line, None, late))
+                        for line in left[at : at + WRITTEN_AT_ONCE]
+                    )
+                )
 
-    async def _write_late(self, line: Line, late: dict[str, Any]) -> None:
-        try:
-            custom_id = str(json.loads(line.text or b"")["custom_id"])
-        except (ValueError, RecursionError, TypeError, KeyError):  # it was not checked yet
-            return
-        await self._place.store.batches.record(self.lease, line.number, True, self._result(line.number, custom_id, None, late))
+
+def _custom_id(line: Line) -> str | None:
+    """Return the name that a line has for its client; None where it cannot be read any more."""
+    try:
+        return str(json.loads(line.text or b"")["custom_id"])
+    except (ValueError, RecursionError):
+        return None
 
 
 def _may_pass(answer: Answer, failures: int) -> bool:
@@ -246,3 +280,7 @@ def _may_pass(answer: Answer, failures: int) -> bool:
 
 def _refusal(message: str, kind: str, status: int, param: str) -> Answer:
     return Answer("", status, json.dumps(error_body(message, kind, status, param)).encode())
+
+
+def _refused(error: SatoriError) -> Answer:
+    return Answer("", error.status, json.dumps(error.body()).encode())

@@ -99,16 +99,19 @@ def _parsed(body: bytes) -> Any:
         _refuse(None, "the body is not valid Unicode text")
     except json.JSONDecodeError:
         return None
-    if containers > DEPTH and _is_deep(parsed):
+    if containers > DEPTH and is_deep(parsed):
         _too_deep()
     return parsed
 
 
-def _is_deep(parsed: Any) -> bool:
+def is_deep(parsed: Any, most: int = DEPTH) -> bool:
+    """Return whether objects and arrays are nested deeper than so many levels."""
     level = [parsed]
-    for _ in range(DEPTH):
+    for _ in range(most):
         level = [item for value in level for item in _items(value) if isinstance(item, dict | list)]
-    return bool(level)
+        if not level:
+            return False
+    return True
 
 
 def _containers(text: bytes) -> int:

@@ -6,11 +6,11 @@ from deployments.store.store import Store
 from deployments.store.values import StoredBatch
 
 
-async def upload(store: Store, owner: str = "ada") -> str:
-    """Add a file of one line; return its id."""
+async def upload(store: Store, owner: str = "ada", data: bytes = b"{}\n") -> str:
+    """Add a file; return its id."""
     name = await store.files.begin(owner)
-    await store.files.append(name, 0, b"{}\n")
-    assert await store.files.complete(name, "sums.jsonl", 3, 60) is not None
+    await store.files.append(name, 0, data)
+    assert await store.files.complete(name, "sums.jsonl", len(data), 60) is not None
     return name
 
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from deployments.ingress import batch_input
 from deployments.ingress.batch_input import Check, Line, split
+from deployments.ingress.bounds import DEPTH
 
 URL, MOST = "/v1/completions", 40
 
@@ -63,7 +64,7 @@ def test_what_is_wrong_is_told_by_the_number_of_its_line() -> None:
     ) == [
         (1, "line_too_long"),
         (2, "invalid_json_line"),
-        (3, "invalid_json_line"),
+        (3, "line_too_deep"),
         (4, "invalid_json_line"),
         (5, "invalid_custom_id"),
         (6, "invalid_custom_id"),
@@ -73,6 +74,13 @@ def test_what_is_wrong_is_told_by_the_number_of_its_line() -> None:
     assert checked(line("\ud800"), line("\ud800")) == [(2, "duplicate_custom_id")]
     assert checked(line(1, method=None), line(2, url=None)) == [(1, "invalid_method"), (2, "mismatched_url")]
     assert checked() == [(None, "empty_file")]
+
+
+def test_a_body_is_as_deep_as_a_clients_may_be() -> None:
+    def nested(levels: int) -> bytes:
+        return json.dumps(line(levels)).replace('"body": {}', '"body": ' + '{"a": ' * levels + "1" + "}" * levels).encode()
+
+    assert checked(nested(DEPTH), nested(DEPTH + 1)) == [(2, "line_too_deep")]
 
 
 def test_only_so_many_lines_and_errors(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -68,6 +68,11 @@ class Run:
         self._running: dict[int, Record] = {}
         self._most = asyncio.Semaphore(2 * place.pace.most)
 
+    @property
+    def ending(self) -> bool:
+        """Whether no more of its lines are run: it only has to end."""
+        return self._why is not None or self.batch.status == CANCELLING or self._now() >= self.batch.deadline
+
     def stop(self, why: Why) -> None:
         """End it before all lines are done."""
         self._why = self._why or why

@@ -6,7 +6,8 @@ import json
 import re
 import time
 import uuid
-from typing import Any
+from collections import Counter
+from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI, Query
 from pydantic import BaseModel, Field, field_validator
@@ -25,13 +26,16 @@ from deployments.ingress.middleware.access import Guard
 from deployments.ingress.responses import RENEWALS, Responses
 from deployments.observability import logs, metrics
 from deployments.settings import Settings
-from deployments.store.values import CANCELLED, COMPLETED, EXPIRED, FAILED, VALIDATING, Lease, StoredBatch
+from deployments.store.values import CANCELLED, COMPLETED, EXPIRED, FAILED, VALIDATING, StoredBatch
+
+if TYPE_CHECKING:  # it imports the database's library
+    from deployments.store.store import Store
 
 logger = logs.logger("store")
 PATH = "/v1/batches"
 ID = re.compile("batch_[0-9a-f]{32}")
-AT_ONCE = 16
-"""How many batches an ingress runs at a time."""
+AT_ONCE, OF_A_KEY = 16, 4
+"""How many batches an ingress runs at a time, and how many of one key: those that wait for its limits hold up no other key's."""
 LISTED = 100
 HOUR_S = 3600
 PAIRS, KEY_CHARACTERS, VALUE_CHARACTERS = 16, 64, 512
@@ -139,6 +143,7 @@ class Batches:
         await (await self._files.store()).batches.cancel(batch_id)
         if (run := self._runs.get(batch_id)) is not None:
             run.stop("cancelled")
+        self._wake.set()
         return JSONResponse(described(await self._mine(batch_id)))
 
     async def _mine(self, batch_id: str, param: str = "batch_id") -> StoredBatch:
@@ -154,13 +159,13 @@ class Batches:
 
     async def _keep_watch(self) -> None:
         while True:
+            self._wake.clear()
             try:
                 await self._look()
             except SatoriError as error:
                 logger.warning("%s", error)
             except Exception:  # the next round may succeed
                 logger.exception("the batches could not be looked after")
-            self._wake.clear()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), self._settings.store.lease_s / RENEWALS)
 
@@ -176,16 +181,26 @@ class Batches:
         await asyncio.gather(*(run.beat() for run in list(self._runs.values())))
         if leaving:
             return
-        if not (most := AT_ONCE - len(self._runs)):
-            return
-        for batch_id in await store.batches.claimable(self._model, most):
-            if (taken := await store.batches.claim(batch_id)) is not None:
-                http = self._settings.http
-                place = Place(store, self._inner, self._guard, self.pace, self._settings.store.ttl_s, http.max_body_bytes)
-                self._begin(place, *taken)
+        ending = sum(run.ending for run in self._runs.values())
+        for batch_id in await store.batches.ending(AT_ONCE - min(ending, AT_ONCE)):
+            await self._claim(store, batch_id)
+        for _ in range(AT_ONCE):
+            owners = Counter(run.batch.owner for run in self._runs.values() if not run.ending)
+            if owners.total() >= AT_ONCE:
+                return
+            full = [owner for owner, count in owners.items() if count >= OF_A_KEY]
+            if not (found := await store.batches.claimable(self._model, 1, without=full)):
+                return
+            await self._claim(store, found[0])
 
-    def _begin(self, place: Place, lease: Lease, batch: StoredBatch) -> None:
-        logger.info("batch %s runs here", batch.id)
+    async def _claim(self, store: "Store", batch_id: str) -> None:
+        """Run a batch here, unless another ingress was quicker."""
+        if (taken := await store.batches.claim(batch_id)) is None:
+            return
+        lease, batch = taken
+        logger.info("batch %s runs here", batch_id)
+        settings = self._settings
+        place = Place(store, self._inner, self._guard, self.pace, settings.store.ttl_s, settings.http.max_body_bytes)
         run = self._runs[batch.id] = Run(place, lease, batch)
 
         async def keep() -> None:

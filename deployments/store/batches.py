@@ -7,11 +7,11 @@ once for each line: a holder that comes back late, or a commit that is repeated,
 import json
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, fields
 from typing import Any
 
-from sqlalchemy import Connection, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, delete, func, insert, select, update
 
 from deployments.store import files as stored_files
 from deployments.store import leases as held
@@ -58,11 +58,20 @@ class Batches:
         rows = await self._journal.read(lambda connection: connection.execute(found).all())
         return [StoredBatch(**row._mapping) for row in rows]
 
-    async def claimable(self, model: str, most: int) -> Sequence[str]:
-        """Return the ids of a model's batches that nobody runs, the oldest first."""
+    async def claimable(self, model: str, most: int, without: Collection[str] = ()) -> Sequence[str]:
+        """Return the ids of a model's batches that nobody runs, the oldest first, but for these owners' and those of `ending`."""
+        return await self._orphans(most, batches.c.model == model, batches.c.owner.not_in(without), ~self._ending())
+
+    async def ending(self, most: int) -> Sequence[str]:
+        """Return the ids of batches of any model that nobody runs and that only have to end: they are cancelled, or late."""
+        return await self._orphans(most, self._ending())
+
+    def _ending(self) -> ColumnElement[bool]:
+        return (batches.c.status == CANCELLING) | (batches.c.deadline <= self._now())
+
+    async def _orphans(self, most: int, *which: ColumnElement[bool]) -> Sequence[str]:
         orphans = select(batches.c.id).join(leases, leases.c.response == batches.c.id)
-        orphans = orphans.where(leases.c.expires_at < self._now(), batches.c.model == model)
-        orphans = orphans.order_by(batches.c.created_at).limit(most)
+        orphans = orphans.where(leases.c.expires_at < self._now(), *which).order_by(batches.c.created_at).limit(most)
         return await self._journal.read(lambda connection: connection.execute(orphans).scalars().all())
 
     async def claim(self, batch: str) -> tuple[Lease, StoredBatch] | None:

@@ -1,6 +1,8 @@
 """A batch and its input in a store."""
 
 import time
+from dataclasses import replace
+from typing import Any
 
 from deployments.store.store import Store
 from deployments.store.values import StoredBatch
@@ -14,7 +16,8 @@ async def upload(store: Store, owner: str = "ada", data: bytes = b"{}\n") -> str
     return name
 
 
-def batch(name: str, file: str) -> StoredBatch:
+def batch(name: str, file: str, **columns: Any) -> StoredBatch:
     """Return a new batch of `ada`'s."""
     now = time.time()
-    return StoredBatch(name, "ada", "nano", "validating", "/v1/completions", file, "24h", "{}", now, now + 60, now + 3600)
+    made = StoredBatch(name, "ada", "nano", "validating", "/v1/completions", file, "24h", "{}", now, now + 60, now + 3600)
+    return replace(made, **columns)

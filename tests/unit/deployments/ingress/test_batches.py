@@ -15,6 +15,7 @@ from sqlalchemy import update
 from deployments.access.usage import client as client_of
 from deployments.engine_client.client import ServeEngineClient
 from deployments.ingress import batch_run
+from deployments.ingress.batches import OF_A_KEY
 from deployments.store.schema import batches as table
 from deployments.transport.channel import DEFERRED
 from tests.support.in_process import Server, served
@@ -216,6 +217,35 @@ async def test_another_ingress_goes_on_where_its_holder_was_lost(ingresses: Ingr
     assert len(await ingresses.read(done.output_file_id)) == 12
     assert len(ingresses.replicas[1].asked) - asked == 8, "only the lines without a result"
     await until_async(lambda: made.id in first.batches._runs, "the first one gives up", holds=lambda runs: not runs)
+
+
+async def test_one_keys_batches_leave_places_for_others(ingresses: Ingresses) -> None:
+    ingresses.replicas[0].allowed = 5
+    mine = [await ingresses.make([line(1, max_tokens=9)]) for _ in range(OF_A_KEY + 1)]
+
+    async def of_bob() -> None:
+        client_of.set("bob")
+        made = await ingresses.make([line(1, max_tokens=9)])
+        await until_async(
+            lambda: ingresses.first.batches.retrieve(made.id), "it runs", holds=lambda now: now.status == "in_progress"
+        )
+        await ingresses.first.batches.cancel(made.id)
+
+    await asyncio.create_task(of_bob())
+    *running, waiting = mine
+    for batch in running:
+        await until_async(
+            lambda batch=batch: ingresses.first.batches.retrieve(batch.id), "it runs", holds=lambda now: now.status == "in_progress"
+        )
+    assert (await ingresses.first.batches.retrieve(waiting.id)).status == "validating"
+    await ingresses.first.batches.cancel(waiting.id)
+    await ingresses.ended(waiting, "cancelled")
+    for batch in running:
+        assert (await ingresses.first.batches.retrieve(batch.id)).status == "in_progress"
+        await ingresses.first.batches.cancel(batch.id)
+    for batch in running:
+        await ingresses.ended(batch, "cancelled")
+    ingresses.replicas[0].allowed = 10**6
 
 
 async def test_a_line_for_which_there_is_no_room_waits(ingresses: Ingresses, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -84,6 +84,19 @@ async def test_what_is_cancelled_ends_as_cancelled(store: Store) -> None:
     assert (await counts(store))[0] == "cancelled"
 
 
+async def test_what_only_has_to_end_is_anybodys(store: Store) -> None:
+    """Also where its model is not served any more."""
+    file = await upload(store)
+    for name, columns in (("late", {"deadline": 0.0}), ("cancelled", {}), ("other", {}), ("mine", {"model": "nano"})):
+        assert await store.batches.create(batch(name, file, **{"model": "gone"} | columns))
+    await store.batches.cancel("cancelled")
+    assert sorted(await store.batches.ending(9)) == ["cancelled", "late"]
+    assert await store.batches.claimable("nano", 9) == ["mine"]
+    assert await store.batches.claimable("nano", 9, without=["ada"]) == []
+    assert await store.batches.claim("late") is not None
+    assert await store.batches.ending(9) == ["cancelled"]
+
+
 async def test_an_input_stays_while_a_batch_reads_it(store: Store) -> None:
     lease, made = await claimed(store)
     assert await store.files.remove(made.input_file) == "batch_1"

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import re
+import time
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -37,6 +38,8 @@ FORM_BYTES = 2**16
 """What a form may have beside its file."""
 UPLOADS = 8
 """How many uploads an ingress takes at a time; each has some 2 MiB of memory."""
+ALL_S = 1800.0
+"""Seconds in which a whole upload must have arrived; each piece has `BODY_S`."""
 PIECE_BYTES = 2**20
 PURPOSES = ("batch", "batch_output")
 LISTED = 10_000
@@ -184,12 +187,15 @@ async def _read(request: Request, form: Form, store: "Store", name: str) -> int:
     """Put what a form's file holds into the store; return its size."""
     size = number = 0
     pieces = aiter(request.stream())
+    end = time.monotonic() + ALL_S
     while True:
+        if (left_s := end - time.monotonic()) <= 0:
+            raise BodyTimeoutError(f"the file has not arrived within {ALL_S:g} s ({size} bytes have)")
         try:
-            async with asyncio.timeout(BODY_S):
+            async with asyncio.timeout(min(BODY_S, left_s)):
                 arrived = await anext(pieces, b"")
         except TimeoutError:
-            raise BodyTimeoutError(f"nothing of the file has arrived for {BODY_S:g} s ({size} bytes have)") from None
+            raise BodyTimeoutError(f"the rest of the file has not arrived in time ({size} bytes have)") from None
         except ClientDisconnect:
             raise BodyTimeoutError("the client has gone") from None
         form.feed(arrived)

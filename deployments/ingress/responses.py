@@ -479,9 +479,7 @@ class Responses:
                         run.chain.renew()
                     if not draining():
                         await self._claim()
-                    if time.monotonic() - expired > EXPIRE_S:
-                        while await self.store.expire():
-                            pass
+                    if time.monotonic() - expired > EXPIRE_S and not await self.store.expire():
                         expired = time.monotonic()
             except SatoriError as error:
                 logger.warning("%s", error)

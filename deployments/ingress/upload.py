@@ -3,6 +3,8 @@
 python-multipart does the parsing; its own forms, and Starlette's, keep a file in memory or in /tmp.
 """
 
+import re
+
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
@@ -10,6 +12,8 @@ from deployments.errors import OutOfBoundsError
 
 FILE = "file"
 FIELDS, FIELD_BYTES, NAME_CHARACTERS = 16, 1024, 255
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+"""Characters that a file's name is kept without; PostgreSQL takes no NUL."""
 
 
 class Form:
@@ -71,7 +75,8 @@ class Form:
         if self._part == FILE:
             if self.filename is not None:
                 raise OutOfBoundsError(FILE, "the form has more than one")
-            self.filename = options.get(b"filename", b"").decode(errors="replace")[:NAME_CHARACTERS] or "upload.jsonl"
+            name = CONTROL.sub("", options.get(b"filename", b"").decode(errors="replace"))
+            self.filename = name[:NAME_CHARACTERS] or "upload.jsonl"
 
     def _take(self, data: bytes, start: int, end: int) -> None:
         if self._part == FILE:

@@ -3,6 +3,7 @@
 A file is removed in small transactions, so that it holds up no response: it is gone for clients at once, its content afterwards.
 """
 
+import asyncio
 import time
 import uuid
 from collections.abc import AsyncGenerator, Callable
@@ -11,11 +12,14 @@ from functools import partial
 
 from sqlalchemy import Connection, Select, and_, delete, exists, insert, or_, select, update
 
+from deployments.errors import BodyTimeoutError, SatoriError
+from deployments.observability import logs
 from deployments.store.journal import Journal
 from deployments.store.room import Room
 from deployments.store.schema import batches, files, leases, lines, pieces
 from deployments.store.values import StoredFile
 
+logger = logs.logger("store")
 UPLOAD_S = 3600.0
 """How long an upload may take; what there is of it is removed then."""
 PIECES_AT_ONCE, LINES_AT_ONCE = 8, 32
@@ -30,6 +34,8 @@ class Files:
 
     def __init__(self, journal: Journal, room: Room, clock: Callable[[], float] = time.time) -> None:
         self._journal, self._room, self._now = journal, room, clock
+        self._purging: asyncio.Task[None] | None = None
+        self._purge_again = False
 
     async def begin(self, owner: str) -> str:
         """Begin an upload; return its id. Nobody sees it before it is complete."""
@@ -39,10 +45,10 @@ class Files:
         return name
 
     async def append(self, file: str, number: int, data: bytes) -> None:
-        """Add a piece to an upload. Raises StoreFullError."""
+        """Add a piece to an upload. Raises StoreFullError; BodyTimeoutError if the upload took too long."""
         await self._room.check(len(data), "delete some")
-        row = {"file": file, "number": number, "data": data}
-        await self._journal.write(lambda connection: connection.execute(insert(pieces).values(row)).rowcount)
+        if not await self._journal.write(lambda connection: append(connection, file, number, data, self._now())):
+            raise BodyTimeoutError(f"the file has not arrived within {UPLOAD_S:g} s")
 
     async def complete(self, file: str, filename: str, size: int, ttl_s: float) -> StoredFile | None:
         """Complete an upload of `size` bytes; None if it took too long."""
@@ -80,21 +86,49 @@ class Files:
             last = found[-1][0]
 
     async def remove(self, file: str) -> str | None:
-        """Remove a file, unless a batch reads it: return that batch."""
+        """Remove a file, unless a batch reads it: return that batch. Its content goes soon."""
         reader = await self._journal.write(lambda connection: remove(connection, file))
         if reader is None:
-            await self.purge()
+            self.purge_soon()
         return reader
 
-    async def purge(self) -> None:
-        """Remove the content of files that are gone, or whose time is over."""
-        while await self._journal.write(lambda connection: purge(connection, self._now())):
-            pass
+    def purge_soon(self) -> None:
+        """Have the content removed of files that are gone, or whose time is over, by a task of its own: nobody waits for it."""
+        self._purge_again = True
+        if self._purging is None:
+            self._purging = asyncio.get_running_loop().create_task(self._keep_purging())
+
+    async def _keep_purging(self) -> None:
+        try:
+            while self._purge_again:
+                self._purge_again = False
+                while await self._journal.write(lambda connection: purge(connection, self._now())):
+                    pass
+        except SatoriError as error:
+            logger.warning("%s", error)  # the next purge goes on
+        except Exception:  # a border
+            logger.exception("files that are gone could not be removed")
+        finally:
+            self._purging = None
+
+    def close(self) -> None:
+        """Stop removing files."""
+        if self._purging is not None:
+            self._purging.cancel()
 
 
 def add(connection: Connection, file: StoredFile, complete: bool = True) -> None:
     """Add a file."""
     connection.execute(insert(files).values(**asdict(file), complete=complete))
+
+
+def append(connection: Connection, file: str, number: int, data: bytes, now: float) -> bool:
+    """Add a piece to an upload, unless that is removed, or its time is over; return whether it is there."""
+    uploading = select(files.c.id).where(files.c.id == file, files.c.complete.is_(False), files.c.expires_at > now)
+    if connection.execute(uploading.with_for_update()).one_or_none() is None:
+        return False
+    connection.execute(insert(pieces).values(file=file, number=number, data=data))
+    return True
 
 
 def load(connection: Connection, file: str, owner: str | None, now: float) -> StoredFile | None:

@@ -91,11 +91,12 @@ class Store:
         await self._journal.write(lambda connection: replies.remove(connection, response))
 
     async def expire(self) -> int:
-        """Remove responses, batches and files whose time is over; return how many responses."""
+        """Remove some responses, and all batches and files, whose time is over; return how many responses. It waits for no file."""
         await self.batches.expire()
-        await self.files.purge()
+        self.files.purge_soon()
         return await self._journal.write(lambda connection: replies.expire(connection, self._now()))
 
     def close(self) -> None:
         """Stop reading and writing."""
+        self.files.close()
         self._journal.close()

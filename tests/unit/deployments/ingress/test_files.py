@@ -4,6 +4,7 @@ import asyncio
 import io
 from collections.abc import AsyncIterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx
 import openai
@@ -13,6 +14,7 @@ import pytest_asyncio
 from deployments.access.usage import client as client_of
 from deployments.ingress import files
 from tests.support.in_process import Server, served
+from tests.support.until import until_async
 
 LINE = b'{"custom_id": "1", "method": "POST", "url": "/v1/completions", "body": {"model": "nano", "prompt": "1"}}\n'
 FORM = {"content-type": "multipart/form-data; boundary=b"}
@@ -147,8 +149,33 @@ async def test_files_have_the_stores_bound(app: App) -> None:
     with pytest.raises(openai.APIStatusError, match=r"store\.max_bytes=16777216\); delete some") as refused:
         await app.upload(b"x" * 2**24)
     assert refused.value.status_code == 507
-    made = await app.upload(b"x" * 2**22)  # what there was of the other one is gone
+    files_of = app.server.responses.store.files
+    await until_async(lambda: files_of._purging is None, "what there was of the other one is gone")
+    made = await app.upload(b"x" * 2**22)
     await app.openai.files.delete(made.id)
+
+
+async def test_a_file_has_a_time_to_arrive_in(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However its bytes trickle in."""
+    now = 0.0
+    monkeypatch.setattr(files, "time", SimpleNamespace(monotonic=lambda: now))
+
+    async def trickle() -> AsyncIterator[bytes]:
+        nonlocal now
+        yield part("purpose", "batch") + part("file", "", "x")[:-2]
+        while now < 3 * files.ALL_S:
+            now += files.ALL_S / 4
+            yield b"x"
+
+    answer = await app.http.post("/v1/files", content=trickle(), headers=FORM)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (408, "body_timeout")
+    assert now <= 1.5 * files.ALL_S, "it is refused then, not at the end"
+
+
+async def test_a_name_has_no_control_characters(app: App) -> None:
+    body = part("purpose", "batch") + part("file", "{}", "a\0b\x7f\u0085.jsonl") + b"--b--\r\n"
+    answer = await app.http.post("/v1/files", content=body, headers=FORM)
+    assert (answer.status_code, answer.json()["filename"]) == (200, "ab.jsonl")
 
 
 async def test_only_so_many_are_uploaded_at_a_time(app: App, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ import pytest
 from deployments.store.store import Store
 from deployments.store.values import Lease, StoredBatch
 from tests.support.batches import batch, upload
+from tests.support.until import until_async
 
 
 @pytest.fixture
@@ -50,7 +51,7 @@ async def test_a_batch_goes_through_its_states(store: Store) -> None:
     assert {name: file.bytes for name, file in files.items()} == {name: len(data) for name, data in held.items()}
     for file in files.values():
         assert await store.files.remove(file.id) is None
-    assert await store.batches.done("batch_1") == set()
+    await until_async(lambda: store.batches.done("batch_1"), "the lines go", holds=lambda left: not left)
 
 
 async def test_whose_lease_is_lost_writes_nothing(store: Store) -> None:
@@ -101,14 +102,15 @@ async def test_an_input_stays_while_a_batch_reads_it(store: Store) -> None:
     lease, made = await claimed(store)
     assert await store.files.remove(made.input_file) == "batch_1"
     store.files._now = lambda: time.time() + 10**6
-    await store.files.purge()
+    store.files.purge_soon()
+    await until_async(lambda: store.files._purging is None, "it is done")
     assert await store.files.load(made.input_file, "ada") is None
     file = await store.files.being_read(made.input_file)
     assert file is not None
     assert [data async for data in store.files.content(file)] == [b"{}\n"]
     assert await store.batches.refuse(lease, [{"code": "x"}])
-    await store.files.purge()
-    assert await store.files.being_read(made.input_file) is None
+    store.files.purge_soon()
+    await until_async(lambda: store.files.being_read(made.input_file), "the file goes", holds=lambda file: file is None)
     assert not await store.batches.create(batch("batch_2", made.input_file))
 
 

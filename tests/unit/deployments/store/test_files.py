@@ -1,15 +1,19 @@
 """Files in the store: their time, and what is left of those that are gone."""
 
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import func, select
 
+from deployments.errors import BodyTimeoutError
 from deployments.store import database
 from deployments.store.files import PIECES_AT_ONCE, UPLOAD_S
 from deployments.store.schema import files, pieces
 from deployments.store.store import Store
+from tests.support.until import until_async
 
 
 class Clock:
@@ -68,9 +72,10 @@ async def test_files_go_with_all_their_pieces(store: Store, clock: Clock) -> Non
     clock.now += 60
     assert await store.files.load(over, "ada") is None
     await store.expire()
-    assert await rows(store) == (1, 1)
+    await until_async(lambda: rows(store), "one is left", holds=lambda now: now == (1, 1))
     assert await store.files.remove(kept) is None
-    assert await rows(store) == (0, 0)
+    assert await store.files.load(kept, "ada") is None, "for clients at once"
+    await until_async(lambda: rows(store), "none is left", holds=lambda now: now == (0, 0))
 
 
 async def test_an_upload_that_never_ends_is_removed(store: Store, clock: Clock) -> None:
@@ -79,7 +84,48 @@ async def test_an_upload_that_never_ends_is_removed(store: Store, clock: Clock) 
     clock.now += UPLOAD_S
     assert await store.files.complete(name, "x", 3, 60) is None
     await store.expire()
+    await until_async(lambda: rows(store), "nothing is left", holds=lambda now: now == (0, 0))
+
+
+async def test_a_late_piece_of_an_upload_is_not_kept(store: Store, clock: Clock) -> None:
+    name, done = await store.files.begin("ada"), await upload(store, 1)
+    await store.files.append(name, 0, b"abc")
+    clock.now += UPLOAD_S
+    with pytest.raises(BodyTimeoutError):
+        await store.files.append(name, 1, b"def")
+    await store.files.remove(done)
+    await until_async(lambda: rows(store), "nothing is left", holds=lambda now: now == (0, 0))
+    for gone in (name, done):
+        with pytest.raises(BodyTimeoutError):
+            await store.files.append(gone, 2, b"ghi")
     assert await rows(store) == (0, 0)
+
+
+async def test_nobody_waits_for_content_that_is_removed(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One task removes it, however often that is asked for."""
+    first, second, turns = await upload(store, 1), await upload(store, 1), 0
+    go_on, write = asyncio.Event(), store._journal.write
+
+    def purge_slowly(operation: Any, patient: bool = False) -> Any:
+        if operation.__qualname__.startswith("Files._keep_purging"):
+            return slowly(operation)
+        return write(operation, patient)
+
+    async def slowly(operation: Any) -> Any:
+        nonlocal turns
+        turns += 1
+        await go_on.wait()
+        turns -= 1
+        return await write(operation)
+
+    monkeypatch.setattr(store._journal, "write", purge_slowly)
+    assert await store.files.remove(first) is None
+    assert await store.files.remove(second) is None
+    assert await store.expire() == 0
+    assert turns == 1
+    assert await rows(store) == (2, 2)
+    go_on.set()
+    await until_async(lambda: rows(store), "they are removed", holds=lambda now: now == (0, 0))
 
 
 def test_a_database_of_the_version_before_gets_the_new_tables(tmp_path: Path) -> None:

@@ -37,8 +37,8 @@ FAILURES = 3
 """How often a line is asked for again with which the server failed."""
 AWAY_S = 2.0
 WRITTEN_AT_ONCE = 500
-NOT_IN_LINES = ("stream", "background")
-"""Parameters with which there would be nothing to write down."""
+NOT_IN_LINES = ("stream", "background", "store")
+"""Parameters with which there would be nothing to write down, or a second copy of it that nobody asks for."""
 FAILED_BODY = error_body("the server failed to handle this request", "InternalServerError", 500)
 Why = Literal["cancelled", "expired", "lost", "left"]
 
@@ -64,6 +64,7 @@ class Run:
         self._gone, self._over, self._leaves = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self._why: Why | None = None
         self._failure: Exception | None = None
+        self._checked = batch.total > 0
         self._lines: set[asyncio.Task[None]] = set()
         self._running: dict[int, Record] = {}
         self._most = asyncio.Semaphore(2 * place.pace.most)
@@ -134,7 +135,8 @@ class Run:
                 status = CANCELLED
             elif self._why == "expired":
                 status = EXPIRED
-                await self._expire_rest()
+                if self._checked:  # else nothing is known of its lines
+                    await self._expire_rest()
             else:
                 await batches.finalize(self.lease)
             ended = await batches.finish(self.lease, status, ttl_s)
@@ -151,12 +153,13 @@ class Run:
             check = await self._check(file)
             if check.errors:
                 return check.errors
-            await store.batches.begin(self.lease, check.count)
+            self._checked = await store.batches.begin(self.lease, check.count)
         done = await store.batches.done(self.batch.id)
         async for group in split(store.files.content(file), self._place.line_bytes):
             for line in group:
                 if line.number not in done:
                     await self._most.acquire()
+                    await self._wait_for_room()
                     self._running[line.number] = await self._place.pace.enter()
                     task = asyncio.create_task(self._keep_asking(line))
                     self._lines.add(task)
@@ -164,6 +167,15 @@ class Run:
         while self._lines:
             await asyncio.wait(set(self._lines))
         return None
+
+    async def _wait_for_room(self) -> None:
+        """Wait while the store is full, or away. Files that are deleted, or whose time is over, make room."""
+        batches, told = self._place.store.batches, False
+        while not await batches.room_is_left():
+            if not told:
+                logger.warning("batch %s waits for room in the store (store.max_bytes)", self.batch.id)
+                told = True
+            await asyncio.sleep(AWAY_S)
 
     async def _check(self, file: StoredFile) -> Check:
         check = Check(self.batch.endpoint, self._place.line_bytes)

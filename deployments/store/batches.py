@@ -16,6 +16,7 @@ from sqlalchemy import ColumnElement, Connection, delete, func, insert, select, 
 from deployments.store import files as stored_files
 from deployments.store import leases as held
 from deployments.store.journal import Journal
+from deployments.store.room import Room
 from deployments.store.schema import batches, leases, lines
 from deployments.store.values import (
     CANCELLED,
@@ -41,11 +42,12 @@ class Batches:
     What the holder of a lease writes waits for a database that is away or full, and tells whether the lease is still held.
     """
 
-    def __init__(self, journal: Journal, holder: str, lease_s: float, clock: Callable[[], float] = time.time) -> None:
-        self._journal, self._holder, self._lease_s, self._now = journal, holder, lease_s, clock
+    def __init__(self, journal: Journal, room: Room, holder: str, lease_s: float, clock: Callable[[], float] = time.time) -> None:
+        self._journal, self._room, self._holder, self._lease_s, self._now = journal, room, holder, lease_s, clock
 
     async def create(self, batch: StoredBatch) -> bool:
-        """Add a batch that anybody may claim; return whether there is its input file."""
+        """Add a batch that anybody may claim; return whether there is its input file. Raises StoreFullError."""
+        await self._room.check(len(batch.details), "delete some files")
         return await self._journal.write(lambda connection: create(connection, batch, self._now()))
 
     async def load(self, batch: str, owner: str | None) -> StoredBatch | None:
@@ -77,6 +79,10 @@ class Batches:
     async def claim(self, batch: str) -> tuple[Lease, StoredBatch] | None:
         """Take over a batch that nobody runs."""
         return await self._journal.write(lambda connection: claim(connection, batch, self._holder, self._now(), self._lease_s))
+
+    async def room_is_left(self) -> bool:
+        """Return whether there is room for more results."""
+        return await self._room.is_left()
 
     async def done(self, batch: str) -> set[int]:
         """Return the numbers of the lines that have a result."""

@@ -28,7 +28,7 @@ class Store:
         self._journal = Journal(lambda: database.connect(url), self._append_all)
         self._room = Room(self._journal, max_bytes)
         self.files = Files(self._journal, self._room, clock)
-        self.batches = Batches(self._journal, holder, lease_s, clock)
+        self.batches = Batches(self._journal, self._room, holder, lease_s, clock)
 
     async def create(self, response: Stored) -> Lease:
         """Add a response; return the lease for it.

@@ -8,17 +8,19 @@ from typing import Any
 
 import pytest
 
+from deployments.errors import StoreFullError
 from deployments.ingress import batch_run
 from deployments.ingress.batch_input import Line
 from deployments.ingress.batch_pace import Pace
 from deployments.ingress.batch_run import Place, Run
 from deployments.ingress.inner import Answer
 from deployments.ingress.middleware.access import Guard
+from deployments.store import room
 from deployments.store.store import Store
 from tests.support.batches import batch, upload
 from tests.support.until import until_async
 
-MAX_BYTES = 2**24
+MAX_BYTES = 2**20
 LINE_BYTES = 2**16
 
 
@@ -134,6 +136,64 @@ async def test_a_fault_of_the_store_leaves_the_batch_after_a_pause(ingress: Ingr
     assert await ingress.store.batches.claimable("nano", 9) == ["batch_1"]
     await (await ingress.claim()).run()
     assert await ingress.status() == "completed"
+
+
+async def test_a_batch_waits_for_room_in_the_store(ingress: Ingress, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batch_run, "AWAY_S", 0.01)
+    monkeypatch.setattr(room, "LOOK_S", 0.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(ingress.store._room, "_max_bytes", 10 * MAX_BYTES)
+        filler = await upload(ingress.store, data=b"x" * MAX_BYTES)
+        await ingress.make(1)
+    with pytest.raises(StoreFullError, match="delete some files"):
+        await ingress.store.batches.create(batch("batch_2", filler))
+    running = asyncio.create_task((await ingress.claim()).run())
+    await until_async(ingress.status, "it is checked", holds=lambda now: now == "in_progress")
+    looks, is_left = 0, ingress.store._room.is_left
+
+    async def look() -> bool:
+        nonlocal looks
+        looks += 1
+        return await is_left()
+
+    monkeypatch.setattr(ingress.store._room, "is_left", look)
+    await until_async(lambda: looks > 2, "it has looked for room")
+    assert ingress.inner.asked == []
+    await ingress.store.files.remove(filler)
+    await running
+    assert await ingress.status() == "completed"
+
+
+async def test_of_an_input_that_was_not_checked_nothing_is_written_down(ingress: Ingress) -> None:
+    """Its lines may be anything."""
+    file = await upload(ingress.store, data=b'{"custom_id": "a"}\n' * 2)
+    assert await ingress.store.batches.create(batch("batch_1", file, deadline=0.0))
+    await (await ingress.claim()).run()
+    assert await ingress.status() == "expired"
+    assert await ingress.results() == {}
+
+
+async def test_each_line_of_a_late_batch_has_a_result(ingress: Ingress, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also one that is too long by now."""
+    await ingress.make(2)
+    run = await ingress.claim()
+    assert await ingress.store.batches.begin(run.lease, 2)
+    await ingress.store.batches.release(run.lease)
+    run = await ingress.claim()
+    split = batch_run.split
+
+    async def shorter(*arguments: Any) -> AsyncIterator[list[Line]]:
+        async for group in split(*arguments):
+            yield [Line(line.number, None) if line.number == 2 else line for line in group]
+
+    monkeypatch.setattr(batch_run, "split", shorter)
+    run.stop("expired")
+    await run.run()
+    assert await ingress.status() == "expired"
+    assert {name: line["error"]["code"] for name, line in (await ingress.results()).items()} == {
+        "sum 1": "batch_expired",
+        None: "batch_expired",
+    }
 
 
 @pytest.mark.parametrize("steps", range(7))

@@ -127,11 +127,17 @@ async def test_each_line_has_its_result(ingresses: Ingresses) -> None:
 )
 async def test_the_other_endpoints(ingresses: Ingresses, url: str, body: dict[str, Any], holds: str) -> None:
     good = {"custom_id": "a", "method": "POST", "url": url, "body": {"model": "nano", "max_tokens": 3} | body}
-    streamed = {**good, "custom_id": "b", "body": good["body"] | {"stream": True}}
-    done = await ingresses.ended(await ingresses.make([good, streamed], url), "completed")
-    assert holds in (await ingresses.read(done.output_file_id))["a"]["response"]["body"]
-    error = (await ingresses.read(done.error_file_id))["b"]["response"]["body"]["error"]
-    assert (error["message"], error["param"]) == ("stream: not in a batch; leave it out", "stream")
+    refused = [{**good, "custom_id": name, "body": good["body"] | {name: True}} for name in batch_run.NOT_IN_LINES]
+    unstored = {**good, "custom_id": "b", "body": good["body"] | {"store": False}}
+    done = await ingresses.ended(await ingresses.make([good, unstored, *refused], url), "completed")
+    output = await ingresses.read(done.output_file_id)
+    assert output.keys() == {"a", "b"}
+    assert holds in output["a"]["response"]["body"]
+    errors = await ingresses.read(done.error_file_id)
+    assert errors.keys() == {"stream", "background", "store"}
+    for name, result in errors.items():
+        error = result["response"]["body"]["error"]
+        assert (error["message"], error["param"]) == (f"{name}: not in a batch; leave it out", name)
 
 
 async def test_an_input_that_is_wrong_fails_with_the_numbers_of_its_lines(ingresses: Ingresses) -> None:

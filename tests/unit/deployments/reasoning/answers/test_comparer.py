@@ -50,7 +50,7 @@ def test_nothing_runs_before_the_first_request_and_after_the_end(process: Proces
 def test_what_takes_too_long_is_killed_and_the_next_request_is_answered(how: str, value: float) -> None:
     with contextlib.closing(Process(STAND_INS, 0.5)) as process:
         for _ in range(2):
-            with pytest.raises(Undecided, match=r"not done after 0\.5 s"):
+            with pytest.raises(Undecided, match=r"not done after 0\.5 s|died"):  # by its CPU limit, where this process was late
                 process.ask(how, value)
         first = process.pid
         with contextlib.suppress(Undecided):  # where half a second is short

@@ -124,26 +124,47 @@ class StoreUnavailableError(SatoriError):
     retryable = True
 
 
-class ResponseNotFoundError(SatoriError):
-    """There is no such response: it was not stored, has expired, was deleted, or is another key's."""
+class NotStoredError(SatoriError):
+    """The store has none of this name: it was not stored, has expired, was deleted, or is another key's."""
 
     status = 404
+    what: ClassVar[str]
+
+    def __init__(self, name: str, param: str | None = None) -> None:
+        super().__init__(f"there is no {self.what} {name!r}; it may have expired")
+        self.param = param or self.param
+
+
+class ResponseNotFoundError(NotStoredError):
+    """There is no such response."""
+
     code = "response_not_found"
     param = "response_id"
-
-    def __init__(self, response_id: str) -> None:
-        super().__init__(f"there is no stored response {response_id!r}; it may have expired")
+    what = "stored response"
 
 
-class ChatNotFoundError(SatoriError):
-    """There is no such stored chat: it was not stored, has expired, was deleted, or is another key's."""
+class ChatNotFoundError(NotStoredError):
+    """There is no such stored chat."""
 
-    status = 404
     code = "chat_not_found"
     param = "completion_id"
+    what = "stored chat"
 
-    def __init__(self, completion_id: str) -> None:
-        super().__init__(f"there is no stored chat {completion_id!r}; it may have expired")
+
+class StoredFileNotFoundError(NotStoredError):
+    """There is no such file."""
+
+    code = "file_not_found"
+    param = "file_id"
+    what = "file"
+
+
+class BatchNotFoundError(NotStoredError):
+    """There is no such batch."""
+
+    code = "batch_not_found"
+    param = "batch_id"
+    what = "batch"
 
 
 class AlreadyStoredError(SatoriError):
@@ -155,28 +176,6 @@ class AlreadyStoredError(SatoriError):
 
     def __init__(self, name: str) -> None:
         super().__init__(f"x-request-id={name!r}: a stored chat has this id; give each its own")
-
-
-class StoredFileNotFoundError(SatoriError):
-    """There is no such file: it has expired, was deleted, or is another key's."""
-
-    status = 404
-    code = "file_not_found"
-    param = "file_id"
-
-    def __init__(self, file_id: str) -> None:
-        super().__init__(f"there is no file {file_id[:80]!r}; it may have expired")
-
-
-class BatchNotFoundError(SatoriError):
-    """There is no such batch: it has expired, or is another key's."""
-
-    status = 404
-    code = "batch_not_found"
-    param = "batch_id"
-
-    def __init__(self, batch_id: str) -> None:
-        super().__init__(f"there is no batch {batch_id[:80]!r}; it may have expired")
 
 
 class StoreFullError(SatoriError):

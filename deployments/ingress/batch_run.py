@@ -231,8 +231,9 @@ class Run:
             if body.get(name):
                 return _refusal(f"{name}: not in a batch; leave it out", "BadRequestError", 400, name)
         guard, owner = self._place.guard, self.batch.owner
+        ask = partial(self._place.inner.ask, self.batch.endpoint, json.dumps(body).encode(), owner, record, self._gone)
         if guard.store is None:
-            return await self._place.inner.ask(self.batch.endpoint, json.dumps(body).encode(), owner, record, self._gone)
+            return await ask()
         if (key := guard.store.get(owner)) is None:
             return _refused(InvalidKeyError("the API key that made this batch is not known any more"))
         try:
@@ -240,7 +241,7 @@ class Run:
         except LimitExceededError as exceeded:
             return min(max(AGAIN_S, exceeded.retry_after_s), AGAIN_AT_MOST_S)
         try:
-            return await self._place.inner.ask(self.batch.endpoint, json.dumps(body).encode(), owner, record, self._gone)
+            return await ask()
         finally:
             guard.end(key)
 
@@ -266,11 +267,8 @@ class Run:
         store = self._place.store
         if (file := await store.files.being_read(self.batch.input_file)) is None:
             return
-        done, failure = (
-            await store.batches.done(self.batch.id),
-            error("batch_expired", "the batch's time was over before this line's turn"),
-        )
-        late = {"code": failure["code"], "message": failure["message"]}
+        done = await store.batches.done(self.batch.id)
+        late = {"code": "batch_expired", "message": "the batch's time was over before this line's turn"}
         async for group in split(store.files.content(file), self._place.line_bytes):
             left = [line for line in group if line.number not in done]
             for at in range(0, len(left), WRITTEN_AT_ONCE):

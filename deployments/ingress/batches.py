@@ -17,7 +17,7 @@ from deployments.access.usage import client_name
 from deployments.errors import BatchNotFoundError, OutOfBoundsError, SatoriError, StoredFileNotFoundError
 from deployments.host.run import draining
 from deployments.ingress import files as file_routes
-from deployments.ingress.batch_input import ENDPOINTS
+from deployments.ingress.batch_input import ENDPOINTS, SHOWN
 from deployments.ingress.batch_pace import TICK_S, Pace
 from deployments.ingress.batch_run import Place, Run
 from deployments.ingress.files import Files, listed
@@ -118,9 +118,7 @@ class Batches:
             expires_at=now + window_s + self._settings.store.ttl_s,
         )
         if not file_routes.ID.fullmatch(batch.input_file) or not await store.batches.create(batch):
-            error = StoredFileNotFoundError(batch.input_file)
-            error.param = "input_file_id"
-            raise error
+            raise StoredFileNotFoundError(batch.input_file[:SHOWN], "input_file_id")
         self._wake.set()
         return JSONResponse(described(batch))
 
@@ -150,9 +148,7 @@ class Batches:
         store = await self._files.store()
         batch = await store.batches.load(batch_id, client_name()) if ID.fullmatch(batch_id) else None
         if batch is None:
-            error = BatchNotFoundError(batch_id)
-            error.param = param
-            raise error
+            raise BatchNotFoundError(batch_id[:SHOWN], param)
         return batch
 
     # Running them.

@@ -5,7 +5,6 @@ Each event has a number, its `id` in the stream, and each token a chunk of its o
 """
 
 import asyncio
-import contextvars
 import hashlib
 import itertools
 import json
@@ -21,11 +20,11 @@ from vllm.entrypoints.serve.utils.api_utils import validate_json_request
 from vllm.exceptions import GracefulHTTPError, VLLMValidationError
 from vllm.v1.engine.exceptions import EngineDeadError
 
-from deployments.access.usage import client, client_name
+from deployments.access.usage import client_name
 from deployments.errors import AlreadyStoredError, ChatNotFoundError, EngineLostError, SatoriError, error_body
 from deployments.ingress.frontend import BoundedLLM
 from deployments.ingress.middleware.intake import prepared
-from deployments.ingress.responses import BUSY, Responses, Run, beyond
+from deployments.ingress.responses import BUSY, Responses, Run, beyond, context_of
 from deployments.observability import logs, metrics
 from deployments.reasoning.request import CoatChatRequest
 from deployments.reasoning.serving import PATH, check_coat
@@ -72,18 +71,14 @@ class Chats:
             created_at=float(int(now)),
             expires_at=now + self._settings.ttl_s,
         )
-        if await store.load(stored.id, None) is not None:
-            raise AlreadyStoredError(request_id)
         # In a context of its own, as all of it: what is stored does not end with its client's request.
-        context = contextvars.Context()
-        context.run(client.set, stored.owner)
-        made = await asyncio.get_running_loop().create_task(self._made(stored), context=context)
+        made = await asyncio.get_running_loop().create_task(self._made(stored), context=context_of(stored))
         if isinstance(made, ErrorResponse):
             return JSONResponse(made.model_dump(), made.error.code)
         self._engine.check_admission(1)
         try:
             lease = await store.create(stored)
-        except AlreadyStoredError:  # by another request at the same moment
+        except AlreadyStoredError:  # which names the store's id
             raise AlreadyStoredError(request_id) from None
         prepared()
         run = Run(stored, Chain(store, stored.id, lease))

@@ -21,6 +21,7 @@ from deployments.errors import (
     SatoriError,
     StoredFileNotFoundError,
 )
+from deployments.ingress.batch_input import SHOWN
 from deployments.ingress.middleware.body import BODY_S
 from deployments.ingress.middleware.intake import prepared
 from deployments.ingress.responses import Responses
@@ -122,9 +123,7 @@ class Files:
     async def _found(self, store: "Store", file_id: str, param: str = "file_id") -> StoredFile:
         file = await store.files.load(file_id, client_name()) if ID.fullmatch(file_id) else None
         if file is None:
-            error = StoredFileNotFoundError(file_id)
-            error.param = param
-            raise error
+            raise StoredFileNotFoundError(file_id[:SHOWN], param)
         return file
 
 
@@ -215,7 +214,7 @@ def _checked(form: Form, size: int, most_s: float) -> float:
     if not form.ended:
         raise OutOfBoundsError(None, "the form ends too early")
     if (purpose := form.fields.get("purpose")) != PURPOSES[0]:
-        raise OutOfBoundsError("purpose", f"{(purpose or '')[:80]!r}; allowed: {PURPOSES[0]}")
+        raise OutOfBoundsError("purpose", f"{(purpose or '')[:SHOWN]!r}; allowed: {PURPOSES[0]}")
     if form.filename is None or not size:
         raise OutOfBoundsError("file", "the form has no file, or an empty one")
     after = {found[1]: value for name, value in form.fields.items() if (found := EXPIRES_AFTER.fullmatch(name))}
@@ -228,7 +227,7 @@ def ttl_s(name: str, after: dict[str, Any], most_s: float) -> float:
     if after.get("anchor") != "created_at":
         raise OutOfBoundsError(f"{name}.anchor", "allowed: created_at")
     if not re.fullmatch(r"\d{1,9}", seconds, re.ASCII) or int(seconds) not in TTL_S:
-        raise OutOfBoundsError(f"{name}.seconds", f"{seconds[:80]!r}; allowed: {TTL_S[0]} to {TTL_S[-1]}")
+        raise OutOfBoundsError(f"{name}.seconds", f"{seconds[:SHOWN]!r}; allowed: {TTL_S[0]} to {TTL_S[-1]}")
     return min(most_s, int(seconds))
 
 

@@ -312,9 +312,7 @@ class Responses:
     def begin(self, run: Run, made: AsyncIterator[Any] | None = None) -> None:
         """Make what is stored, in a task of its own."""
         self._runs[run.stored.id] = run
-        context = contextvars.Context()
-        context.run(client.set, run.stored.owner)
-        run.task = self._spawn(self._keep_running(run, made), context)
+        run.task = self._spawn(self._keep_running(run, made), context_of(run.stored))
 
     async def _keep_running(self, run: Run, made: AsyncIterator[Any] | None) -> None:
         try:
@@ -451,9 +449,7 @@ class Responses:
             await events.put(None)
 
         # In a context of its own: a client that reads slowly, or leaves, must not be the one in whose context tokens are read.
-        context = contextvars.Context()
-        context.run(client.set, stored.owner)
-        task = self._spawn(make(), context)
+        task = self._spawn(make(), context_of(stored))
         try:
             while True:
                 getting = asyncio.ensure_future(events.get())
@@ -630,6 +626,13 @@ def _streamed(events: AsyncIterator[dict[str, Any]]) -> StreamingResponse:
             yield f"event: {event['type']}\ndata: {json.dumps(event, ensure_ascii=False)}\n\n"
 
     return StreamingResponse(written(), media_type="text/event-stream")
+
+
+def context_of(stored: Stored) -> contextvars.Context:
+    """Return a context for what is done for a stored reply: its owner's, and no client's request."""
+    context = contextvars.Context()
+    context.run(client.set, stored.owner)
+    return context
 
 
 def beyond(stored: Stored, starting_after: int | None) -> JSONResponse | None:

@@ -1,13 +1,16 @@
 """Two ingresses (the real app and engine client), one store, scripted replicas."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import openai
+import pytest
 
 from deployments.engine_client.client import ServeEngineClient
+from deployments.ingress.responses import Run
 from tests.support.in_process import Server, served
 from tests.support.scripted_replicas import ScriptedReplicas
 
@@ -23,6 +26,15 @@ class Ingresses:
         self.first, self.second = (
             openai.AsyncOpenAI(base_url="http://localhost/v1", api_key="x", http_client=s.http) for s in servers
         )
+
+    async def lose(self, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Have the first ingress lose a run as if it were killed, and as much time had passed; the second may go on with it."""
+        responses, lease = self.servers[0].responses, run.chain.lease
+        assert run.task is not None
+        assert lease is not None
+        monkeypatch.setattr(responses, "_claim", lambda: asyncio.sleep(0))  # it could claim it back
+        run.task.cancel()  # which ends nothing
+        await responses.store.release(lease)
 
 
 def token(position: int) -> int:

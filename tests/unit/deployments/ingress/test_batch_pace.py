@@ -6,23 +6,14 @@ import pytest
 
 from deployments.ingress.batch_pace import Pace
 from deployments.observability.record import Record, Timeline
+from tests.support.clock import Clock
 
 QUEUE_S = 0.2
 
 
-class Clock:
-    """A clock that a test moves on."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 @pytest.fixture
 def clock() -> Clock:
-    return Clock()
+    return Clock(100.0)
 
 
 @pytest.fixture
@@ -72,7 +63,7 @@ async def test_it_does_not_grow_while_lines_wait_or_none_is_wanted(pace: Pace, c
     assert await grown(pace, 2) == [2, 4]
     records = await full(pace)
     starts(records[0])
-    clock.now += 2
+    clock.now_s += 2
     pace.tick()
     assert pace.limit == 4, "the other one has not started for 2 s"
     for record in list(pace._running.values()):

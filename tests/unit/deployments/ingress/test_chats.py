@@ -132,13 +132,7 @@ async def test_another_ingress_goes_on_with_what_its_holder_has_left(ingresses: 
     asked = len(second.asked)
     headers = ingresses.named()
     asking, run = await ingresses.begin(headers, 11)
-    mine = ingresses.servers[0].responses
-    assert run.task is not None
-    monkeypatch.setattr(mine, "_claim", lambda: asyncio.sleep(0))  # it could claim it back
-    lease = run.chain.lease
-    assert lease is not None
-    run.task.cancel()  # as if the ingress were killed: it ends nothing
-    await mine.store.release(lease)  # as if as much time had passed
+    await ingresses.lose(run, monkeypatch)
     rest = await ingresses.resume(headers, 6)
     first.allowed = 10**6
     assert said(rest) == said(whole[7:])
@@ -239,18 +233,13 @@ async def test_a_chat_that_cannot_be_made_again_has_failed(ingresses: Clients, m
     """As after an upgrade with which a template fails: nobody tries for ever, and a client is told."""
     headers = ingresses.named()
     asking, run = await ingresses.begin(headers, 9)
-    mine, other = (server.responses for server in ingresses.servers)
+    other = ingresses.servers[1].responses
 
     async def failing(_: Any) -> Any:
         raise ValueError("the template fails")
 
     monkeypatch.setattr(other.makers["chat"].__self__, "_made", failing)  # type: ignore[attr-defined]
-    monkeypatch.setattr(mine, "_claim", lambda: asyncio.sleep(0))
-    lease = run.chain.lease
-    assert lease is not None
-    assert run.task is not None
-    run.task.cancel()
-    await mine.store.release(lease)
+    await ingresses.lose(run, monkeypatch)
     events = await asking
     ingresses.replicas[0].allowed = 10**6
     assert events[-1][1] == "[DONE]"

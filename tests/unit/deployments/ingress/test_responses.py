@@ -99,15 +99,9 @@ async def test_another_ingress_goes_on_with_what_its_holder_has_left(ingresses: 
     first, second = ingresses.replicas
     first.allowed, asked = 11, len(second.asked)
     made = await ingresses.make(background=True)
-    responses = ingresses.servers[0].responses
-    run = responses._runs[made.id]
+    run = ingresses.servers[0].responses._runs[made.id]
     await until_async(lambda: len(run.chain.tokens), "tokens are in the store", holds=lambda there: there == 11)
-    assert run.task is not None
-    monkeypatch.setattr(responses, "_claim", lambda: asyncio.sleep(0))  # it could claim it back
-    lease = run.chain.lease
-    assert lease is not None
-    run.task.cancel()  # as if the ingress were killed: it ends nothing
-    await responses.store.release(lease)  # as if as much time had passed
+    await ingresses.lose(run, monkeypatch)
     watching = asyncio.create_task(ingresses.events(made.id))
     done = await ingresses.ended(made.id)
     first.allowed = 10**6

@@ -13,22 +13,13 @@ from deployments.store import database
 from deployments.store.files import PIECES_AT_ONCE, UPLOAD_S
 from deployments.store.schema import files, pieces
 from deployments.store.store import Store
+from tests.support.clock import Clock
 from tests.support.until import until_async
-
-
-class Clock:
-    """A clock of which a test says how late it is."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture
 def clock() -> Clock:
-    return Clock()
+    return Clock(1000.0)
 
 
 @pytest.fixture
@@ -69,7 +60,7 @@ async def test_what_is_uploaded_is_seen_when_it_is_complete(store: Store) -> Non
 async def test_files_go_with_all_their_pieces(store: Store, clock: Clock) -> None:
     kept, over = await upload(store, 1, 1000), await upload(store, 2 * PIECES_AT_ONCE + 1)
     assert await rows(store) == (2, 2 * PIECES_AT_ONCE + 2)
-    clock.now += 60
+    clock.now_s += 60
     assert await store.files.load(over, "ada") is None
     await store.expire()
     await until_async(lambda: rows(store), "one is left", holds=lambda now: now == (1, 1))
@@ -81,7 +72,7 @@ async def test_files_go_with_all_their_pieces(store: Store, clock: Clock) -> Non
 async def test_an_upload_that_never_ends_is_removed(store: Store, clock: Clock) -> None:
     name = await store.files.begin("ada")
     await store.files.append(name, 0, b"abc")
-    clock.now += UPLOAD_S
+    clock.now_s += UPLOAD_S
     assert await store.files.complete(name, "x", 3, 60) is None
     await store.expire()
     await until_async(lambda: rows(store), "nothing is left", holds=lambda now: now == (0, 0))
@@ -90,7 +81,7 @@ async def test_an_upload_that_never_ends_is_removed(store: Store, clock: Clock) 
 async def test_a_late_piece_of_an_upload_is_not_kept(store: Store, clock: Clock) -> None:
     name, done = await store.files.begin("ada"), await upload(store, 1)
     await store.files.append(name, 0, b"abc")
-    clock.now += UPLOAD_S
+    clock.now_s += UPLOAD_S
     with pytest.raises(BodyTimeoutError):
         await store.files.append(name, 1, b"def")
     await store.files.remove(done)

@@ -318,8 +318,7 @@ def test_a_new_title_stays(chat: Chat, api: ScriptedApi, tmp_path: Path) -> None
         chat.button("New conversation").click()
         chat.ask(question)
     for old, new in (("half of one", "Running"), ("What is 47 * 6 - 100?", "Waiting"), ("9.11", "Shown")):
-        titles.get_by_text(old, exact=True).hover()
-        chat.button(f"Rename {old}").click()
+        chat.on_row(old, "Rename")
         chat.page.get_by_role("textbox", name="Rename").fill(new)
         chat.page.keyboard.press("Enter")
     api.gate.open()

@@ -164,8 +164,7 @@ def test_a_deleted_question_is_not_asked(opened: Opened, api: ScriptedApi) -> No
     other = Tab(chat)
     expect(other.replies).to_contain_text("goes out by itself")
     other.page.evaluate("sessionStorage.setItem('satori.key', 'left')")
-    chat.page.locator("#sidebar .title").hover()
-    chat.button("Delete What is 47 * 6 - 100?").click()
+    chat.on_row("What is 47 * 6 - 100?", "Delete")
     chat.button("Delete for good").click()
     expect(other.page.locator("#sidebar li")).to_have_count(0)
     other.all_kept()
@@ -179,8 +178,7 @@ def test_a_deleted_conversation_stays_deleted(chat: Chat, api: ScriptedApi) -> N
     chat.steps.first.wait_for()
     other = Tab(chat)
     expect(other.steps.first).to_contain_text("First the product")
-    other.page.locator("#sidebar .title").hover()
-    other.button("Delete What is 47 * 6 - 100?").click()
+    other.on_row("What is 47 * 6 - 100?", "Delete")
     other.button("Delete for good").click()
     for tab in (chat, other):
         expect(tab.page.locator("#sidebar li")).to_have_count(0)
@@ -261,8 +259,7 @@ def test_what_an_older_page_kept(prepared: Callable[[str], Chat], tmp_path: Path
         "satori.settings.chat",
     }
     assert chat.page.evaluate("Object.keys(localStorage).filter(key => key.startsWith('satori.conversation'))") == []
-    titles.nth(1).hover()
-    chat.button("Delete First").click()
+    chat.on_row("First", "Delete")
     chat.button("Delete for good").click()
     chat.reload()
     expect(titles).to_have_text(["Renamed"])

@@ -94,5 +94,10 @@ class Chat:
         self.all_kept()
         self.page.reload()
 
+    def on_row(self, title: str, action: str) -> None:
+        """Press "Rename" or "Delete" on a conversation's row, which has the focus: under a mouse it may move away."""
+        self.page.locator("#sidebar .title").get_by_text(title, exact=True).focus()
+        self.button(f"{action} {title}").click()
+
     def button(self, name: str) -> Locator:
         return self.page.get_by_role("button", name=name, exact=True)

@@ -30,6 +30,7 @@ import zmq.asyncio
 from cluster.bench.stepping import Stepping
 from deployments.engine.config import TASKS, frontend_config, prepare, tune_process
 from deployments.host.run import RUN
+from deployments.routing.score import Work
 from deployments.settings import Settings, load
 from deployments.transport import wire
 from deployments.transport.channel import CANCEL, HELLO, LAST, Address, on_readable
@@ -123,9 +124,15 @@ class Replicas:
         self._ended: dict[str, asyncio.Future[None]] = {}
         self._assigned: dict[str, int] = {}
 
-    def choose(self, group: str) -> str:
+    def expect(self, request_id: str, work: Work) -> None:
+        """Do nothing: there is no choice."""
+
+    def choose(self, group: str, request_id: str) -> str:
         """Return the only replica's id."""
         return REPLICA
+
+    def progressed(self, request_id: str, expected_tokens: float) -> None:
+        """Do nothing."""
 
     def assign(self, request_id: str, replica: str, group: str) -> None:
         """Count a request."""

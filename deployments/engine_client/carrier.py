@@ -99,7 +99,7 @@ class Carriers:
 
     async def generate(self, group: str, request_id: str, encoded: list[bytes], client: str | None) -> None:
         """Run a request on a replica to its end, by a carrier or by a call of its own."""
-        if (replica := self._replicas.choose(group)) is not None:
+        if (replica := self._replicas.choose(group, request_id)) is not None:
             if (carrier := self._carriers.get(replica)) is None:
                 self._open(replica)
             elif carrier.usable:

@@ -31,6 +31,7 @@ from deployments.engine_client.stored import end_of, ending, one_by_one
 from deployments.errors import EngineLostError, GrammarNotFollowedError, SatoriError
 from deployments.observability import logs, record
 from deployments.patching import patched
+from deployments.routing.score import Work
 from deployments.store import chain as store
 from deployments.store.chain import Chain
 from deployments.store.values import End
@@ -40,6 +41,8 @@ from deployments.transport.receiver import Receiver
 logger = logs.logger("ingress")
 
 PACE_WEIGHT = 0.1
+REPORT_TOKENS = 32
+"""After so many tokens of a request the router is told how many are still to come."""
 UNFOLLOWED = "the engine could not go on with this format: it failed, or following it took too long"
 # What vLLM's decoder raises for frames that its encoder did not make.
 UNREADABLE = (
@@ -94,12 +97,19 @@ class ServeEngineClient(EngineCoreClient):
         self._receiver = Receiver(host, self._on_step, ports, self._on_message)
         self._carriers = Carriers(replicas, self._receiver.address)
         self._failover = Failover(
-            self._requests, replicas, self._carriers, wait_s=wait_s, beat_s=beat_s, encode=self._encode, fail=self._fail
+            self._requests,
+            replicas,
+            self._carriers,
+            wait_s=wait_s,
+            beat_s=beat_s,
+            encode=self._encode,
+            work=self._work,
+            fail=self._fail,
         )
         self._encoder = MsgpackEncoder()
         self._decoder = MsgpackDecoder(EngineCoreOutputs)
         self._outputs: asyncio.Queue[EngineCoreOutputs] = asyncio.Queue()
-        self._pace_s = 0.0
+        self._pace_s = self._usual_tokens = 0.0
         self._chains: dict[str, Chain] = {}
         """Those of stored responses, by the request's own id."""
         self._stored: list[EngineCoreOutput] = []
@@ -225,6 +235,16 @@ class ServeEngineClient(EngineCoreClient):
             logger.exception("request %s failed", opened.attempt.wire_id)
             self._fail(opened, EngineLostError(f"the request failed on its replica ({type(error).__name__})"))
 
+    def _work(self, opened: OpenRequest) -> Work:
+        """Return what a request is expected to cost on a replica that it is given now."""
+        return Work(opened.timeline.prompt_tokens + len(opened.tokens), self._expected_tokens(opened))
+
+    def _expected_tokens(self, opened: OpenRequest) -> float:
+        """Return how many tokens a request is expected to generate from now on: as many as one usually does, within its limit."""
+        params = opened.request.sampling_params
+        most = params.max_tokens if params is not None else None
+        return self._usual_tokens if most is None else min(self._usual_tokens, max(most - len(opened.tokens), 0))
+
     def _abort(self, opened: OpenRequest) -> None:
         self._close(opened, "aborted")
         opened.cancel()
@@ -291,6 +311,9 @@ class ServeEngineClient(EngineCoreClient):
             timestamp = opened.on_first_clock(step.timestamp, now)
             try:
                 if opened.accept(output):
+                    if len(opened.tokens) >= attempt.next_report:
+                        attempt.next_report = len(opened.tokens) + REPORT_TOKENS
+                        self._replicas.progressed(attempt.wire_id, self._expected_tokens(opened))
                     if self._chains and (chain := self._chains.get(output.request_id)) is not None:
                         chain.append(output.new_token_ids, end_of(output), (output, timestamp))
                     elif timestamp == step.timestamp:
@@ -323,6 +346,7 @@ class ServeEngineClient(EngineCoreClient):
         self._replicas.ended(opened.attempt.wire_id)
         self._carriers.ended(opened.attempt.wire_id)
         self._pace_s += PACE_WEIGHT * (now - opened.timeline.began - self._pace_s)
+        self._usual_tokens += PACE_WEIGHT * (len(opened.tokens) - self._usual_tokens)
         self._close(opened, f"ended ({reason})")
 
 

@@ -31,6 +31,7 @@ from deployments.engine_client.request import Attempt, OpenRequest, OpenRequests
 from deployments.errors import EngineLostError, EngineUnavailableError, PoisonError, SatoriError
 from deployments.observability import logs, metrics
 from deployments.reasoning.limits import ARGUMENT, REPEAT
+from deployments.routing.score import Work
 from deployments.settings import BEATS
 
 logger = logs.logger("ingress")
@@ -58,7 +59,7 @@ class Failover:
     """Keeps requests on replicas.
 
     A request that gets no replica within `wait_s` is refused. A poll every `beat_s` finds replicas that have fallen silent.
-    `encode` returns a request's frames; `fail` ends a request with an error.
+    `encode` returns a request's frames, `work` what it is expected to cost from here on; `fail` ends a request with an error.
     """
 
     def __init__(
@@ -70,11 +71,12 @@ class Failover:
         wait_s: float,
         beat_s: float,
         encode: Callable[[EngineCoreRequest], list[bytes]],
+        work: Callable[[OpenRequest], Work],
         fail: Callable[[OpenRequest, SatoriError], None],
     ) -> None:
         self._requests, self._replicas, self._carriers = requests, replicas, carriers
         self._wait_s, self._beat_s = wait_s, beat_s
-        self._encode, self._fail = encode, fail
+        self._encode, self._work, self._fail = encode, work, fail
         self._probation = asyncio.Lock()
         self.seeded_by_position = False
         """Whether a seeded request's tokens depend on nothing but its seed and what is before them, as the replicas say."""
@@ -162,6 +164,7 @@ class Failover:
         opened.timeline.visits.append(visit)
         try:
             client = None if opened.tokens else opened.client
+            self._replicas.expect(wire_id, self._work(opened))
             async with attempt.limit:
                 await self._carriers.generate(opened.group, wire_id, encoded, client)
         except DeploymentUnavailableError as error:

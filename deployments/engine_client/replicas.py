@@ -3,6 +3,7 @@
 from ray.serve.handle import DeploymentHandle
 
 from deployments.routing.placement import PLACEMENT
+from deployments.routing.score import Work
 from deployments.transport.channel import Address
 
 
@@ -27,14 +28,22 @@ class LLMReplicas:
         """Have a replica receive requests over its lane, until the ingress tells it that no more will come."""
         await self._handle("carry").remote(replica, address)
 
-    def choose(self, group: str) -> str | None:
+    def expect(self, request_id: str, work: Work) -> None:
+        """Record what a request is expected to cost, before a replica is chosen for it."""
+        PLACEMENT.expect(request_id, work)
+
+    def choose(self, group: str, request_id: str) -> str | None:
         """Return the id of the replica that should get a request, or None if none is known or requests are not carried."""
-        chosen = PLACEMENT.choose(group, list(PLACEMENT.known.values())) if self._carries else None
+        chosen = PLACEMENT.choose(group, list(PLACEMENT.known.values()), request_id) if self._carries else None
         return None if chosen is None else chosen.replica_id.unique_id
 
     def assign(self, request_id: str, replica: str, group: str) -> None:
         """Count a request on the replica with this id."""
         PLACEMENT.assign(request_id, PLACEMENT.known[replica].replica_id, group)
+
+    def progressed(self, request_id: str, expected_tokens: float) -> None:
+        """Record that the request's prompt has been read, and how many tokens are still expected of it."""
+        PLACEMENT.progressed(request_id, expected_tokens)
 
     def assigned(self, request_id: str) -> int:
         """Return how often the request was given to a replica: 0 while it waits for one."""

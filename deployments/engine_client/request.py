@@ -24,7 +24,8 @@ class Attempt:
     request began, or None until this is known.
 
     `silent` counts the polls since the replica last reported the request, or since the request was last given to a replica;
-    `assignments` is how often that had happened by the last poll.
+    `assignments` is how often that had happened by the last poll. `next_report` is at how many tokens the router is told of its
+    progress next.
     """
 
     wire_id: str
@@ -37,6 +38,7 @@ class Attempt:
     ahead: float | None = None
     silent: int = 0
     assignments: int = 0
+    next_report: int = 0
 
 
 @dataclass

@@ -3,14 +3,39 @@
 import random
 import threading
 import time
-from collections import Counter, OrderedDict
-from collections.abc import Callable
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from ray.serve.request_router import ReplicaID, RunningReplica
+
+from deployments.routing.score import Load, Reason, Work, choose
 
 LOST_S = 30.0
 UNREACHED_S = 2.0
 GROUPS_KEPT = 4096
+
+Cached = Callable[[Sequence[Any]], Mapping[str, float] | None]
+"""Returns how many tokens of a prompt with these blocks each replica has cached, by the replicas' own ids; None if not known."""
+
+
+@dataclass(slots=True)
+class Placed:
+    """A request of this process. `counted` is whether it is on `replica` now; `times` is how often it was given to one.
+
+    `uncached_tokens` are those of its prompt that the replica chosen last must read; `prefill_tokens` and `expected_tokens` are its
+    part of the load of `replica`.
+    """
+
+    work: Work = field(default_factory=Work)
+    reason: Reason = Reason.STALE
+    uncached_tokens: float = 0.0
+    replica: ReplicaID | None = None
+    times: int = 0
+    counted: bool = False
+    prefill_tokens: float = 0.0
+    expected_tokens: float = 0.0
 
 
 class Placement:
@@ -19,30 +44,61 @@ class Placement:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._lock = threading.RLock()  # without throughput mode Serve's routers run in a thread of their own
-        self._replica: dict[str, ReplicaID] = {}
-        self._times: Counter[str] = Counter()
-        self._counted: set[str] = set()
-        self._count: Counter[ReplicaID] = Counter()
+        self._requests: dict[str, Placed] = {}
+        self._loads: dict[ReplicaID, Load] = {}
         self._lost: dict[ReplicaID, float] = {}
         self._groups: OrderedDict[str, ReplicaID] = OrderedDict()
         self.known: dict[str, RunningReplica] = {}
         """The replicas that Serve reported last, by the ids that they use for themselves."""
+        self.empty = Load()
+        """The load of a replica without requests: its speeds."""
+        self.cached: Cached = lambda blocks: None
+        self.on_assigned: Callable[[Reason], None] = lambda reason: None
 
-    def choose(self, group: str, candidates: list[RunningReplica]) -> RunningReplica | None:
-        """Return the candidate that has others of a group, else the one with the fewest requests; ties are broken at random.
+    def update(self, replicas: list[RunningReplica]) -> None:
+        """Record which replicas there are."""
+        with self._lock:
+            self.known = {replica.replica_id.unique_id: replica for replica in replicas}
+            there = {replica.replica_id for replica in replicas}
+            self._loads = {replica_id: load for replica_id, load in self._loads.items() if replica_id in there or load.requests}
 
-        Return None if all candidates were lost recently.
-        """
+    def expect(self, request_id: str, work: Work) -> None:
+        """Record what a request is expected to cost, before a replica is chosen for it."""
+        with self._lock:
+            placed = self._requests.setdefault(request_id, Placed())
+            placed.work, placed.uncached_tokens = work, work.prompt_tokens
+
+    def choose(self, group: str, candidates: list[RunningReplica], request_id: str | None = None) -> RunningReplica | None:
+        """Return the candidate that a request should go to (see `deployments.routing.score`); None if all were lost recently."""
         with self._lock:
             candidates = self.usable(candidates)
             if not candidates:
                 return None
-            with_group = next((replica for replica in candidates if replica.replica_id == self._groups.get(group)), None)
-            return with_group or min(candidates, key=lambda replica: (self.of(replica.replica_id), random.random()))
+            placed = self._requests.get(request_id) if request_id is not None else None
+            work = placed.work if placed is not None else Work()
+            with_group, cached = self._groups.get(group), self._cached_on(candidates, work)
+            chosen = choose(
+                work,
+                [self._loads.get(replica.replica_id, self.empty) for replica in candidates],
+                cached,
+                group=next((at for at, replica in enumerate(candidates) if replica.replica_id == with_group), None),
+                random=random.random,
+            )
+            if placed is not None:
+                there = (
+                    work.prompt_tokens if chosen.reason is Reason.TOGETHER else cached[chosen.replica] if cached is not None else 0.0
+                )
+                placed.reason, placed.uncached_tokens = chosen.reason, max(work.prompt_tokens - there, 0.0)
+            return candidates[chosen.replica]
+
+    def _cached_on(self, candidates: list[RunningReplica], work: Work) -> list[float] | None:
+        if (cached := self.cached(work.blocks)) is None:
+            return None
+        return [cached.get(replica.replica_id.unique_id, 0.0) for replica in candidates]
 
     def of(self, replica_id: ReplicaID) -> int:
         """Return the number of requests on a replica."""
-        return self._count[replica_id]
+        return int(load.requests) if (load := self._loads.get(replica_id)) is not None else 0
 
     def assign(self, request_id: str, replica_id: ReplicaID, group: str) -> None:
         """Count a request of a group on a replica, and no longer on the one that it was assigned to before."""
@@ -51,29 +107,46 @@ class Placement:
             self._groups[group] = replica_id
             if len(self._groups) > GROUPS_KEPT:
                 self._groups.popitem(last=False)
-            self._replica[request_id] = replica_id
-            self._times[request_id] += 1
-            self._counted.add(request_id)
-            self._count[replica_id] += 1
+            placed = self._requests.setdefault(request_id, Placed())
+            placed.replica, placed.counted = replica_id, True
+            placed.times += 1
+            placed.prefill_tokens, placed.expected_tokens = placed.uncached_tokens, placed.work.expected_tokens
+            if (load := self._loads.get(replica_id)) is None:
+                load = self._loads[replica_id] = replace(self.empty)
+            load.requests += 1
+            load.prefill_tokens += placed.prefill_tokens
+            load.expected_tokens += placed.expected_tokens
+        self.on_assigned(placed.reason)
+
+    def progressed(self, request_id: str, expected_tokens: float) -> None:
+        """Record that a request's prompt has been read, and how many tokens are still expected of it."""
+        with self._lock:
+            if (placed := self._requests.get(request_id)) is not None and placed.counted and placed.replica is not None:
+                load = self._loads[placed.replica]
+                load.prefill_tokens -= placed.prefill_tokens
+                load.expected_tokens += expected_tokens - placed.expected_tokens
+                placed.prefill_tokens, placed.expected_tokens = 0.0, expected_tokens
 
     def assigned(self, request_id: str) -> int:
         """Return how often a request was given to a replica, 0 while it waits for one. A full replica hands it back."""
-        return self._times.get(request_id, 0)
+        return placed.times if (placed := self._requests.get(request_id)) is not None else 0
 
     def ended(self, request_id: str) -> None:
         """Stop counting a request on its replica; it is no error if it is not counted."""
         with self._lock:
-            if request_id in self._counted:
-                self._counted.remove(request_id)
-                replica_id = self._replica[request_id]
-                self._count[replica_id] -= 1
-                if not self._count[replica_id]:
-                    del self._count[replica_id]
+            if (placed := self._requests.get(request_id)) is not None and placed.counted and placed.replica is not None:
+                placed.counted = False
+                load = self._loads[placed.replica]
+                load.requests -= 1
+                load.prefill_tokens -= placed.prefill_tokens
+                load.expected_tokens -= placed.expected_tokens
+                if not load.requests:  # sums of floats leave a rest
+                    del self._loads[placed.replica]
 
     def lost(self, request_id: str) -> None:
         """Record that a request's replica failed: for `LOST_S` it gets no others. By then Serve knows, or it was a false alarm."""
-        if (replica_id := self._replica.get(request_id)) is not None:
-            self._avoid(replica_id, LOST_S)
+        if (placed := self._requests.get(request_id)) is not None and placed.replica is not None:
+            self._avoid(placed.replica, LOST_S)
 
     def unreached(self, replica_id: ReplicaID) -> None:
         """Record that a replica could not be reached: for `UNREACHED_S` it gets no requests, so that others are asked meanwhile."""
@@ -82,12 +155,18 @@ class Placement:
     def _avoid(self, replica_id: ReplicaID, seconds: float) -> None:
         self._lost[replica_id] = max(self._clock() + seconds, self._lost.get(replica_id, 0.0))
 
+    def waits(self, request_id: str) -> None:
+        """Record that a request has no replica and waits for one."""
+        with self._lock:
+            self.ended(request_id)
+            if (placed := self._requests.get(request_id)) is not None:
+                placed.replica, placed.times = None, 0
+
     def left(self, request_id: str) -> None:
         """Forget a request."""
         with self._lock:
             self.ended(request_id)
-            self._replica.pop(request_id, None)
-            self._times.pop(request_id, None)
+            self._requests.pop(request_id, None)
 
     def usable(self, replicas: list[RunningReplica]) -> list[RunningReplica]:
         """Return the replicas that were not lost recently."""

@@ -30,7 +30,7 @@ class LeastRequestsRouter(RequestRouter):
     def update_replicas(self, replicas: list[RunningReplica]) -> None:
         """Record which replicas there are; called by Serve."""
         super().update_replicas(replicas)
-        placement.PLACEMENT.known = {replica.replica_id.unique_id: replica for replica in replicas}
+        placement.PLACEMENT.update(replicas)
 
     async def choose_replicas(
         self, candidate_replicas: list[RunningReplica], pending_request: PendingRequest | None = None
@@ -44,9 +44,9 @@ class LeastRequestsRouter(RequestRouter):
             named = pending_request.args[0]
             return [[replica] for replica in candidate_replicas if replica.replica_id.unique_id == named]
         group, request_id = _identify(pending_request)
-        chosen = placement.PLACEMENT.choose(group, candidate_replicas)
+        chosen = placement.PLACEMENT.choose(group, candidate_replicas, request_id)
         if chosen is None:
-            placement.PLACEMENT.left(request_id)  # it may have been assigned to one that could not be reached
+            placement.PLACEMENT.waits(request_id)  # it may have been assigned to one that could not be reached
             return []
         placement.PLACEMENT.assign(request_id, chosen.replica_id, group)
         internal_request_id = pending_request.metadata.internal_request_id

@@ -7,6 +7,7 @@ from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs, EngineCoreReques
 from vllm.v1.serial_utils import MsgpackDecoder, MsgpackEncoder
 
 from deployments.errors import EngineLostError
+from deployments.routing.score import Work
 from deployments.transport.channel import Address
 from deployments.transport.sender import Lane, Sender
 
@@ -32,7 +33,7 @@ class ScriptedReplicas:
     async def carry(self, replica: str, address: Address) -> None:
         raise NotImplementedError
 
-    def choose(self, group: str) -> str | None:
+    def choose(self, group: str, request_id: str) -> str | None:
         return None
 
     async def generate(self, group: str, request_id: str, address: Address, encoded: list[bytes], client: str | None) -> None:
@@ -51,6 +52,10 @@ class ScriptedReplicas:
             output = EngineCoreOutput(request_id, [self._token(before + number)], finish_reason=reason)
             self._sender.open(address).send(MsgpackEncoder().encode(EngineCoreOutputs(outputs=[output])))
             await asyncio.sleep(0)
+
+    def expect(self, request_id: str, work: Work) -> None: ...
+
+    def progressed(self, request_id: str, expected_tokens: float) -> None: ...
 
     def assigned(self, request_id: str) -> int:
         return int(request_id in self._on)

@@ -42,7 +42,7 @@ class Replica:
         self.lane.send([b"r1"], HELLO)
         await self.call
 
-    def choose(self, group: str) -> str | None:
+    def choose(self, group: str, request_id: str) -> str | None:
         return self.chosen
 
     def assign(self, request_id: str, replica: str, group: str) -> None:

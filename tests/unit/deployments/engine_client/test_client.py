@@ -29,6 +29,7 @@ from deployments.engine_client.client import PACE_WEIGHT, Hooks, ServeEngineClie
 from deployments.errors import SatoriError
 from deployments.observability import record as record_module
 from deployments.observability.record import Record
+from deployments.routing.score import Work
 from deployments.settings import BEATS
 from deployments.transport.channel import BY_POSITION, BY_STEPS, HELLO, NOISE, REQUEST, Address, MalformedError
 from deployments.transport.sender import Lane, Sender
@@ -70,7 +71,7 @@ class Fleet:
             self.carried.append(request_id)
             self.send(lane.address, request_id, 5, last=True)
 
-    def choose(self, group: str) -> str | None:
+    def choose(self, group: str, request_id: str) -> str | None:
         return self.chosen
 
     def assign(self, request_id: str, replica: str, group: str) -> None:
@@ -87,6 +88,10 @@ class Fleet:
         except asyncio.CancelledError:
             self.cancelled.append(request_id)
             raise
+
+    def expect(self, request_id: str, work: Work) -> None: ...
+
+    def progressed(self, request_id: str, expected_tokens: float) -> None: ...
 
     def assigned(self, request_id: str) -> int:
         return request_id in self.on and self.times

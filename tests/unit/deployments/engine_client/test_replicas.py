@@ -8,6 +8,7 @@ import pytest
 
 from deployments.engine_client.replicas import LLMReplicas
 from deployments.routing import placement
+from deployments.routing.score import Work
 from deployments.transport.channel import Address
 
 ADDRESS = Address("tcp://127.0.0.1:1", b"header", b"key")
@@ -34,10 +35,10 @@ def told(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[Any, ...]]]:
     """What the placement is told; it knows one replica, `r1`."""
     calls: list[tuple[Any, ...]] = []
     replica = SimpleNamespace(replica_id=SimpleNamespace(unique_id="r1"))
-    for name in ("assign", "ended", "lost", "left"):
+    for name in ("expect", "assign", "progressed", "ended", "lost", "left"):
         monkeypatch.setattr(placement.PLACEMENT, name, lambda *told, name=name: calls.append((name, *told)))
     monkeypatch.setattr(placement.PLACEMENT, "known", {"r1": replica})
-    monkeypatch.setattr(placement.PLACEMENT, "choose", lambda group, known: known[0])
+    monkeypatch.setattr(placement.PLACEMENT, "choose", lambda group, known, request_id: known[0])
     monkeypatch.setattr(placement.PLACEMENT, "assigned", lambda request_id: 3)
     return calls
 
@@ -59,16 +60,25 @@ async def test_a_request_is_a_call_and_its_handle_is_made_once_and_late() -> Non
 
 
 def test_a_replica_is_chosen_only_where_requests_are_carried(told: list[tuple[Any, ...]]) -> None:
-    assert LLMReplicas(Handle(), carries=True).choose("group") == "r1"  # type: ignore[arg-type]
-    assert LLMReplicas(Handle(), carries=False).choose("group") is None  # type: ignore[arg-type]
+    assert LLMReplicas(Handle(), carries=True).choose("group", "a") == "r1"  # type: ignore[arg-type]
+    assert LLMReplicas(Handle(), carries=False).choose("group", "a") is None  # type: ignore[arg-type]
 
 
 def test_the_placement_is_told_of_each_request(told: list[tuple[Any, ...]]) -> None:
     replicas = LLMReplicas(Handle(), carries=True)  # type: ignore[arg-type]
+    replicas.expect("a", Work(3, 4))
     replicas.assign("a", "r1", "group")
+    replicas.progressed("a", 2)
     assert replicas.assigned("a") == 3
     replicas.ended("a")
     replicas.lost("b")
     replicas.left("a")
     known = placement.PLACEMENT.known["r1"].replica_id
-    assert told == [("assign", "a", known, "group"), ("ended", "a"), ("lost", "b"), ("left", "a")]
+    assert told == [
+        ("expect", "a", Work(3, 4)),
+        ("assign", "a", known, "group"),
+        ("progressed", "a", 2),
+        ("ended", "a"),
+        ("lost", "b"),
+        ("left", "a"),
+    ]

@@ -1,6 +1,23 @@
 """Which replica has which requests, and which gets the next one."""
 
+from types import SimpleNamespace
+from typing import Any
+
 from deployments.routing.placement import Placement
+from deployments.routing.score import Reason, Work
+
+
+class Id(str):
+    """A replica's id."""
+
+    @property
+    def unique_id(self) -> str:
+        """The id that it uses for itself."""
+        return str(self)
+
+
+def replicas(names: str) -> list[Any]:
+    return [SimpleNamespace(replica_id=Id(name)) for name in names]
 
 
 def test_what_left_is_forgotten() -> None:
@@ -12,4 +29,45 @@ def test_what_left_is_forgotten() -> None:
     placed.left("a")
     placed.left("a")
     assert not placed.assigned("a")
-    assert vars(placed)["_replica"] == {}
+    assert vars(placed)["_requests"] == {}
+    assert vars(placed)["_loads"] == {}
+
+
+def test_a_request_goes_where_its_prompt_is_cached_and_is_counted_there_at_once() -> None:
+    placed, [a, b] = Placement(), replicas("ab")
+    reasons: list[Reason] = []
+    placed.on_assigned = reasons.append
+    placed.cached = lambda blocks: {"b": 96.0} if "known" in blocks else {}
+    placed.expect("one", Work(100, 50, ["known"]))
+    assert placed.choose("one", [a, b], "one") is b
+    placed.assign("one", b.replica_id, "one")
+    load = vars(placed)["_loads"][b.replica_id]
+    assert (load.requests, load.prefill_tokens, load.expected_tokens) == (1, 4, 50)
+    placed.expect("two", Work(100, 50, ["other"]))
+    assert placed.choose("two", [a, b], "two") is a
+    placed.progressed("one", 30)
+    assert (load.requests, load.prefill_tokens, load.expected_tokens) == (1, 0, 30)
+    placed.ended("one")
+    assert placed.of(b.replica_id) == 0
+    assert reasons == [Reason.CACHED]
+
+
+def test_a_request_that_waits_again_keeps_what_is_expected_of_it() -> None:
+    placed = Placement()
+    placed.expect("a", Work(100, 50))
+    placed.assign("a", "replica-0", "a")  # type: ignore[arg-type]
+    placed.waits("a")
+    assert not placed.assigned("a")
+    assert placed.of("replica-0") == 0  # type: ignore[arg-type]
+    placed.assign("a", "replica-1", "a")  # type: ignore[arg-type]
+    assert vars(placed)["_loads"]["replica-1"].expected_tokens == 50
+
+
+def test_replicas_that_are_gone_are_forgotten_with_their_last_request() -> None:
+    placed, [a, b] = Placement(), replicas("ab")
+    placed.update([a, b])
+    placed.assign("one", a.replica_id, "one")
+    placed.update([b])
+    assert placed.of(a.replica_id) == 1
+    placed.left("one")
+    assert vars(placed)["_loads"] == {}

@@ -184,7 +184,7 @@ async def test_a_call_that_carries_goes_to_the_replica_it_names_and_counts_nowhe
     assert await router().choose_replicas(candidates, request) == [[candidates[1]]]  # type: ignore[arg-type, comparison-overlap]
     request.args = ["gone", "address"]
     assert await router().choose_replicas(candidates, request) == []  # type: ignore[arg-type]
-    assert not placed._count
+    assert not placed._loads
 
 
 def test_the_replicas_that_serve_tells_of_are_known_and_chosen_from(placed: Placement, monkeypatch: pytest.MonkeyPatch) -> None:

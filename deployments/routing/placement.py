@@ -85,9 +85,9 @@ class Placement:
                 random=random.random,
             )
             if placed is not None:
-                there = (
-                    work.prompt_tokens if chosen.reason is Reason.TOGETHER else cached[chosen.replica] if cached is not None else 0.0
-                )
+                there = cached[chosen.replica] if cached is not None else 0.0
+                if chosen.reason is Reason.TOGETHER:  # the others have it read, or will have
+                    there = work.prompt_tokens
                 placed.reason, placed.uncached_tokens = chosen.reason, max(work.prompt_tokens - there, 0.0)
             return candidates[chosen.replica]
 

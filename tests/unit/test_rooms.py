@@ -69,7 +69,7 @@ LEAVES = of(
     "deployments",
     "settings errors engine_arguments observability.metrics observability.startup observability.record reasoning.coat"
     " reasoning.vote reasoning.equality reasoning.limits access.keys access.usage access.shared"
-    " autoscaling.signals autoscaling.memory autoscaling.policy routing.score",
+    " autoscaling.signals autoscaling.memory autoscaling.policy routing.score routing.lengths",
 )
 
 

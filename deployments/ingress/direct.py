@@ -41,7 +41,8 @@ COMPLETION_TAIL = b',"logprobs":null,"finish_reason":null,"stop_reason":null,"pr
 class DirectStream:
     """A stream whose tokens may take the direct path.
 
-    `parser` reads the reply, if anything does. `begun` is set when the stream's first chunk says how the others begin.
+    `parser` reads the reply, if anything does. `begun` is set when the stream's first chunk says how the others begin, `finished`
+    when the engine has sent its last token: what vLLM makes then comes without a wait.
     """
 
     def __init__(self, outlet: Outlet) -> None:
@@ -52,7 +53,7 @@ class DirectStream:
         self._handed = 0  # tokens of which vLLM's stream knows
         self._text, self._ids = "", list[int]()  # what is held
         self.parser: Any = None
-        self.begun = False
+        self.begun = self.finished = False
 
     def chunk(self, text: str, ids: list[int]) -> bytes | None:
         """Return the chunk of more of the reply, as vLLM makes it; None if there is none yet, or if the stream leaves."""
@@ -126,14 +127,18 @@ class DirectStream:
             return False
         if chunk is None:
             return False
+        self._write(chunk)
+        return True
+
+    def _write(self, chunk: bytes) -> None:
         now = time.monotonic()
         self._outlet.write(chunk, now)
         if self._record is not None:
             self._record.sent.append(now)
-        return True
 
     def complete(self, output: Any) -> None:
         """Complete an output for vLLM's stream: with all tokens that it has not seen, and the text of those that are held."""
+        self.finished = output.finished
         completion, ids = output.outputs[0], self._detokenizer.token_ids
         completion.token_ids = ids[self._handed :]
         self._handed = len(ids)
@@ -153,6 +158,16 @@ class ChunkStream(DirectStream):
         before, found, _ = chunk.partition(self._opening)
         if found:
             self._head, self.begun = (before + self._opening).encode(), True
+
+    def passes(self, chunk: str) -> bool:
+        """Write a chunk of vLLM's, if it can go out now and differs from others in its text only; return whether it did."""
+        if not (self.begun and self._outlet.ready()):
+            return False
+        written = chunk.encode()
+        if not (written.startswith(self._head) and written.endswith(self._tail)):
+            return False
+        self._write(written)
+        return True
 
     def chunk(self, text: str, ids: list[int]) -> bytes | None:
         """Return the chunk with this text."""
@@ -297,12 +312,20 @@ def _streamed(chunks: AsyncGenerator[str, None], opening: str, tail: bytes) -> A
 
 
 async def _beginning(chunks: AsyncGenerator[str, None], stream: ChunkStream) -> AsyncGenerator[str, None]:
-    """Return the chunks that vLLM makes of a stream."""
+    """Return the chunks that vLLM makes of a stream, but for those that can be written at once; the last ones together."""
     pending.set(stream)
+    last: list[str] = []
     async with aclosing(chunks):
         first = True
         async for chunk in chunks:
             if first:
                 stream.learn(chunk)
                 first = False
-            yield chunk
+            elif not stream.finished and stream.passes(chunk):
+                continue
+            if stream.finished:
+                last.append(chunk)
+            else:
+                yield chunk
+    if last:
+        yield "".join(last)

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import re
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -22,6 +23,7 @@ from vllm.v1.engine import (
 from tests.support.in_process import Core, Server, served
 from tests.support.until import TIMEOUT_S, until_async
 
+EVENT = re.compile(rb".+?\n\n", re.DOTALL)
 ROUNDS = 16
 """Of the event loop: in so many, all is done that a step has caused."""
 
@@ -87,29 +89,29 @@ async def rounds() -> None:
 
 
 class Reply:
-    """A response over a connection of its own: its status, and the chunks of its body as HTTP has them."""
+    """A response over a connection of its own: its status, and the events of its stream; any other body is one."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader, self.writer = reader, writer
         self.status = 0
-        self.chunks: list[bytes] = []
+        self.events: list[bytes] = []
 
-    async def read(self, chunks: int | None = None) -> list[bytes]:
-        """Read to the end of the body, or until there are so many chunks; return all."""
+    async def read(self, events: int | None = None) -> list[bytes]:
+        """Read to the end of the body, or until there are so many events; return all."""
         if not self.status:
             head = await self.reader.readuntil(b"\r\n\r\n")
             self.status = int(head.split()[1])
             if b"content-length: " in head:
                 length = int(head.partition(b"content-length: ")[2].partition(b"\r\n")[0])
-                self.chunks.append(await self.reader.readexactly(length))
-                return self.chunks
-        while chunks is None or len(self.chunks) < chunks:
+                self.events.append(await self.reader.readexactly(length))
+                return self.events
+        while events is None or len(self.events) < events:
             size = int(await self.reader.readuntil(b"\r\n"), 16)
             data = await self.reader.readexactly(size + 2)
             if not size:
                 break
-            self.chunks.append(data[:-2])
-        return self.chunks
+            self.events += EVENT.findall(data[:-2])
+        return self.events
 
     async def close(self) -> None:
         self.writer.close()

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 from transformers import AutoTokenizer
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from vllm.v1.engine import EngineCoreRequest, FinishReason
 
 from deployments.access.keys import digest
@@ -155,13 +156,13 @@ def case(asked: EngineCoreRequest) -> str:
 
 
 async def replies(streams: Streams, names: list[str]) -> dict[str, list[bytes]]:
-    """Return the chunks of each of these requests, which run together, but for the comments of a crowded machine."""
+    """Return the events of each of these requests, which run together, but for the comments of a crowded machine."""
     streams.core.script = lambda asked: script(random.Random(case(asked)))
     asked = {name: await streams.ask(*request(random.Random(name), name)) for name in names}
     reading = {name: asyncio.create_task(reply.read()) for name, reply in asked.items()}
     await streams.core.run(until=lambda: all(task.done() for task in reading.values()))
     await streams.close()
-    return {name: [written(chunk) for chunk in task.result() if chunk != keepalive.COMMENT] for name, task in reading.items()}
+    return {name: [written(event) for event in task.result() if event != keepalive.COMMENT] for name, task in reading.items()}
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -197,7 +198,7 @@ def taken(monkeypatch: pytest.MonkeyPatch) -> list[DirectStream]:
 
 @pytest.mark.timeout(240)  # on a crowded machine
 async def test_streams_are_the_same_to_the_byte(both: dict[bool, Streams], taken: list[DirectStream]) -> None:
-    """Each request's reply, chunk by chunk. Most chunks of one ingress took the direct path."""
+    """Each request's reply, event by event. Most chunks of one ingress took the direct path."""
     names = [f"case{number}" for number in range(REQUESTS)]
     seen: dict[bool, dict[str, list[bytes]]] = {False: {}, True: {}}
     for at in range(0, REQUESTS, AT_ONCE):
@@ -277,12 +278,28 @@ async def test_an_idle_stream_gets_comments(streams: Streams, monkeypatch: pytes
     chunks = await reply.read(6)
     assert chunks[-1] == keepalive.COMMENT
     await streams.core.step()
-    await until_async(lambda: reply.read(len(reply.chunks) + 1), "a chunk", holds=lambda found: found[-1] != keepalive.COMMENT)
+    await until_async(lambda: reply.read(len(reply.events) + 1), "a chunk", holds=lambda found: found[-1] != keepalive.COMMENT)
     await streams.core.run(until=lambda: not streams.core.open)
     events = [chunk for chunk in await reply.read() if chunk != keepalive.COMMENT]
     assert "".join(map(text, events[:-1])) == decoded(TOKENS[:-1])
     monkeypatch.undo()
     streams.server.app.middleware_stack = None
+
+
+@pytest.mark.parametrize("direct", [True])
+async def test_few_messages_pass_all_middleware(streams: Streams, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those are the first event, and together all that come with the last token."""
+    sent: list[bytes] = []
+    send = RequestResponseCycle.send
+    monkeypatch.setattr(
+        RequestResponseCycle, "send", lambda self, message: (sent.append(message.get("body")), send(self, message))[1]
+    )
+    reply = await streams.ask(CHAT, QUESTION | {"stream_options": {"include_usage": True}})
+    await streams.opened()
+    await streams.core.run(until=lambda: not streams.core.open)
+    first, *chunks, finish, usage, done = await reply.read()
+    assert len(chunks) > 2
+    assert sent == [None, first, finish + usage + done, b""]
 
 
 @BOTH
@@ -292,10 +309,10 @@ async def test_a_late_stream_ends_with_the_error(streams: Streams) -> None:
     for _ in range(3):
         await streams.core.step()
     await until_async(lambda: streams.core.aborted, "the request is aborted")
-    chunks = await reply.read()
-    assert "".join(map(text, chunks[:-1])) == decoded(TOKENS[:3])
-    assert json.loads(chunks[-1].split(b"\n")[0][6:])["error"]["code"] == 504
-    assert chunks[-1].endswith(b"data: [DONE]\n\n")
+    *chunks, error, done = await reply.read()
+    assert "".join(map(text, chunks)) == decoded(TOKENS[:3])
+    assert json.loads(error[6:])["error"]["code"] == 504
+    assert done == b"data: [DONE]\n\n"
 
 
 @BOTH
@@ -310,9 +327,9 @@ async def test_nothing_is_written_after_the_deadline(streams: Streams, monkeypat
         await streams.core.step()
     timed[0]._end()
     await streams.core.step()
-    chunks = await reply.read()
-    assert "".join(map(text, chunks[:-1])) == decoded(TOKENS[:3])
-    assert b'"error"' in chunks[-1]
+    *chunks, error, _done = await reply.read()
+    assert "".join(map(text, chunks)) == decoded(TOKENS[:3])
+    assert b'"error"' in error
 
 
 @BOTH

@@ -15,6 +15,7 @@ from deployments.routing.score import Load, Reason, Work, choose
 LOST_S = 30.0
 UNREACHED_S = 2.0
 GROUPS_KEPT = 4096
+USUAL_WEIGHT = 0.02
 
 Cached = Callable[[Sequence[Any]], Mapping[str, float] | None]
 """Returns how many tokens of a prompt with these blocks each replica has cached, by the replicas' own ids; None if not known."""
@@ -38,14 +39,31 @@ class Placed:
     expected_tokens: float = 0.0
 
 
+@dataclass(slots=True)
+class OnReplica:
+    """The requests on a replica: `own` is how many of this process are counted, and `load` is theirs and that of `others`."""
+
+    load: Load
+    own: int = 0
+    others: tuple[float, float, float] = (0.0, 0.0, 0.0)
+
+    def change(self, requests: float, prefill_tokens: float, expected_tokens: float) -> None:
+        """Add to the load."""
+        load = self.load
+        load.requests += requests
+        load.prefill_tokens += prefill_tokens
+        load.expected_tokens += expected_tokens
+
+
 class Placement:
-    """The requests of this process that are on replicas, and the replicas that were lost recently."""
+    """The requests of this process that are on replicas, what replicas tell of those of others, and replicas lost recently."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._lock = threading.RLock()  # without throughput mode Serve's routers run in a thread of their own
         self._requests: dict[str, Placed] = {}
-        self._loads: dict[ReplicaID, Load] = {}
+        self._loads: dict[ReplicaID, OnReplica] = {}
+        self._usual_tokens = 0.0  # expected of a request that gets a replica, a mean in which older ones fade
         self._lost: dict[ReplicaID, float] = {}
         self._groups: OrderedDict[str, ReplicaID] = OrderedDict()
         self.known: dict[str, RunningReplica] = {}
@@ -60,7 +78,22 @@ class Placement:
         with self._lock:
             self.known = {replica.replica_id.unique_id: replica for replica in replicas}
             there = {replica.replica_id for replica in replicas}
-            self._loads = {replica_id: load for replica_id, load in self._loads.items() if replica_id in there or load.requests}
+            self._loads = {replica_id: on for replica_id, on in self._loads.items() if replica_id in there or on.own}
+
+    def told(self, replica: str, requests: int, prefill_tokens: float) -> None:
+        """Record how many requests of others a replica has, and how many tokens of their prompts it has still to read."""
+        with self._lock:
+            if (known := self.known.get(replica)) is None:
+                return
+            on = self._on(known.replica_id)
+            others = (requests, prefill_tokens, requests * self._usual_tokens)
+            on.change(*(now - before for now, before in zip(others, on.others, strict=True)))
+            on.others = others
+
+    def _on(self, replica_id: ReplicaID) -> OnReplica:
+        if (on := self._loads.get(replica_id)) is None:
+            on = self._loads[replica_id] = OnReplica(replace(self.empty))
+        return on
 
     def expect(self, request_id: str, work: Work) -> None:
         """Record what a request is expected to cost, before a replica is chosen for it."""
@@ -79,7 +112,7 @@ class Placement:
             with_group, cached = self._groups.get(group), self._cached_on(candidates, work)
             chosen = choose(
                 work,
-                [self._loads.get(replica.replica_id, self.empty) for replica in candidates],
+                [on.load if (on := self._loads.get(replica.replica_id)) is not None else self.empty for replica in candidates],
                 cached,
                 group=next((at for at, replica in enumerate(candidates) if replica.replica_id == with_group), None),
                 random=random.random,
@@ -98,7 +131,7 @@ class Placement:
 
     def of(self, replica_id: ReplicaID) -> int:
         """Return the number of requests on a replica."""
-        return int(load.requests) if (load := self._loads.get(replica_id)) is not None else 0
+        return on.own if (on := self._loads.get(replica_id)) is not None else 0
 
     def assign(self, request_id: str, replica_id: ReplicaID, group: str) -> None:
         """Count a request of a group on a replica, and no longer on the one that it was assigned to before."""
@@ -111,20 +144,17 @@ class Placement:
             placed.replica, placed.counted = replica_id, True
             placed.times += 1
             placed.prefill_tokens, placed.expected_tokens = placed.uncached_tokens, placed.work.expected_tokens
-            if (load := self._loads.get(replica_id)) is None:
-                load = self._loads[replica_id] = replace(self.empty)
-            load.requests += 1
-            load.prefill_tokens += placed.prefill_tokens
-            load.expected_tokens += placed.expected_tokens
+            self._usual_tokens += USUAL_WEIGHT * (placed.expected_tokens - self._usual_tokens)
+            on = self._on(replica_id)
+            on.own += 1
+            on.change(1, placed.prefill_tokens, placed.expected_tokens)
         self.on_assigned(placed.reason)
 
     def progressed(self, request_id: str, expected_tokens: float) -> None:
         """Record that a request's prompt has been read, and how many tokens are still expected of it."""
         with self._lock:
             if (placed := self._requests.get(request_id)) is not None and placed.counted and placed.replica is not None:
-                load = self._loads[placed.replica]
-                load.prefill_tokens -= placed.prefill_tokens
-                load.expected_tokens += expected_tokens - placed.expected_tokens
+                self._loads[placed.replica].change(0, -placed.prefill_tokens, expected_tokens - placed.expected_tokens)
                 placed.prefill_tokens, placed.expected_tokens = 0.0, expected_tokens
 
     def assigned(self, request_id: str) -> int:
@@ -136,12 +166,19 @@ class Placement:
         with self._lock:
             if (placed := self._requests.get(request_id)) is not None and placed.counted and placed.replica is not None:
                 placed.counted = False
-                load = self._loads[placed.replica]
-                load.requests -= 1
-                load.prefill_tokens -= placed.prefill_tokens
-                load.expected_tokens -= placed.expected_tokens
-                if not load.requests:  # sums of floats leave a rest
-                    del self._loads[placed.replica]
+                on = self._loads[placed.replica]
+                on.own -= 1
+                on.change(-1, -placed.prefill_tokens, -placed.expected_tokens)
+                if not on.own:
+                    self._emptied(placed.replica, on)
+
+    def _emptied(self, replica_id: ReplicaID, on: OnReplica) -> None:
+        """Forget a replica without requests of ours, or at least what the sums of their floats have left."""
+        if on.others[0]:
+            on.load = replace(self.empty)
+            on.change(*on.others)
+        else:
+            del self._loads[replica_id]
 
     def lost(self, request_id: str) -> None:
         """Record that a request's replica failed: for `LOST_S` it gets no others. By then Serve knows, or it was a false alarm."""

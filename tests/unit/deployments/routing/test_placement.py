@@ -41,7 +41,7 @@ def test_a_request_goes_where_its_prompt_is_cached_and_is_counted_there_at_once(
     placed.expect("one", Work(100, 50, ["known"]))
     assert placed.choose("one", [a, b], "one") is b
     placed.assign("one", b.replica_id, "one")
-    load = vars(placed)["_loads"][b.replica_id]
+    load = vars(placed)["_loads"][b.replica_id].load
     assert (load.requests, load.prefill_tokens, load.expected_tokens) == (1, 4, 50)
     placed.expect("two", Work(100, 50, ["other"]))
     assert placed.choose("two", [a, b], "two") is a
@@ -60,7 +60,7 @@ def test_a_request_that_waits_again_keeps_what_is_expected_of_it() -> None:
     assert not placed.assigned("a")
     assert placed.of("replica-0") == 0  # type: ignore[arg-type]
     placed.assign("a", "replica-1", "a")  # type: ignore[arg-type]
-    assert vars(placed)["_loads"]["replica-1"].expected_tokens == 50
+    assert vars(placed)["_loads"]["replica-1"].load.expected_tokens == 50
 
 
 def test_replicas_that_are_gone_are_forgotten_with_their_last_request() -> None:
@@ -71,3 +71,26 @@ def test_replicas_that_are_gone_are_forgotten_with_their_last_request() -> None:
     assert placed.of(a.replica_id) == 1
     placed.left("one")
     assert vars(placed)["_loads"] == {}
+
+
+def test_what_others_have_on_a_replica_counts_and_is_not_ours() -> None:
+    placed, [a, b] = Placement(), replicas("ab")
+    placed.cached = lambda blocks: {}
+    placed.update([a, b])
+    placed.told("a", 5, 700)
+    placed.told("gone", 5, 700)
+    assert placed.of(a.replica_id) == 0
+    for number in range(5):
+        placed.expect(f"{number}", Work(100, 50))
+        assert placed.choose(f"{number}", [a, b], f"{number}") is b
+        placed.assign(f"{number}", b.replica_id, f"{number}")
+    placed.told("a", 1, 0)
+    placed.told("a", 1, 0)
+    assert vars(placed)["_loads"][a.replica_id].load.requests == 1
+    placed.expect("next", Work(100, 50))
+    assert placed.choose("next", [a, b], "next") is a
+    for number in range(5):
+        placed.left(f"{number}")
+    placed.told("a", 0, 0)
+    loads = {name: on.load for name, on in vars(placed)["_loads"].items()}
+    assert all(load.requests == 0 and load.prefill_tokens == 0 for load in loads.values())

@@ -17,13 +17,14 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 
 import psutil
 import uvloop
 
 from cluster.bench import load
 from cluster.bench.load import percentile
-from cluster.bench.stack import Stack, cpu_seconds
+from cluster.bench.stack import PLATFORM, Stack, cpu_seconds
 
 WARM_S, BETWEEN_S = 1.0, 1.0
 """Seconds of load at the start of a turn that are not measured, and seconds between pairs in which both servers run."""
@@ -34,11 +35,15 @@ Beside = Mapping[str, Callable[[Stack], AbstractContextManager[object]]]
 
 @dataclass(frozen=True)
 class Usage:
-    """CPU seconds during a turn: of the server, of the load client, and of all else on the machine."""
+    """CPU seconds during a turn: of the server, by part (`stack.part_of`), of the load client, and of all else on the machine."""
 
-    server: float
+    server: Mapping[str, float]
     client: float
     others: float
+
+    def of(self, *parts: str) -> float:
+        """Return the CPU seconds of these parts of the server; without any, of all of it."""
+        return sum(seconds for part, seconds in self.server.items() if not parts or part in parts)
 
 
 COLUMNS: dict[str, Callable[[load.Sample, Usage], float]] = {
@@ -48,11 +53,16 @@ COLUMNS: dict[str, Callable[[load.Sample, Usage], float]] = {
     "TTFT p95 ms": lambda s, cpu: percentile(s.ttft, 95) * 1e3,
     "ITL p50 ms": lambda s, cpu: percentile(s.itl, 50) * 1e3,
     "ITL p99 ms": lambda s, cpu: percentile(s.itl, 99) * 1e3,
-    "CPU s/1k tok": lambda s, cpu: cpu.server / s.tokens * 1e3,
+    "CPU s/1k tok": lambda s, cpu: cpu.of() / s.tokens * 1e3,
+    "without engine": lambda s, cpu: cpu.of(*PLATFORM) / s.tokens * 1e3,
+    **{part: partial(lambda part, s, cpu: cpu.of(part) / s.tokens * 1e3, part) for part in PLATFORM},
+    "CPU ms/request": lambda s, cpu: cpu.of(*PLATFORM) / len(s.ttft) * 1e3,
     "client CPU s/1k tok": lambda s, cpu: cpu.client / s.tokens * 1e3,
     "others' CPU cores": lambda s, cpu: cpu.others / s.seconds,
 }
-RATIOS = ("tokens/s", "TTFT p50 ms", "TTFT p95 ms", "ITL p50 ms", "CPU s/1k tok")
+"""All figures of a turn. "Without engine" and each part of the platform are CPU seconds per 1,000 tokens. "CPU ms/request" is without
+the engine, too; it says what a request costs where its answer is one token."""
+RATIOS = ("tokens/s", "TTFT p50 ms", "TTFT p95 ms", "ITL p50 ms", "CPU s/1k tok", "without engine", "CPU ms/request")
 """The columns whose ratios are shown."""
 
 
@@ -96,12 +106,15 @@ class Meter:
             sample = self._load(stack, level, max(8, 2 * level.clients), seed + 1)
             speed = self._speeds[level] = sample.tokens / sample.seconds
         self._load(stack, level, level.requests(speed, WARM_S), seed + 1)
-        server, client = stack.processes(), [psutil.Process()]
-        before = cpu_seconds(server), cpu_seconds(client), _machine_seconds()
+        parts, client = stack.parts(), [psutil.Process()]
+
+        def used() -> list[float]:
+            return [*map(cpu_seconds, parts.values()), cpu_seconds(client), _machine_seconds()]
+
+        before = used()
         sample = self._load(stack, level, level.requests(speed, self._turn_s), seed)
-        after = cpu_seconds(server), cpu_seconds(client), _machine_seconds()
-        of_server, of_client, of_all = (late - early for early, late in zip(before, after, strict=True))
-        usage = Usage(of_server, of_client, max(0.0, of_all - of_server - of_client))
+        *of_parts, of_client, of_all = (late - early for early, late in zip(before, used(), strict=True))
+        usage = Usage(dict(zip(parts, of_parts, strict=True)), of_client, max(0.0, of_all - sum(of_parts) - of_client))
         return {name: column(sample, usage) for name, column in COLUMNS.items()}
 
 
@@ -185,7 +198,7 @@ def median_table(turns: Sequence[Turn]) -> str:
     for level, server in _levels_and_servers(turns):
         rows = [turn.row for turn in turns if (turn.level, turn.server) == (level, server)]
         medians = {name: statistics.median(row[name] for row in rows) for name in COLUMNS}
-        cells = [f"{value:.{3 if 'CPU' in name else 0 if '/s' in name else 1}f}" for name, value in medians.items()]
+        cells = [f"{value:.{0 if '/s' in name else 1 if name.endswith(' ms') else 3}f}" for name, value in medians.items()]
         lines.append(f"| {level.tokens} | {level.clients} | {server} | {' | '.join(cells)} |")
     return "\n".join(lines)
 

@@ -38,6 +38,14 @@ INGRESS_PORTS = range(30000, 31000)
 """Ray Serve's default ports of its proxies and of ingress replicas. An application here gets a fifth of the latter."""
 LASTING = ("ServeController", "ServeReplica:", "haproxy -", "gcs_server", "raylet/raylet")
 """Parts of the command lines of processes, beside engines, that run as long as an application does."""
+PARTS = {
+    "API server": ("ServeReplica:default:Ingress", "vllm.entrypoints"),
+    "proxy": ("haproxy -", "HAProxyManager", "ProxyActor"),
+    "LLM replica": ("ServeReplica:default:LLM",),
+}
+"""Parts of a server, by what is in the command lines of their processes: an ingress is an API server, as bare vLLM's own is."""
+PLATFORM = (*PARTS, "rest")
+"""All parts of a server but its engines."""
 
 
 def command_line(process: psutil.Process) -> str:
@@ -51,6 +59,13 @@ def command_line(process: psutil.Process) -> str:
 def is_engine(process: psutil.Process) -> bool:
     """Return whether a process is an engine's."""
     return cores.is_engine(command_line(process))
+
+
+def part_of(command: str) -> str:
+    """Return the part of a server that a process belongs to, by its command line: "engine", or one of `PLATFORM`."""
+    if cores.is_engine(command):
+        return "engine"
+    return next((part for part, words in PARTS.items() if any(word in command for word in words)), "rest")
 
 
 def engines(replica: psutil.Process) -> list[psutil.Process]:
@@ -109,6 +124,13 @@ class Stack:
                 if process.pid not in found and (process.ppid() in found or run_of(process) in runs):
                     found[process.pid] = process
         return list(found.values())
+
+    def parts(self) -> dict[str, list[psutil.Process]]:
+        """Return all its processes, by part."""
+        found: dict[str, list[psutil.Process]] = {}
+        for process in self.processes():
+            found.setdefault(part_of(command_line(process)), []).append(process)
+        return found
 
     def named(self, part: str) -> list[psutil.Process]:
         """Return its processes with `part` in their command line."""

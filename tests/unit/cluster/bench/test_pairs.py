@@ -124,7 +124,7 @@ def test_the_first_turn_of_a_level_finds_out_how_many_requests_all_have(monkeypa
 
     monkeypatch.setattr(load, "run", run)
     monkeypatch.setattr(pairs, "cpu_seconds", lambda processes: 0.0)
-    monkeypatch.setattr(Stack, "processes", lambda self: [])
+    monkeypatch.setattr(Stack, "parts", lambda self: {"engine": [], "rest": []})
     meter = Meter("nano", 5.0)
     rows = [meter.measure(Stack(f"http://127.0.0.1:{port}", None), Level(4, 64), 7) for port in (1, 2, 1)]  # type: ignore[arg-type]
     assert runs[0] == (1, 8, 8)
@@ -135,7 +135,8 @@ def test_the_first_turn_of_a_level_finds_out_how_many_requests_all_have(monkeypa
 
 def test_the_columns_of_a_sample() -> None:
     sample = load.Sample(2, seconds=2.0, chunks=80, tokens=100, ttft=[0.01, 0.02, 0.03], itl=[0.001] * 99 + [0.5])
-    row = {name: column(sample, Usage(server=0.3, client=0.1, others=1.0)) for name, column in COLUMNS.items()}
+    server = {"engine": 0.18, "API server": 0.06, "proxy": 0.03, "LLM replica": 0.01, "rest": 0.02}
+    row = {name: column(sample, Usage(server, client=0.1, others=1.0)) for name, column in COLUMNS.items()}
     assert row == {
         "tokens/s": 50,
         "chunks/s": 40,
@@ -144,6 +145,12 @@ def test_the_columns_of_a_sample() -> None:
         "ITL p50 ms": pytest.approx(1),
         "ITL p99 ms": pytest.approx(1),
         "CPU s/1k tok": pytest.approx(3),
+        "without engine": pytest.approx(1.2),
+        "API server": pytest.approx(0.6),
+        "proxy": pytest.approx(0.3),
+        "LLM replica": pytest.approx(0.1),
+        "rest": pytest.approx(0.2),
+        "CPU ms/request": pytest.approx(40),
         "client CPU s/1k tok": pytest.approx(1),
         "others' CPU cores": 0.5,
     }

@@ -82,6 +82,24 @@ def test_an_engine_with_vllms_title_is_one_too_and_others_are_not(processes: lis
     assert other.pid != engine.pid
 
 
+@pytest.mark.parametrize(
+    ("command", "part"),
+    [
+        ("VLLM::EngineCore", "engine"),
+        (f"python -m {cores.ENGINE_MODULE}", "engine"),
+        ("ray::ServeReplica:default:Ingress.serve", "API server"),
+        ("python -m vllm.entrypoints.launchers.api_server.entry --model nano", "API server"),
+        ("haproxy -db -f /tmp/haproxy.cfg", "proxy"),
+        ("ray::ServeReplica:default:LLM", "LLM replica"),
+        ("ray::ServeReplica:default:UI", "rest"),
+        ("gcs_server --log_dir=x", "rest"),
+        ("", "rest"),
+    ],
+)
+def test_the_part_of_a_process(command: str, part: str) -> None:
+    assert stack.part_of(command) == part
+
+
 def test_a_server_is_its_descendants_and_its_run(processes: list[psutil.Popen]) -> None:
     root = start(processes, PARENT, **{RUN: "this"})
     orphan = start(processes, PARENT, **{RUN: "this"})

@@ -60,8 +60,8 @@ COLUMNS: dict[str, Callable[[load.Sample, Usage], float]] = {
     "client CPU s/1k tok": lambda s, cpu: cpu.client / s.tokens * 1e3,
     "others' CPU cores": lambda s, cpu: cpu.others / s.seconds,
 }
-"""All figures of a turn. "Without engine" and each part of the platform are CPU seconds per 1,000 tokens. "CPU ms/request" is without
-the engine, too; it says what a request costs where its answer is one token."""
+"""All figures of a turn. "Without engine" and each part of the platform are CPU seconds per 1,000 tokens. "CPU ms/request" is
+without the engine, too; it says what a request costs where its answer is one token."""
 RATIOS = ("tokens/s", "TTFT p50 ms", "TTFT p95 ms", "ITL p50 ms", "CPU s/1k tok", "without engine", "CPU ms/request")
 """The columns whose ratios are shown."""
 

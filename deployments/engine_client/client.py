@@ -8,6 +8,7 @@ it on the replica. When a replica is lost, its requests continue on others (`dep
 import asyncio
 import contextvars
 import functools
+import random
 import time
 import types
 from collections.abc import Callable, Iterator, Sequence
@@ -31,6 +32,8 @@ from deployments.engine_client.stored import end_of, ending, one_by_one
 from deployments.errors import EngineLostError, GrammarNotFollowedError, SatoriError
 from deployments.observability import logs, record
 from deployments.patching import patched
+from deployments.routing import prospect
+from deployments.routing.lengths import Lengths
 from deployments.routing.score import Work
 from deployments.store import chain as store
 from deployments.store.chain import Chain
@@ -43,6 +46,8 @@ logger = logs.logger("ingress")
 PACE_WEIGHT = 0.1
 REPORT_TOKENS = 32
 """After so many tokens of a request the router is told how many are still to come."""
+ASKED_ABOUT = 200
+"""Of so many replies at most is told how long they still take: each takes some 30 µs to ask about."""
 UNFOLLOWED = "the engine could not go on with this format: it failed, or following it took too long"
 # What vLLM's decoder raises for frames that its encoder did not make.
 UNREADABLE = (
@@ -109,7 +114,10 @@ class ServeEngineClient(EngineCoreClient):
         self._encoder = MsgpackEncoder()
         self._decoder = MsgpackDecoder(EngineCoreOutputs)
         self._outputs: asyncio.Queue[EngineCoreOutputs] = asyncio.Queue()
-        self._pace_s = self._usual_tokens = 0.0
+        self._pace_s = 0.0
+        self._lengths = Lengths()
+        self.turn_ids: frozenset[int] = frozenset()
+        """The tokens that begin a turn of a chain, where the model writes chains."""
         self._chains: dict[str, Chain] = {}
         """Those of stored responses, by the request's own id."""
         self._stored: list[EngineCoreOutput] = []
@@ -160,6 +168,7 @@ class ServeEngineClient(EngineCoreClient):
 
     def _start(self, opened: OpenRequest, encoded: list[bytes]) -> None:
         self._requests.add(opened)
+        prospect.current.set(opened.expect(self._lengths, self.turn_ids))
         # In a context of its own: in the HTTP request's context Serve gives all handle calls the same id, and its router mixes up
         # calls that share an id (the samples of one request then wait for ever; Ray 2.60.0).
         opened.call = asyncio.create_task(self._run(opened, encoded), context=contextvars.Context())
@@ -240,17 +249,24 @@ class ServeEngineClient(EngineCoreClient):
         return Work(opened.timeline.prompt_tokens + len(opened.tokens), self._expected_tokens(opened))
 
     def _expected_tokens(self, opened: OpenRequest) -> float:
-        """Return how many tokens a request is expected to generate from now on: as many as one usually does, within its limit."""
-        params = opened.request.sampling_params
-        most = params.max_tokens if params is not None else None
-        return self._usual_tokens if most is None else min(self._usual_tokens, max(most - len(opened.tokens), 0))
+        """Return how many tokens a request is expected to generate from now on."""
+        return reply.forecast().mean if (reply := opened.timeline.prospect) is not None else 0.0
+
+    def left_s(self) -> dict[str, float] | None:
+        """Return quantiles of the seconds that the replies of this ingress still take; None before that is known."""
+        opened = list(self._requests.by_id.values())
+        some = opened if len(opened) <= ASKED_ABOUT else random.sample(opened, ASKED_ABOUT)
+        return prospect.left_s((reply for one in some if (reply := one.timeline.prospect) is not None), time.monotonic())
 
     def _abort(self, opened: OpenRequest) -> None:
-        self._close(opened, "aborted")
+        params = opened.request.sampling_params
+        self._close(opened, "aborted", whole=bool(params and params.stop))  # vLLM's frontend finds stop strings, and aborts
         opened.cancel()
 
-    def _close(self, opened: OpenRequest, how: str) -> None:
-        """Remove a request, and log how it ended."""
+    def _close(self, opened: OpenRequest, how: str, *, whole: bool = False) -> None:
+        """Remove a request, log how it ended, and learn from its length; it may be `whole`, ended by itself."""
+        if (reply := opened.timeline.prospect) is not None:
+            reply.ended(cut=not whole)
         taken_s = time.monotonic() - opened.timeline.began
         logs.ended(opened.attempt.wire_id, how, tokens=len(opened.tokens), seconds=round(taken_s, 3))
         self._requests.remove(opened)
@@ -346,8 +362,7 @@ class ServeEngineClient(EngineCoreClient):
         self._replicas.ended(opened.attempt.wire_id)
         self._carriers.ended(opened.attempt.wire_id)
         self._pace_s += PACE_WEIGHT * (now - opened.timeline.began - self._pace_s)
-        self._usual_tokens += PACE_WEIGHT * (len(opened.tokens) - self._usual_tokens)
-        self._close(opened, f"ended ({reason})")
+        self._close(opened, f"ended ({reason})", whole=reason == FinishReason.STOP)
 
 
 @contextmanager

@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 from vllm.v1.engine import EngineCoreEvent, EngineCoreEventType, EngineCoreOutput, EngineCoreRequest
 
 from deployments.observability.record import Record, Timeline, Visit
+from deployments.reasoning.limits import ARGUMENT
+from deployments.routing.lengths import LONGEST, Asked, Lengths
+from deployments.routing.prospect import Prospect
 from deployments.transport.channel import DEFERRED
 
 _SAMPLE = re.compile(r"^\d+_")
@@ -74,6 +77,11 @@ class OpenRequest:
             record.engine.append(timeline)
         return cls(request, DEFERRED + client if deferrable else client, record, timeline, Attempt(request.request_id), tokens)
 
+    def expect(self, lengths: Lengths, turn_ids: frozenset[int]) -> Prospect:
+        """Begin to tell what is to come of it, before its first token here."""
+        self.timeline.prospect = Prospect(lengths, asked_of(self.request), self.tokens, turn_ids)
+        return self.timeline.prospect
+
     def cancel(self) -> None:
         """Cancel the task that keeps the request on a replica."""
         if self.call is not None:
@@ -101,6 +109,8 @@ class OpenRequest:
         timeline.queue_s = scheduled - times.get(EngineCoreEventType.QUEUED, scheduled)
         timeline.prefill_s = step_s - scheduled
         timeline.first_step, timeline.first_here = step_s, now
+        if timeline.prospect is not None:
+            timeline.prospect.first_s = now
 
     def on_first_clock(self, step_s: float, now: float) -> float:
         """Record the time of an output (arguments as in `started`); return it on the clock of the first engine.
@@ -147,6 +157,20 @@ class OpenRequest:
             output.events = None  # vLLM has already counted how the request was queued and scheduled the first time
         self.tokens += tokens
         return True
+
+
+def asked_of(request: EngineCoreRequest) -> Asked:
+    """Return what a request asks for, as far as it tells how long its reply will be. Efforts are limits here."""
+    params, question = request.sampling_params, len(request.prompt_token_ids or ())
+    if params is None:
+        return Asked(question)
+    limits = (params.extra_args or {}).get(ARGUMENT, {})
+    most = [limits.get(name) for name in ("max_reflections", "max_explorations")]
+    marks = [str(min(limits.get("min_reflections", 0), 8)), *("-" if limit is None else str(min(limit, 1)) for limit in most)]
+    marks += ["format"] * (params.structured_outputs is not None) + ["stop"] * bool(params.stop)
+    longest = params.max_tokens or LONGEST
+    least = longest if params.ignore_eos else params.min_tokens
+    return Asked(question, longest, " ".join(marks), limits.get("max_reasoning_tokens"), least)
 
 
 class OpenRequests:

@@ -107,8 +107,11 @@ class Ingress:
         return app
 
     async def status(self) -> dict[str, Any]:
-        """Return the LLM replicas with state and load, how many requests wait for one, and the autoscaler's last decisions."""
-        return await self._status.report(self._server.client.unassigned)
+        """Return the LLM replicas with state and load, how many requests wait for one, and the autoscaler's last decisions.
+
+        `left_s` are quantiles of the seconds that the replies of this ingress still take.
+        """
+        return await self._status.report(self._server.client.unassigned, self._server.client.left_s())
 
     async def targets(self) -> list[dict[str, Any]]:
         """Return all processes that have metrics, for Prometheus' `http_sd_configs`."""

@@ -303,7 +303,8 @@ def _is_plain(request: Any, serving: Any) -> bool:
 
 def _is_plain_chat(request: Any, serving: Any) -> bool:
     logged = serving.enable_log_outputs and serving.request_logger
-    return _is_plain(request, serving) and not (request.tools or getattr(request, "vote", None) or logged)
+    shows_more = getattr(request, "vote", None) or getattr(request, "tells_eta", False)
+    return _is_plain(request, serving) and not (request.tools or shows_more or logged)
 
 
 def _streamed(chunks: AsyncGenerator[str, None], opening: str, tail: bytes) -> AsyncGenerator[str, None]:

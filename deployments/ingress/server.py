@@ -170,7 +170,7 @@ async def build(
     batches.mount(app, stored_batches)
     docs.mount(app)
     if coat:
-        write_coat(engine, app, settings)
+        client.turn_ids = write_coat(engine, app, settings)
     if settings.ingress.direct_streams:
         direct.install(engine, app.state, lambda: client.behind)
         direct_responses.install(app.state.openai_serving_responses)
@@ -241,14 +241,18 @@ def make_chunks_without_check() -> None:
             part.model_rebuild(force=True)
 
 
-def write_coat(engine: BoundedLLM, app: FastAPI, settings: Settings) -> None:
-    """Have the endpoints read a Chain of Action-Thought, which comes before an answer in a format."""
+def write_coat(engine: BoundedLLM, app: FastAPI, settings: Settings) -> frozenset[int]:
+    """Have the endpoints read a Chain of Action-Thought, which comes before an answer in a format.
+
+    Returns the tokens with which a chain turns: reflections and explorations.
+    """
     formats = None
     if not engine.vllm_config.structured_outputs_config.enable_in_reasoning:
         formats = engine.formats = Formats.of(cached_tokenizer_from_config(engine.model_config), settings.coat)
     engine.limit_tokens = serving.CoatServing.adopt(app.state, settings.coat, formats, followed)
     if settings.api.get("anthropic_disabled_thinking_effort", "auto") == "auto":
         app.state.anthropic_serving_messages._disabled_thinking_effort = "none"  # vLLM would look whether the template knows it
+    return frozenset(engine.limit_tokens[action] for action in ("reflect", "explore"))
 
 
 def writes_coat(arguments: Namespace, frontend: VllmConfig) -> bool:

@@ -24,15 +24,19 @@ class Status:
         self._replicas = replicas
         self._autoscaling = autoscaling
 
-    async def report(self, waiting: int) -> dict[str, Any]:
-        """Return the status; `waiting` is the number of this ingress's requests that have no replica."""
+    async def report(self, waiting: int, left_s: dict[str, float] | None = None) -> dict[str, Any]:
+        """Return the status.
+
+        `waiting` is the number of this ingress's requests that have no replica, `left_s` how long its replies still take.
+        """
         loads, scaling = await asyncio.gather(self._loads(), self._scaling())
         expected_s = scaling["startup_s"] if scaling else None
         details = self._replicas.of("LLM") or {"target_num_replicas": None, "replicas": []}
         starting = [replica["replica_id"] for replica in details["replicas"] if replica["state"] == "STARTING"]
         doing = await asyncio.to_thread(noted, starting)
         replicas = [_summary(replica, loads, expected_s, doing) for replica in details["replicas"]]
-        return {"target": details["target_num_replicas"], "replicas": replicas, "waiting": waiting, "autoscaling": scaling}
+        fleet = {"target": details["target_num_replicas"], "replicas": replicas}
+        return fleet | {"waiting": waiting, "left_s": left_s, "autoscaling": scaling}
 
     def running(self) -> bool:
         """Return whether a replica may be up, as far as is known. Calling one when there is none would make Serve start one."""

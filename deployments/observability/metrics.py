@@ -163,6 +163,13 @@ TOKENS = Metric(
     "tokens",
     labels=["model", "kind"],
 )
+LENGTHS_PREDICTED = Metric(
+    Counter,
+    "satori_lengths_predicted_total",
+    "Replies that have ended, by where their length was: below, inside, above the interval of 80 % predicted at their start.",
+    "replies",
+    labels=["model", "length"],
+)
 WASTED_TOKENS = Metric(
     Counter,
     "satori_wasted_tokens_total",

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 
+from deployments.routing.prospect import Prospect
+
 
 @dataclass(slots=True)
 class Visit:
@@ -31,7 +33,7 @@ class Timeline:
 
     `began` is when the request arrived, `first_here` when its first token arrived here (0 before), both by the ingress' monotonic
     clock. `queue_s` and `prefill_s` are its times in the engine until then. `first_step` and `last_step` are when the engine made
-    its first and last tokens, by the clock of the first engine.
+    its first and last tokens, by the clock of the first engine. `prospect` says what is still to come of it.
     """
 
     request_id: str
@@ -45,6 +47,7 @@ class Timeline:
     prefill_s: float = 0.0
     first_step: float = 0.0
     last_step: float = 0.0
+    prospect: Prospect | None = None
 
     @property
     def moved(self) -> bool:

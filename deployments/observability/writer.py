@@ -6,7 +6,7 @@ from collections.abc import Callable
 from deployments.errors import CODES
 from deployments.observability import metrics
 from deployments.observability.pauses import PAUSES
-from deployments.observability.record import Record
+from deployments.observability.record import Record, Timeline
 from deployments.settings import SloSettings
 
 # An event that goes out this soon after another one belongs to it: a stream's first and last events come beside a token.
@@ -38,6 +38,7 @@ class Writer:
         # Series start at zero, so that rates are right from the first request on, and panels have something to show.
         self._tokens = {kind: metrics.TOKENS.labels(model, kind) for kind in ("prompt", "reasoning", "answer")}
         self._outcomes = {how: metrics.REQUESTS.labels(model, how) for how in ("ok", "refused", "failed", "disconnected")}
+        self._predicted = {where: metrics.LENGTHS_PREDICTED.labels(model, where) for where in ("below", "inside", "above")}
         self._slo_met = {met: metrics.SLO_REQUESTS.labels(model, "yes" if met else "no") for met in (True, False)}
         self._wasted = {reason: metrics.WASTED_TOKENS.labels(model, reason) for reason in ("disconnect", "error")}
         for code in CODES:
@@ -70,6 +71,9 @@ class Writer:
         self._tokens["prompt"].inc(prompt)
         self._tokens["reasoning"].inc(output - answer)
         self._tokens["answer"].inc(answer)
+        if record.outcome == "ok" and not record.vote:  # of a vote, chains are stopped
+            for timeline in record.engine:
+                self._count_prediction(timeline)
         key = record.engine[0].client or NO_KEY
         metrics.KEY_REQUESTS.labels(key).inc()
         metrics.KEY_TOKENS.labels(key, "prompt").inc(prompt)
@@ -78,6 +82,12 @@ class Writer:
             metrics.KEY_COST.labels(key).inc(cost)
         if record.outcome in ("disconnected", "failed", "refused"):
             self._wasted["disconnect" if record.outcome == "disconnected" else "error"].inc(output)
+
+    def _count_prediction(self, timeline: Timeline) -> None:
+        """Count where a length was beside what was predicted at its start; not of a reply that began elsewhere."""
+        if (prospect := timeline.prospect) is not None and not prospect.before and (tokens := len(timeline.tokens)):
+            low, high = prospect.start.low, prospect.start.high
+            self._predicted["below" if tokens < low else "above" if tokens > high else "inside"].inc()
 
     def _time(self, record: Record) -> None:
         if record.outcome != "ok":

@@ -20,8 +20,11 @@ from deployments.reasoning import calls
 from deployments.reasoning.coat import Delta
 from deployments.reasoning.formatted import ChoosingReading, Formats, FormattedReading, thinks_first
 from deployments.reasoning.reading import Reading, Tokens, vocabulary
+from deployments.routing import prospect
 
 _json = msgspec.json.Encoder().encode
+ETA_S = 1.0
+"""How often a stream says how long it still takes, where that is asked for."""
 
 
 @ReasoningParserManager.register_module("coat")
@@ -168,6 +171,7 @@ class CoatParser(DelegatingParser):
         self._begun = self._planted = False
         self._told = 0  # actions that the client knows of
         self._forced = False
+        self._eta_due: float | None = None  # when the stream says next how long it takes; None if nobody asks
         self._choice: str | None = None  # what the reply may have instead of calls, where it is left to the model
         self._read = 0  # tokens that `read` has read since `parse_delta`
         self._arguments: list[str] | None = None  # the answer, as far as it is written, while it may be calls
@@ -193,6 +197,7 @@ class CoatParser(DelegatingParser):
         self.coat.off = not getattr(request, "parsed", True)
         self._record.reads = not self.coat.off
         self._forced = calls.forces_call(request)
+        self._eta_due = 0.0 if getattr(request, "tells_eta", False) else None
 
     def set_prompt_token_ids(self, prompt_token_ids: Sequence[int]) -> None:
         """Take the prompt, in whose chain the reply may go on."""
@@ -240,6 +245,8 @@ class CoatParser(DelegatingParser):
         if not self._shows_reasoning:
             return None
         coat: dict[str, Any] = {"index": delta.number} if delta.number >= 0 else {}
+        if self._eta_due is not None:
+            coat |= self._eta(self._eta_due)
         return _reasoning(delta.text, coat if delta.number < self._told else coat | self._news(delta.number + 1))
 
     def read(self, text: str, ids: list[int]) -> Delta | None:
@@ -346,6 +353,14 @@ class CoatParser(DelegatingParser):
         """Return the actions that begin with this chunk, as a list: clients that add chunks up get the list of all actions."""
         actions, self._told = self.coat.reading.actions[self._told : known], known
         return {"actions": actions} if actions else {}
+
+    def _eta(self, due: float) -> dict[str, list[float]]:
+        """Return how long the reply still takes, if that is known and it is time to say it."""
+        reply, now = prospect.current.get(), time.monotonic()
+        if reply is None or now < due or (eta_s := reply.eta_s(now)) is None:
+            return {}
+        self._eta_due = now + ETA_S
+        return {"eta_s": eta_s}
 
     def _record_answer(self) -> None:
         """Record when the answer begins."""

@@ -36,11 +36,20 @@ class CoatOptions(BaseModel):
     max_explorations: Annotated[int | None, Field(ge=0, description="At most this many <|explore|> segments; 0 bans them.")] = None
     min_reflections: Annotated[int, Field(ge=0, le=32, description="An answer before this many becomes a <|reflect|>.")] = 0
     vote: Vote | None = None
+    eta: Annotated[
+        bool,
+        Field(
+            description="Chunks of reasoning say about once a second how long the reply still takes (`coat.eta_s`): the 10, 50 and"
+            " 90 % quantiles, in seconds. Only in streams of one chain."
+        ),
+    ] = False
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
         if self.max_reflections is not None and self.min_reflections > self.max_reflections:
             raise ValueError(f"min_reflections ({self.min_reflections}) is more than max_reflections ({self.max_reflections})")
+        if self.eta and (self.vote or not self.parse):
+            raise ValueError("eta is told of one chain that is parsed; leave it out, or vote and parse")
         return self
 
     @property
@@ -72,6 +81,17 @@ class CoatChatRequest(ChatCompletionRequest):
         if self.vote and (self.n or 1) > 1:
             raise ValueError(f"n is {self.n}, but a vote (coat.vote) has one answer; leave n out")
         return self
+
+    @model_validator(mode="after")
+    def _eta_in_a_stream_of_one_choice(self) -> Self:
+        if self.tells_eta and (not self.stream or (self.n or 1) > 1):
+            raise ValueError("coat.eta is told in a stream with one choice: set stream and leave n out, or leave coat.eta out")
+        return self
+
+    @property
+    def tells_eta(self) -> bool:
+        """Whether the stream says how long it still takes."""
+        return self.coat is not None and self.coat.eta
 
     @property
     def vote(self) -> Vote | None:

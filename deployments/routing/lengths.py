@@ -135,9 +135,16 @@ class _Curve:
         if most <= age + least + 1 or reach <= 0:
             left = float(max(1, min(most, LONGEST) - age))
             return Forecast(left, left, left, left)
-        low, median, high = (float(min(self._length(-reach * share), most) - age) for share in (0.9, 0.5, 0.1))
+        low, median, high = self.quantiles(age, least, most, (0.1, 0.5, 0.9))
         _, area = self._at(min(most, LONGEST))
         return Forecast(low, median, high, least + 1 + (area - before) / reach)
+
+    def quantiles(self, age: int, least: int, most: int, shares: Sequence[float]) -> list[float]:
+        """Return these quantiles; arguments as in `forecast`."""
+        reach, _ = self._at(age + least + 1)
+        if most <= age + least + 1 or reach <= 0:
+            return [float(max(1, min(most, LONGEST) - age))] * len(shares)
+        return [float(min(self._length(reach * (share - 1)), most) - age) for share in shares]
 
     def share_left(self, age: int, later: int) -> float:
         """Return which share of the chains that have more than `age` tokens has more than `later`."""
@@ -189,8 +196,11 @@ class Lengths:
 
     def forecast(self, asked: Asked, age: int = 0, turns: int = 0) -> Forecast:
         """Return how many tokens are still to come of a chain that has `age` tokens and so many turns; at least one."""
-        least = max(0, min(asked.min_tokens, asked.max_tokens) - 1 - age)
-        return self._curve(asked, age, turns).forecast(age, least, asked.max_tokens)
+        return self._curve(asked, age, turns).forecast(age, _least(asked, age), asked.max_tokens)
+
+    def quantiles(self, asked: Asked, age: int, turns: int, shares: Sequence[float]) -> list[float]:
+        """Return quantiles of how many tokens are still to come."""
+        return self._curve(asked, age, turns).quantiles(age, _least(asked, age), asked.max_tokens, shares)
 
     def expected(self, asked: Asked) -> float:
         """Return the mean length of a chain that has not begun."""
@@ -215,7 +225,7 @@ class Lengths:
         if (histograms := self._seen.get(key)) is None:
             histograms = self._seen[key] = {}
             if len(self._seen) > KEYS:
-                self._seen.popitem(last=False)
+                self._seen.pop(next(old for old in self._seen if old))  # not the one of all chains
         if (histogram := histograms.get(state)) is None:
             histogram = histograms[state] = _Histogram()
         return histogram
@@ -237,6 +247,11 @@ def _within(budget: int, hazards: Sequence[float]) -> list[float]:
     """Return the hazards of chains that must answer after so many tokens."""
     first = bisect_right(EDGES, budget + SLACK)
     return [*hazards[:first], *(max(hazard, 0.5) for hazard in hazards[first:])]
+
+
+def _least(asked: Asked, age: int) -> int:
+    """Return how many tokens are certainly to come, besides the last one."""
+    return max(0, min(asked.min_tokens, asked.max_tokens) - 1 - age)
 
 
 def _keys(asked: Asked) -> tuple[Kind, Kind, Kind]:

@@ -5,6 +5,7 @@ from monitoring.board import Board, Row, graph, stat
 from monitoring.queries import mean, quantile, rate, ratio
 
 THOUGHT = rate(metrics.COAT_TOKENS, "action", where=['action!="answer"'])
+PREDICTED = rate(metrics.LENGTHS_PREDICTED)
 OUTPUT = rate(metrics.TOKENS, where=['kind!="prompt"'])
 
 NOW = (
@@ -84,6 +85,18 @@ CHAINS = (
     ),
 )
 
+LENGTHS = (
+    graph(
+        "Predicted lengths",
+        "Share of replies whose length was below, inside or above the interval of 80 % that was predicted at their start. A lump of"
+        " equally long replies makes more than 80 % lie inside.",
+        "percentunit",
+        (f"{rate(metrics.LENGTHS_PREDICTED, 'length')} / ignoring(length) group_left() ({PREDICTED} > 0)", "{{length}}"),
+        stacked=True,
+        empty="no reply yet",
+    ),
+)
+
 VOTING = (
     graph(
         "Votes",
@@ -103,5 +116,5 @@ BOARD = Board(
     "satori-reasoning",
     "Satori / Reasoning",
     "How does the model reason: how long, with which actions, and does it come to an answer?",
-    (Row("Now", NOW), Row("Chains of action-thought", CHAINS), Row("Votes", VOTING)),
+    (Row("Now", NOW), Row("Chains of action-thought", CHAINS), Row("Lengths", LENGTHS), Row("Votes", VOTING)),
 )

@@ -54,6 +54,7 @@ class Fleet:
         self.refused: list[tuple[str, str]] = []
         self.charged: list[tuple[str, int]] = []
         self.prepared = 0
+        self.expected: list[float] = []
         self.on: set[str] = set()
         self.chosen: str | None = None
         self.carried: list[str] = []
@@ -89,7 +90,8 @@ class Fleet:
             self.cancelled.append(request_id)
             raise
 
-    def expect(self, request_id: str, work: Work) -> None: ...
+    def expect(self, request_id: str, work: Work) -> None:
+        self.expected.append(work.expected_tokens)
 
     def progressed(self, request_id: str, expected_tokens: float) -> None: ...
 
@@ -246,6 +248,21 @@ async def test_the_pace_is_of_requests_that_ended_and_fades(made: Made) -> None:
     assert paces[0] == 0
     assert paces[1] >= PACE_WEIGHT * 0.1
     assert paces[2] >= paces[1] + PACE_WEIGHT * (0.1 - paces[1])
+
+
+async def test_the_router_expects_of_a_request_what_those_before_it_had(made: Made) -> None:
+    fleet, client = made(three_tokens)
+    for _ in range(40):
+        asked = request("a")
+        assert asked.sampling_params
+        asked.sampling_params.max_tokens = 1000
+        await client.add_request_async(asked)
+        await ended(client)
+    assert fleet.expected[0] > 100, "nothing is known"
+    assert 3 <= fleet.expected[-1] < 30
+    await client.add_request_async(request("b", ignore_eos=True))
+    await ended(client)
+    assert fleet.expected[-1] == 5, "it has no other choice"
 
 
 async def test_requests_that_wait_for_a_replica_are_unassigned(made: Made) -> None:

@@ -1,14 +1,17 @@
 """An open request: its fields, its group, its times, and the two ways to find it."""
 
 from dataclasses import fields
+from typing import Any
 
 import pytest
 from vllm.sampling_params import SamplingParams
 from vllm.v1.engine import EngineCoreEvent, EngineCoreEventType, EngineCoreOutput, EngineCoreRequest
 
 from deployments.engine_client.failover import next_attempt
-from deployments.engine_client.request import OpenRequest, OpenRequests
+from deployments.engine_client.request import OpenRequest, OpenRequests, asked_of
 from deployments.observability.record import Record
+from deployments.reasoning.effort import EFFORTS, apply
+from deployments.routing.lengths import LONGEST, Asked
 
 QUEUED, SCHEDULED = EngineCoreEventType.QUEUED, EngineCoreEventType.SCHEDULED
 
@@ -88,3 +91,19 @@ def test_requests_are_found_by_their_id_and_that_of_their_attempt() -> None:
     assert requests.siblings(two) == [two]
     requests.remove(two)
     assert (requests.by_id, requests.by_wire_id) == ({}, {})
+
+
+def test_what_a_request_asks_for_tells_efforts_and_kinds_apart() -> None:
+    def asked(effort: str = "medium", **params: Any) -> Asked:
+        sampling = SamplingParams(max_tokens=900, **params)
+        apply(sampling, effort, {})
+        return asked_of(EngineCoreRequest("a", [1, 2], None, sampling, None, 0.0, None, None, None))
+
+    assert asked() == Asked(2, 900, "0 - -")
+    assert asked("low") == Asked(2, 900, "0 1 1", 400)
+    assert len({asked(effort) for effort in EFFORTS}) == len(EFFORTS), "each effort is a kind of its own"
+    assert asked(ignore_eos=True).min_tokens == 900
+    assert asked(min_tokens=5).min_tokens == 5
+    assert asked(stop=["x"]).effort == "0 - - stop"
+    assert asked_of(opened().request) == Asked(2, 16, "0 - -")
+    assert asked_of(EngineCoreRequest("a", None, None, None, None, 0.0, None, None, None)) == Asked(0, LONGEST)

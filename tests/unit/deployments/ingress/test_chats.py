@@ -87,6 +87,15 @@ def said(events: list[Event]) -> str:
     return "".join((delta.get("reasoning") or "") + (delta.get("content") or "") for delta in deltas)
 
 
+THINKING = [{"role": "user", "content": "1 + 1"}, {"role": "assistant", "content": "<|continue|>One"}]
+
+
+def eta_of(event: Event) -> list[float] | None:
+    """Return what an event says of the time that the reply still takes."""
+    choices = json.loads(event[1])["choices"] if event[1] != "[DONE]" else []
+    return choices[0]["delta"].get("coat", {}).get("eta_s") if choices else None
+
+
 async def test_events_are_the_same_whoever_makes_them(ingresses: Clients) -> None:
     headers = ingresses.named()
     events = await ingresses.make(headers)
@@ -112,6 +121,24 @@ async def test_a_stored_chat_says_what_an_unstored_one_does(ingresses: Clients) 
     assert len(stored) > 10
     coat = [json.loads(events[-3][1])["choices"][0]["delta"]["coat"] for events in (stored, unstored)]
     assert coat[0] == coat[1]
+
+
+async def test_a_stream_says_how_long_it_takes_if_asked(ingresses: Clients) -> None:
+    """Also one that is stored. The scripted replicas write fast, so only one chunk has it."""
+    for headers in (ingresses.named(), {"x-satori-resume": "0"}):
+        asked = {"min_tokens": LENGTH, "messages": THINKING, "add_generation_prompt": False, "continue_final_message": True}
+        events = await ingresses.make(headers, coat={"eta": True}, **asked)
+        told = [eta for eta in map(eta_of, events) if eta]
+        assert len(told) >= 1
+        assert 0 <= told[0][0] <= told[0][1] <= told[0][2]
+        assert not any(map(eta_of, await ingresses.make({"x-satori-resume": "0"}, **asked)))
+    waiting = ingresses.named()
+    asking, _ = await ingresses.begin(waiting, 20)
+    left_s = ingresses.servers[0].core.left_s()
+    assert left_s is not None
+    assert 0 < left_s["p10"] <= left_s["p90"]
+    ingresses.replicas[0].allowed = LENGTH
+    await asking
 
 
 async def test_a_client_that_leaves_ends_nothing(ingresses: Clients) -> None:

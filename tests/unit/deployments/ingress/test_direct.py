@@ -105,6 +105,7 @@ def request(rng: random.Random, name: str) -> tuple[str, dict[str, Any]]:
         {"stop": ["ab", "7"]},
         {"return_token_ids": True},
         {"response_format": {"type": "json_object"}},
+        {"coat": {"eta": True}},
     ]
     return path, body | rng.choice([*([{}] * 8), *plain, *plain, *rare])
 

@@ -32,9 +32,10 @@ def replica(state: str, began_s: float = 0.0) -> dict[str, Any]:
 async def test_replicas_with_state_load_and_progress(monkeypatch: pytest.MonkeyPatch) -> None:
     details = {"target_num_replicas": 2, "replicas": [replica("RUNNING"), replica("STARTING", 12)]}
     load = {"id": "running", "open": 3, "running": 2, "waiting": 1, "served": 9}
-    told = await status(monkeypatch, details, True, [load, RuntimeError("gone")]).report(waiting=4)
+    told = await status(monkeypatch, details, True, [load, RuntimeError("gone")]).report(waiting=4, left_s={"p50": 2.5})
     up, starting = told["replicas"]
     assert (told["target"], told["waiting"], told["autoscaling"]["startup_s"]) == (2, 4, 30.0)
+    assert told["left_s"] == {"p50": 2.5}
     assert (up["state"], up["load"]) == ("RUNNING", {"open": 3, "running": 2, "waiting": 1, "served": 9})
     assert (starting["state"], starting["load"], starting["starting"]["expected_s"]) == ("STARTING", None, 30.0)
     assert starting["starting"]["for_s"] >= 12

@@ -8,6 +8,8 @@ from deployments.observability import metrics, writer
 from deployments.observability.pauses import Pauses
 from deployments.observability.record import Record, Timeline, Visit
 from deployments.observability.writer import TOGETHER_S, Writer
+from deployments.routing.lengths import Asked, Lengths
+from deployments.routing.prospect import Prospect
 from deployments.settings import SloSettings
 from tests.support.samples import Grown, value
 
@@ -170,3 +172,23 @@ def test_what_requests_cost_is_summed_by_key(model: str) -> None:
         priced.write(streamed(timeline(client=client)))
     assert grown("satori_key_cost_total", key=model) == pytest.approx(2 * (4 + 0.3))
     assert grown("satori_key_tokens_total", key=model, kind="prompt") == 8
+
+
+def test_lengths_are_counted_beside_what_was_predicted(model: str) -> None:
+    lengths = Lengths()
+    for tokens in range(100, 200):
+        lengths.observe(Asked(4), tokens)
+
+    def reply(tokens: int, before: int = 0) -> Timeline:
+        written = [1] * before
+        told = timeline(prospect=Prospect(lengths, Asked(4), written))
+        written += [1] * (tokens - before)
+        told.tokens = written
+        return told
+
+    elsewhere = reply(500, before=1)
+    stopped = streamed(reply(5), vote=True)
+    left = streamed(reply(5), complete=False)
+    grown = write(model, *(streamed(reply(tokens)) for tokens in (50, 120, 150, 300)), streamed(elsewhere), stopped, left)
+    counts = {where: grown("satori_lengths_predicted_total", model=model, length=where) for where in ("below", "inside", "above")}
+    assert counts == {"below": 1, "inside": 2, "above": 1}

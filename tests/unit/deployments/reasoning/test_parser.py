@@ -1,10 +1,15 @@
 """The parser `coat` on scripted text, with the embedded model's own tokenizer and vLLM's request types."""
 
+import itertools
+import types
+
 import pytest
 from transformers import AutoTokenizer
 
+from deployments.reasoning import parser as parser_module
 from deployments.reasoning.parser import CoatParser
 from deployments.reasoning.request import CoatChatRequest
+from deployments.routing import prospect
 
 THOUGHT = "<|continue|>47×6-100\n47×6: 7×6=42 → 282<|continue|>282-100: 2 → 182<|reflect|>Let me check.\n182+100 → 282 Right.\n"
 ANSWER = "The final answer is \\boxed{182}."
@@ -51,6 +56,20 @@ def test_a_stream_equals_the_whole(tokenizer, step):
     assert summary["segments"] == whole.summary()["segments"]
     assert [segment["action"] for segment in summary["segments"]] == ["continue", "continue", "reflect"]
     assert summary["answer"] == "182"
+
+
+def test_a_stream_says_how_long_it_takes_only_where_that_is_asked_for(tokenizer, monkeypatch):
+    seconds, reply = itertools.count(100, 0.3), types.SimpleNamespace(eta_s=lambda now: [1.0, 2.0, 9.5] if now > 103 else None)
+    monkeypatch.setattr(parser_module, "time", types.SimpleNamespace(monotonic=lambda: next(seconds)))
+    token = prospect.current.set(reply)
+    plain, *_ = stream(tokenizer, THOUGHT + ANSWER)
+    asking, *_ = stream(tokenizer, THOUGHT + ANSWER, stream=True, coat={"eta": True})
+    prospect.current.reset(token)
+    told = [at for at, chunk in enumerate(asking) if "eta_s" in chunk.get("coat", {})]
+    assert len(told) > 3
+    assert min(after - before for before, after in itertools.pairwise(told)) > 1, "not in each chunk"
+    assert [asking[at]["coat"].pop("eta_s") for at in told] == [[1.0, 2.0, 9.5]] * len(told)
+    assert asking == plain, "and nothing else is changed"
 
 
 def test_each_chunk_tells_its_segment(tokenizer):

@@ -33,6 +33,22 @@ def test_a_vote_has_one_choice():
         request(n=2, coat={"vote": {}})
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"stream": False},
+        {"stream": True, "n": 2},
+        {"stream": True, "coat": {"eta": True, "vote": {}}},
+        {"stream": True, "coat": {"eta": True, "parse": False}},
+    ],
+)
+def test_how_long_a_reply_takes_is_told_in_a_stream_of_one_chain(options):
+    with pytest.raises(ValidationError, match="eta is told"):
+        request(**{"coat": {"eta": True}} | options)
+    assert request(stream=True, coat={"eta": True}).tells_eta
+    assert not request(stream=True, coat={}).tells_eta
+
+
 def test_limits_reach_the_engine():
     asked = request(coat={"max_explorations": 0, "min_reflections": 2})
     asked._tokens = {"reflect": 4}

@@ -131,6 +131,10 @@ class Replicas:
         """Return the only replica's id."""
         return REPLICA
 
+    def unread(self, request_id: str) -> float:
+        """Return none."""
+        return 0.0
+
     def progressed(self, request_id: str, expected_tokens: float) -> None:
         """Do nothing."""
 

@@ -138,7 +138,7 @@ class Carriers:
         future = self._carried[request_id] = asyncio.get_running_loop().create_future()
         carrier.requests.add(future)
         try:
-            carrier.send(REQUEST, msgspec.msgpack.encode((request_id, client)), *encoded)
+            carrier.send(REQUEST, msgspec.msgpack.encode((request_id, client, self._replicas.unread(request_id))), *encoded)
             return await future
         except asyncio.CancelledError:
             with contextlib.suppress(EngineUnavailableError):

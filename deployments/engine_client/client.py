@@ -38,7 +38,7 @@ from deployments.routing.score import Work
 from deployments.store import chain as store
 from deployments.store.chain import Chain
 from deployments.store.values import End
-from deployments.transport.channel import BY_POSITION, EPHEMERAL, NOISE, MalformedError, Send
+from deployments.transport.channel import BY_POSITION, EPHEMERAL, NOISE, OTHERS, MalformedError, Send
 from deployments.transport.receiver import Receiver
 
 logger = logs.logger("ingress")
@@ -302,6 +302,8 @@ class ServeEngineClient(EngineCoreClient):
         """Receive a message of a replica that is not a step. All replicas of a deployment make noise alike."""
         if kind == NOISE:
             self._failover.seeded_by_position = frames[0] == BY_POSITION
+        elif kind == OTHERS:
+            self._replicas.told(frames[0].decode(), *msgspec.msgpack.decode(frames[1]))
         else:
             self._carriers.on_message(kind, frames, reply)
 

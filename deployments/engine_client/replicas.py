@@ -41,6 +41,14 @@ class LLMReplicas:
         """Count a request on the replica with this id."""
         PLACEMENT.assign(request_id, PLACEMENT.known[replica].replica_id, group)
 
+    def unread(self, request_id: str) -> float:
+        """Return how many tokens of the request's prompt its replica is expected to read."""
+        return PLACEMENT.unread(request_id)
+
+    def told(self, replica: str, requests: int, unread_tokens: float) -> None:
+        """Record how many requests of others a replica has, and how many tokens of their prompts it has still to read."""
+        PLACEMENT.told(replica, requests, unread_tokens)
+
     def progressed(self, request_id: str, expected_tokens: float) -> None:
         """Record that the request's prompt has been read, and how many tokens are still expected of it."""
         PLACEMENT.progressed(request_id, expected_tokens)

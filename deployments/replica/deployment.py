@@ -21,9 +21,10 @@ from deployments.reasoning.limits import ARGUMENT, REPEAT, Limits
 from deployments.replica.engine_core import EngineProxy, Gauges
 from deployments.replica.fair_order import FIRST, FairOrder
 from deployments.replica.meter import Meter
+from deployments.replica.others import TELL_S, Others
 from deployments.settings import Settings, is_path
 from deployments.transport import wire
-from deployments.transport.channel import BY_POSITION, BY_STEPS, CANCEL, HELLO, LAST, NOISE, REFUSED, Address
+from deployments.transport.channel import BY_POSITION, BY_STEPS, CANCEL, HELLO, LAST, NOISE, OTHERS, REFUSED, Address
 from deployments.transport.sender import Lane, Sender
 from deployments.weights.download import download
 from deployments.weights.peers import from_cluster
@@ -52,7 +53,7 @@ class Running:
     """A request in the engine.
 
     Its tokens go to `lane`. `tag` is its tag in the fair order, or None once it has started. `prompt_tokens` is the length of its
-    prompt. `call` is done when its handle call ends; a `carried` request shares that call with others.
+    prompt, and `unread` how many tokens of it are not cached, until it has been read. `call` is done when its handle call ends; a `carried` request shares that call with others.
     """
 
     lane: Lane
@@ -60,6 +61,7 @@ class Running:
     prompt_tokens: int
     call: asyncio.Future[None]
     carried: bool
+    unread: float = 0.0
 
 
 class LLM:
@@ -140,7 +142,7 @@ class LLM:
         self._meter = Meter()
         self._error: EngineUnavailableError | None = None
         self._silent = 0
-        work = (self._forward(), self._watch(), self._beat())
+        work = (self._forward(), self._watch(), self._beat(), self._tell_of_others())
         self._tasks = [asyncio.create_task(part) for part in work]
 
     async def generate(self, group: str, request_id: str, address: Address, encoded: list[bytes], client: str | None) -> None:
@@ -206,9 +208,9 @@ class LLM:
                 self._leave(request_id, "cancelled")
                 self._core.abort([request_id])
         else:
-            request_id, client = msgspec.msgpack.decode(rest[0])
+            request_id, client, unread = msgspec.msgpack.decode(rest[0])
             try:
-                request = self._enter(rest[1:], Running(lane, None, 0, call, carried=True), client)
+                request = self._enter(rest[1:], Running(lane, None, 0, call, carried=True, unread=unread), client)
             except Exception:  # of whatever kind, it is this request's own: the ingress repeats it by a call, which then fails
                 logger.exception("request %s could not be read", request_id)
                 lane.send([request_id.encode()], REFUSED)
@@ -220,6 +222,8 @@ class LLM:
         request = self._decoder.decode(encoded[0])
         request.priority = running.tag = FIRST if client is None else self._order.tag(client)
         running.prompt_tokens = len(request.prompt_token_ids or ())
+        if not running.carried:
+            running.unread = running.prompt_tokens
         self._running[request.request_id] = running
         self._meter.arrived += client is not None
         return request
@@ -301,6 +305,14 @@ class LLM:
             for lane, outputs in parts.items():
                 lane.send([self._encoder.encode(wire.Step(outputs=outputs, timestamp=time.monotonic()))])
 
+    async def _tell_of_others(self) -> None:
+        """Tell each ingress of the requests of others that are here."""
+        others = Others()
+        while self._error is None:
+            await asyncio.sleep(TELL_S)
+            for lane, *news in others.news(self._sender.lanes, ((one.lane, one.unread) for one in self._running.values())):
+                lane.send([self._id.encode(), self._encoder.encode(news)], OTHERS)
+
     def _cut_off(self, lane: Lane) -> None:
         """Drop the requests of an ingress that is gone or cut off: it has moved them elsewhere, or will."""
         for call in self._calls(lane):
@@ -337,6 +349,7 @@ class LLM:
                 self._order.started(running.tag)
                 running.tag = None
                 self._meter.count_start(output, running.prompt_tokens)
+                running.unread = 0.0
             self._meter.generated += len(output.new_token_ids)
             if (part := parts.get(running.lane)) is None:
                 part = parts[running.lane] = []

@@ -16,6 +16,9 @@ LOST_S = 30.0
 UNREACHED_S = 2.0
 GROUPS_KEPT = 4096
 USUAL_WEIGHT = 0.02
+TOLD_S = 10.0
+"""What a replica has told of the requests of others counts for this long; it is told again before, while there are any."""
+NONE = (0.0, 0.0, 0.0)
 
 Cached = Callable[[Sequence[Any]], Mapping[str, float] | None]
 """Returns how many tokens of a prompt with these blocks each replica has cached, by the replicas' own ids; None if not known."""
@@ -41,11 +44,15 @@ class Placed:
 
 @dataclass(slots=True)
 class OnReplica:
-    """The requests on a replica: `own` is how many of this process are counted, and `load` is theirs and that of `others`."""
+    """The requests on a replica: `own` is how many of this process are counted, and `load` is theirs and that of `others`.
+
+    What is known of others was told at `told_s`.
+    """
 
     load: Load
     own: int = 0
-    others: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    others: tuple[float, float, float] = NONE
+    told_s: float = 0.0
 
     def change(self, requests: float, prefill_tokens: float, expected_tokens: float) -> None:
         """Add to the load."""
@@ -63,6 +70,7 @@ class Placement:
         self._lock = threading.RLock()  # without throughput mode Serve's routers run in a thread of their own
         self._requests: dict[str, Placed] = {}
         self._loads: dict[ReplicaID, OnReplica] = {}
+        self._forget_s = 0.0
         self._usual_tokens = 0.0  # expected of a request that gets a replica, a mean in which older ones fade
         self._lost: dict[ReplicaID, float] = {}
         self._groups: OrderedDict[str, ReplicaID] = OrderedDict()
@@ -86,9 +94,20 @@ class Placement:
             if (known := self.known.get(replica)) is None:
                 return
             on = self._on(known.replica_id)
-            others = (requests, prefill_tokens, requests * self._usual_tokens)
-            on.change(*(now - before for now, before in zip(others, on.others, strict=True)))
-            on.others = others
+            on.told_s = self._clock()
+            self._others(on, (requests, prefill_tokens, requests * self._usual_tokens))
+
+    def _others(self, on: OnReplica, others: tuple[float, float, float]) -> None:
+        on.change(*(now - before for now, before in zip(others, on.others, strict=True)))
+        on.others = others
+
+    def _forget_old(self) -> None:
+        """Forget what was told too long ago; once a second is often enough."""
+        if (now := self._clock()) >= self._forget_s:
+            self._forget_s = now + 1.0
+            for on in self._loads.values():
+                if on.others is not NONE and now - on.told_s > TOLD_S:
+                    self._others(on, NONE)
 
     def _on(self, replica_id: ReplicaID) -> OnReplica:
         if (on := self._loads.get(replica_id)) is None:
@@ -104,6 +123,7 @@ class Placement:
     def choose(self, group: str, candidates: list[RunningReplica], request_id: str | None = None) -> RunningReplica | None:
         """Return the candidate that a request should go to (see `deployments.routing.score`); None if all were lost recently."""
         with self._lock:
+            self._forget_old()
             candidates = self.usable(candidates)
             if not candidates:
                 return None
@@ -149,6 +169,10 @@ class Placement:
             on.own += 1
             on.change(1, placed.prefill_tokens, placed.expected_tokens)
         self.on_assigned(placed.reason)
+
+    def unread(self, request_id: str) -> float:
+        """Return how many tokens of a request's prompt its replica is expected to read."""
+        return placed.prefill_tokens if (placed := self._requests.get(request_id)) is not None else 0.0
 
     def progressed(self, request_id: str, expected_tokens: float) -> None:
         """Record that a request's prompt has been read, and how many tokens are still expected of it."""

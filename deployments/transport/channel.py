@@ -18,16 +18,17 @@ from typing import Any
 
 import zmq
 
-VERSION = b"\x04"
+VERSION = b"\x05"
 SECRET_BYTES = 16
-STEP, HELLO, REFUSED, NOISE = b"s", b"h", b"r", b"n"
+STEP, HELLO, REFUSED, NOISE, OTHERS = b"s", b"h", b"r", b"n", b"o"
 """What a replica sends: an engine step; its own id, once an ingress may send it requests; the id of a request it could not read;
-at first, what the noise of a seeded request depends on."""
+at first, what the noise of a seeded request depends on; its own id, and how many requests of others it has, with how many tokens of
+prompts that it has still to read."""
 BY_POSITION, BY_STEPS = b"p", b"s"
 """A seeded request's noise, and so its tokens: by seed and place in the sequence, or also by the steps that the engine has made."""
 REQUEST, CANCEL, LAST = b"q", b"c", b"l"
-"""What an ingress sends, named by the first frame: a request (its id and client, then the encoded request); the id of a request
-that it no longer wants; notice that no more requests will come."""
+"""What an ingress sends, named by the first frame: a request (its id, its client and how many tokens of its prompt are not
+expected to be cached, then the encoded request); the id of a request that it no longer wants; notice that no more will come."""
 DEFERRED = "\n"
 """What a client's name begins with for the lines of its batches: no key has such a name."""
 Send = Callable[[list[bytes]], None]

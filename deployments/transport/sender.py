@@ -112,6 +112,11 @@ class Sender:
         lane.requests += 1
         return lane
 
+    @property
+    def lanes(self) -> list[Lane]:
+        """The lanes that are open."""
+        return list(self._lanes.values())
+
     def release(self, lane: Lane) -> None:
         """End one request's use of a lane."""
         lane.requests -= 1

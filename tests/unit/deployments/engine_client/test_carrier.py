@@ -45,6 +45,9 @@ class Replica:
     def choose(self, group: str, request_id: str) -> str | None:
         return self.chosen
 
+    def unread(self, request_id: str) -> float:
+        return 7
+
     def assign(self, request_id: str, replica: str, group: str) -> None:
         self.assigned.append(request_id)
 
@@ -93,7 +96,7 @@ async def test_the_first_request_has_a_call_and_the_next_are_carried(ingress: In
     assert (replica.called, replica.carried, replica.received) == (["first"], 1, [])
     calls = [ingress.start(name) for name in "ab"]
     await replica.has(2)
-    assert replica.requests() == [["a", "alice"], ["b", "alice"]]
+    assert replica.requests() == [["a", "alice", 7], ["b", "alice", 7]]
     assert [frames[2:] for frames in replica.received] == [[b"encoded", b"more"]] * 2
     assert replica.assigned == ["a", "b"]
     ingress.carriers.ended("b")

@@ -31,7 +31,7 @@ from deployments.observability import record as record_module
 from deployments.observability.record import Record
 from deployments.routing.score import Work
 from deployments.settings import BEATS
-from deployments.transport.channel import BY_POSITION, BY_STEPS, HELLO, NOISE, REQUEST, Address, MalformedError
+from deployments.transport.channel import BY_POSITION, BY_STEPS, HELLO, NOISE, OTHERS, REQUEST, Address, MalformedError
 from deployments.transport.sender import Lane, Sender
 from tests.support.until import until_async
 
@@ -59,6 +59,7 @@ class Fleet:
         self.chosen: str | None = None
         self.carried: list[str] = []
         self.times = 1
+        self.others: list[tuple[str, int, float]] = []
         self.died = asyncio.Event()
 
     async def carry(self, replica: str, address: Address) -> None:
@@ -68,7 +69,7 @@ class Fleet:
     def _on_message(self, lane: Lane, frames: list[bytes]) -> None:
         """Answer a carried request with one token."""
         if frames[0] == REQUEST:
-            request_id, _ = msgspec.msgpack.decode(frames[1])
+            request_id, *_ = msgspec.msgpack.decode(frames[1])
             self.carried.append(request_id)
             self.send(lane.address, request_id, 5, last=True)
 
@@ -92,6 +93,12 @@ class Fleet:
 
     def expect(self, request_id: str, work: Work) -> None:
         self.expected.append(work.expected_tokens)
+
+    def unread(self, request_id: str) -> float:
+        return 0.0
+
+    def told(self, replica: str, requests: int, unread_tokens: float) -> None:
+        self.others.append((replica, requests, unread_tokens))
 
     def progressed(self, request_id: str, expected_tokens: float) -> None: ...
 
@@ -339,6 +346,17 @@ async def test_a_seeded_request_goes_on_from_its_last_token_where_replicas_say_i
     await client.add_request_async(request("a", seed=5))
     assert await tokens_of(client, "a") == [7, 8]
     assert fleet.calls["a#1"].prompt_token_ids == prompt
+
+
+async def test_what_a_replica_tells_of_the_requests_of_others_reaches_the_placement(made: Made) -> None:
+    async def tells(replica: Fleet, request_id: str, address: Address) -> None:
+        replica.sender.open(address).send([b"r1", msgspec.msgpack.encode([4, 700])], OTHERS)
+        replica.send(address, request_id, 7, last=True)
+
+    fleet, client = made(tells)
+    await client.add_request_async(request("a"))
+    assert await tokens_of(client, "a") == [7]
+    assert fleet.others == [("r1", 4, 700)]
 
 
 async def test_a_request_goes_on_as_often_as_replicas_are_lost(made: Made) -> None:

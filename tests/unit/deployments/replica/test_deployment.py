@@ -24,7 +24,7 @@ from deployments.replica import deployment
 from deployments.replica.deployment import LLM, QUESTION
 from deployments.settings import load
 from deployments.transport import wire
-from deployments.transport.channel import BY_POSITION, CANCEL, HELLO, LAST, NOISE, REFUSED, REQUEST, Send
+from deployments.transport.channel import BY_POSITION, CANCEL, HELLO, LAST, NOISE, OTHERS, REFUSED, REQUEST, Send
 from deployments.transport.receiver import Receiver
 from tests.support.until import until_async
 
@@ -92,9 +92,9 @@ class Ingress:
         assert self.to_replica is not None
         self.to_replica(list(frames))
 
-    def ask(self, name: str, client: str | None = "", body: list[bytes] | None = None) -> None:
+    def ask(self, name: str, client: str | None = "", body: list[bytes] | None = None, unread: int = 3) -> None:
         """Send a request over the lane."""
-        self.send(REQUEST, msgspec.msgpack.encode((name, client)), *(encoded(name) if body is None else body))
+        self.send(REQUEST, msgspec.msgpack.encode((name, client, unread)), *(encoded(name) if body is None else body))
 
     async def has(self, **tokens: list[int]) -> None:
         """Wait until just these tokens have come."""
@@ -328,6 +328,27 @@ async def test_requests_of_an_ingress_that_is_gone_are_dropped(llm: LLM, ingress
     assert llm._core.aborted == ["lost"]
     llm._core.steps.put_nowait(step(("a", 1, True)))
     await call
+
+
+async def test_ingresses_are_told_of_the_requests_of_others(llm: LLM, ingress: Ingress, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deployment, "TELL_S", 0.001)
+    telling = asyncio.create_task(llm._tell_of_others())
+
+    def told(of: Ingress) -> list[Any]:
+        return [msgspec.msgpack.decode(frames[1]) for kind, frames in of.messages if kind == OTHERS and frames[0] == b"r1"]
+
+    other = Ingress()
+    [call] = await started(llm, ingress, "a")
+    carried = await carrying(llm, other, "b")
+    await until_async(lambda: told(ingress)[-1:] == [[1, 3]] and told(other)[-1:] == [[1, 1]], "each knows of the other's request")
+    llm._core.steps.put_nowait(step(("b", 1, False)))
+    await until_async(lambda: told(ingress)[-1] == [1, 0], "its prompt has been read")
+    llm._core.steps.put_nowait(step(("a", 1, True), ("b", 2, True)))
+    await until_async(lambda: told(ingress)[-1] == [0, 0] == told(other)[-1], "both have ended")
+    other.send(LAST)
+    await asyncio.gather(call, carried)
+    telling.cancel()
+    other.receiver.close()
 
 
 async def carrying(llm: LLM, ingress: Ingress, *names: str) -> asyncio.Task[None]:

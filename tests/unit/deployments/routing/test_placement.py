@@ -3,8 +3,9 @@
 from types import SimpleNamespace
 from typing import Any
 
-from deployments.routing.placement import Placement
+from deployments.routing.placement import TOLD_S, Placement
 from deployments.routing.score import Reason, Work
+from tests.support.clock import Clock
 
 
 class Id(str):
@@ -71,6 +72,18 @@ def test_replicas_that_are_gone_are_forgotten_with_their_last_request() -> None:
     assert placed.of(a.replica_id) == 1
     placed.left("one")
     assert vars(placed)["_loads"] == {}
+
+
+def test_what_was_told_long_ago_counts_no_more() -> None:
+    clock = Clock()
+    placed, [a, b] = Placement(clock), replicas("ab")
+    placed.cached = lambda blocks: {}
+    placed.update([a, b])
+    placed.told("a", 5, 700)
+    for now_s, at_a in ((1.0, 5), (TOLD_S, 5), (TOLD_S + 1.5, 0)):
+        clock.now_s = now_s
+        placed.choose("group", [a, b])
+        assert vars(placed)["_loads"][a.replica_id].load.requests == at_a
 
 
 def test_what_others_have_on_a_replica_counts_and_is_not_ours() -> None:

@@ -53,7 +53,8 @@ class Running:
     """A request in the engine.
 
     Its tokens go to `lane`. `tag` is its tag in the fair order, or None once it has started. `prompt_tokens` is the length of its
-    prompt, and `unread` how many tokens of it are not cached, until it has been read. `call` is done when its handle call ends; a `carried` request shares that call with others.
+    prompt, and `unread` how many tokens of it are not cached, until it has been read. `call` is done when its handle call ends; a
+    `carried` request shares that call with others.
     """
 
     lane: Lane

@@ -2,7 +2,8 @@
 
 Each sample is a separate request, so that the server's usage is that of one reply. Finished replies are kept in OUT.jsonl, beside
 the JSON file. A run that was interrupted, or had failed requests, continues from there when it is started again. The exit status is
-0, or 1 if requests failed, 2 if the run could not start, 130 if it was interrupted.
+0, or 1 if requests failed, 2 if the run could not start, 130 if it was interrupted. With `--batch` the server gets all requests as
+batches (OpenAI's `/v1/batches`), works on them in the time that others leave it, and goes on while this command does not run.
 
     python -m cluster.evaluate gsm8k [--url http://127.0.0.1:8000/v1] [--samples 8 --temperature 0.6] [--out FILE.json] [--help]
 """
@@ -19,6 +20,7 @@ import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from http import HTTPStatus
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, ClassVar
@@ -26,7 +28,7 @@ from typing import Any, ClassVar
 import openai
 from tqdm import tqdm
 
-from cluster.evaluate import benchmarks, judge, scores
+from cluster.evaluate import batches, benchmarks, judge, scores
 from cluster.evaluate.benchmarks import BENCHMARKS, MODELS, Question
 from cluster.evaluate.scores import ACTIONS, Judged, Marked
 from deployments.errors import SatoriError
@@ -121,7 +123,10 @@ def box_in(text: str) -> str | None:
 
 
 class Journal:
-    """The replies of a run in a file: the settings in the first line, then one reply a line. Each line is flushed at once."""
+    """The replies of a run in a file: the settings in the first line, then a reply or the id of a batch in each.
+
+    Each line is flushed at once.
+    """
 
     def __init__(self, path: Path, settings: Settings) -> None:
         """Read the file if there is one, drop an incomplete last line, and open it for appending.
@@ -129,6 +134,7 @@ class Journal:
         Raises EvaluationError if the file is of a run with other settings, which it names, or is no file of replies.
         """
         self.replies: dict[tuple[str, int], Reply] = {}
+        self.batches: list[str] = []
         path.parent.mkdir(parents=True, exist_ok=True)
         there = path.read_bytes() if path.exists() else b""
         if not there.startswith(HEAD[: len(there)]):
@@ -150,11 +156,19 @@ class Journal:
         self.replies[reply.question, reply.sample] = reply
         self._write(asdict(reply))
 
+    def add_batch(self, batch: str) -> None:
+        """Note a batch that the server works on."""
+        self.batches.append(batch)
+        self._write({"batch": batch})
+
     def _write(self, line: Mapping[str, Any]) -> None:
         self._file.write(json.dumps(line).encode() + b"\n")
         self._file.flush()
 
     def _read(self, place: str, line: dict[str, Any], settings: Settings) -> None:
+        if "batch" in line:
+            self.batches.append(line["batch"])
+            return
         if "settings" not in line:
             reply = Reply(**{"box": box_in(line["text"])} | line)  # older files have no box
             self.replies[reply.question, reply.sample] = reply
@@ -165,10 +179,10 @@ class Journal:
                 raise EvaluationError(f"{place}: replies with {key} {old!r}, but this run has {key} {value!r}; {advice}")
 
 
-async def ask(client: openai.AsyncOpenAI, settings: Settings, question: Question, sample: int) -> Reply:
-    """Return one reply. Raises openai.OpenAIError after the client's retries, and ReplyError.
+def request(settings: Settings, question: Question, sample: int) -> tuple[str, dict[str, Any]]:
+    """Return the endpoint below /v1 and the body of a request.
 
-    The request asks for special tokens in the text, since they are the actions. The server parses those in a raw prompt.
+    It asks for special tokens in the text, since they are the actions. The server parses those in a raw prompt.
     """
     body: dict[str, Any] = {
         "model": settings.model,
@@ -179,12 +193,23 @@ async def ask(client: openai.AsyncOpenAI, settings: Settings, question: Question
     if settings.temperature > 0:
         body["seed"] = settings.seed + sample
     body |= {"prompt": question.prompt} if question.raw else {"messages": [{"role": "user", "content": question.prompt}]}
+    return "/completions" if question.raw else "/chat/completions", body
+
+
+async def ask(client: openai.AsyncOpenAI, settings: Settings, question: Question, sample: int) -> Reply:
+    """Return one reply. Raises openai.OpenAIError after the client's retries, and ReplyError."""
+    path, body = request(settings, question, sample)
     # As text: the client's types lack the fields that servers add, and do not allow their finish reasons.
-    response = await client.post("/completions" if question.raw else "/chat/completions", cast_to=str, body=body)
+    response = await client.post(path, cast_to=str, body=body)
     try:
         return parse(json.loads(response), question.id, sample)
     except json.JSONDecodeError as error:
         raise ReplyError(f"the response is no JSON: {error}") from error
+
+
+def bar_of(settings: Settings, total: int, there: int) -> Any:
+    """Return the bar of progress of a run that has so many of its replies."""
+    return tqdm(total=total, initial=there, unit="reply", desc=settings.benchmark, disable=None)
 
 
 async def collect(
@@ -194,7 +219,7 @@ async def collect(
     wanted = [(question, sample) for question in questions for sample in range(settings.samples)]
     missing = [(question, sample) for question, sample in wanted if (question.id, sample) not in journal.replies]
     failures, left = Counter[str](), iter(missing)
-    with tqdm(total=len(wanted), initial=len(wanted) - len(missing), unit="reply", desc=settings.benchmark, disable=None) as bar:
+    with bar_of(settings, len(wanted), len(wanted) - len(missing)) as bar:
 
         async def worker() -> None:
             for question, sample in left:
@@ -208,6 +233,52 @@ async def collect(
         async with asyncio.TaskGroup() as group:
             for _ in range(min(concurrency, len(missing))):
                 group.create_task(worker())
+    return failures
+
+
+async def collect_by_batches(
+    client: openai.AsyncOpenAI, settings: Settings, questions: Sequence[Question], journal: Journal
+) -> Counter[str]:
+    """Have the server work on what the journal lacks; return the failed requests by message.
+
+    Batches of an earlier run that the journal names are waited for first. Raises EvaluationError when the server makes no batch.
+    """
+    wanted = {f"{sample}:{question.id}": (question, sample) for question in questions for sample in range(settings.samples)}
+    failures: Counter[str] = Counter()
+
+    def missing() -> dict[str, tuple[Question, int]]:
+        return {name: one for name, one in wanted.items() if (one[0].id, one[1]) not in journal.replies}
+
+    def take(name: str, status: int, body: Any) -> None:
+        if name not in wanted:
+            return
+        question, sample = wanted[name]
+        try:
+            if status != HTTPStatus.OK:
+                raise ReplyError(f"status {status}: {body}")
+            journal.add(parse(body, question.id, sample))
+        except ReplyError as error:
+            failures[str(error)] += 1
+
+    try:
+        for batch in journal.batches:
+            await batches.finish(client, batch, take, lambda lines: None)
+        failures.clear()  # they are asked again
+        left, earlier = missing(), len(journal.batches)
+        lines = dict[str, list[dict[str, Any]]]()
+        for name, (question, sample) in left.items():
+            path, body = request(settings, question, sample)
+            url = f"/v1{path}"
+            lines.setdefault(url, []).append({"custom_id": name, "method": "POST", "url": url, "body": body})
+        with bar_of(settings, len(wanted), len(wanted) - len(left)) as bar:
+            await batches.start(client, lines, journal.add_batch)
+            for batch in journal.batches[earlier:]:
+                for reason in await batches.finish(client, batch, take, bar.update):
+                    raise EvaluationError(f"{client.base_url} refused batch {batch}: {reason}")
+    except openai.OpenAIError as error:
+        raise EvaluationError(f"{client.base_url} does not work on batches: {error}") from error
+    if lost := len(missing()) - failures.total():
+        failures["the batch ended before its request was worked on"] += lost
     return failures
 
 
@@ -246,7 +317,11 @@ async def run(options: argparse.Namespace, questions: Sequence[Question]) -> Run
         name = re.sub(r"[^\w.-]+", "-", f"{settings.benchmark}-{settings.model}")
         out = options.out or ROOT / ".run" / "evaluate" / f"{name}.json"
         with contextlib.closing(Journal(out.with_suffix(".jsonl"), settings)) as journal:
-            failures = await collect(client, settings, questions[: options.limit], options.concurrency, journal)
+            chosen = questions[: options.limit]
+            if options.batch:
+                failures = await collect_by_batches(client, settings, chosen, journal)
+            else:
+                failures = await collect(client, settings, chosen, options.concurrency, journal)
     return Run(settings, out, journal.replies, failures)
 
 
@@ -277,6 +352,9 @@ def options_of(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--temperature", type=float, default=0.0)
     parser.add_argument("--max-tokens", type=positive, default=4096, help="of each reply")
     parser.add_argument("--concurrency", type=positive, default=32, help="requests at a time")
+    parser.add_argument(
+        "--batch", action="store_true", help="leave the requests to the server, as batches; --concurrency is its own"
+    )
     parser.add_argument("--limit", type=positive, metavar="N", help="only the first N questions")
     parser.add_argument("--seed", type=int, default=0, help="sample i of each question has this seed + i, above temperature 0")
     parser.add_argument("--out", type=Path, metavar="FILE.json", help="default: .run/evaluate/BENCHMARK-MODEL.json")

@@ -30,8 +30,8 @@ def test_accuracy(served: Served, tmp_path: Path) -> None:
     assert {kind: share for kind, share in found.items() if share < LEAST[kind]} == {}
 
 
-def test_planted_mistakes_are_repaired(served: Served, tmp_path: Path) -> None:
-    score = evaluate(served, tmp_path / "repair.json", "nano-repair", "--limit", "60")["score"]
+def test_planted_mistakes_are_repaired_also_in_a_batch(served: Served, tmp_path: Path) -> None:
+    score = evaluate(served, tmp_path / "repair.json", "nano-repair", "--limit", "60", "--batch")["score"]
     assert score["accuracy"] >= LEAST_REPAIRED
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from cluster.evaluate import benchmarks
+from cluster.evaluate import batches, benchmarks
 from cluster.evaluate.__main__ import ReplyError, main, parse
 
 Body = dict[str, Any]
@@ -42,6 +42,11 @@ class Server:
         self.keys: list[str | None] = []
         self.models = ["nano", "other"]
         self.answer: Answer = lambda body: reply("\\boxed{1}")
+        self.files: dict[str, str] = {}
+        self.uploads: list[str] = []
+        self.batches: dict[str, Body] = {}
+        self.made: Body | None = {"status": "in_progress"}
+        self.lines: int | None = None
         self.together: asyncio.Barrier | None = None
         self.ongoing = self.most = 0
         self._loop = asyncio.new_event_loop()
@@ -52,6 +57,11 @@ class Server:
     async def _start(self) -> str:
         app = web.Application()
         app.router.add_get("/v1/models", self._list)
+        app.router.add_post("/v1/files", self._upload)
+        app.router.add_get("/v1/files/{id}/content", self._content)
+        app.router.add_delete("/v1/files/{id}", self._delete)
+        app.router.add_post("/v1/batches", self._make_batch)
+        app.router.add_get("/v1/batches/{id}", self._batch)
         app.router.add_post("/v1/{path:.*}", self._complete)
         self._runner = web.AppRunner(app)
         await self._runner.setup()
@@ -77,6 +87,56 @@ class Server:
         finally:
             self.ongoing -= 1
         return web.json_response(answer) if isinstance(answer, dict) else answer
+
+    async def _upload(self, request: web.Request) -> web.Response:
+        form = await request.post()
+        assert form["purpose"] == "batch"
+        name = f"file-{len(self.uploads)}"
+        self.uploads.append(self.files.setdefault(name, form["file"].file.read().decode()))  # type: ignore[union-attr]
+        return web.json_response({"id": name, "object": "file"})
+
+    async def _content(self, request: web.Request) -> web.Response:
+        found = self.files.get(request.match_info["id"])
+        return refusal(404) if found is None else web.Response(text=found)
+
+    async def _delete(self, request: web.Request) -> web.Response:
+        if self.files.pop(request.match_info["id"], None) is None:
+            return refusal(404)
+        return web.json_response({"id": request.match_info["id"], "object": "file", "deleted": True})
+
+    async def _make_batch(self, request: web.Request) -> web.Response:
+        asked = await request.json()
+        if self.made is None:
+            return refusal(404)
+        name = f"batch_{len(self.batches)}"
+        self.batches[name] = {"id": name, "object": "batch", "looks": 0} | self.made | asked
+        return web.json_response(self.batches[name])
+
+    async def _batch(self, request: web.Request) -> web.Response:
+        """The batch ends when it is looked at for the second time."""
+        batch = self.batches.get(request.match_info["id"])
+        if batch is None:
+            return refusal(404)
+        batch["looks"] += 1
+        if batch["looks"] == 2 and batch["status"] == "in_progress":
+            ends = {True: list[str](), False: list[str]()}
+            for line in map(json.loads, self.files[batch["input_file_id"]].splitlines()[: self.lines]):
+                assert line["url"] == batch["endpoint"]
+                self.requests.append(line["body"])
+                answer = self.answer(line["body"])
+                good = isinstance(answer, dict)
+                response = {"status_code": 200, "body": answer} if good else None
+                error = None if good else {"code": "overloaded", "message": "out of order"}
+                ends[good].append(json.dumps({"custom_id": line["custom_id"], "response": response, "error": error}))
+            for good, kind in ((True, "output"), (False, "error")):
+                if ends[good]:
+                    batch[f"{kind}_file_id"] = f"{kind}-{batch['id']}"
+                    self.files[f"{kind}-{batch['id']}"] = "\n".join(ends[good])
+            batch |= {
+                "status": "completed",
+                "request_counts": {"completed": len(ends[True]), "failed": len(ends[False]), "total": 0},
+            }
+        return web.json_response(batch)
 
     def close(self) -> None:
         asyncio.run_coroutine_threadsafe(self._runner.cleanup(), self._loop).result()
@@ -127,6 +187,80 @@ class Command:
 
 def right(body: Body) -> Body:
     return reply(f"It is \\boxed{{{asked(body).removeprefix('q')}}}.")
+
+
+@pytest.fixture
+def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batches, "POLL_S", 0.01)
+
+
+@pytest.mark.usefixtures("quickly")
+def test_a_run_by_batches_is_as_any_other_and_leaves_no_file(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batches, "LINES", 4)
+    server.answer = right
+    (tmp_path / "alone").mkdir()
+    alone, command = Command(server, tmp_path / "alone", 5), Command(server, tmp_path, 5)
+    words = ("--samples", "2", "--temperature", "0.5")
+    assert alone(*words) == 0
+    bodies, server.requests = server.requests, []
+    assert command(*words, "--batch") == 0
+    assert sorted(map(json.dumps, server.requests)) == sorted(map(json.dumps, bodies))
+    assert command.result["score"] == alone.result["score"]
+    assert [len(upload.splitlines()) for upload in server.uploads] == [4, 4, 2]
+    assert server.files == {}
+
+
+@pytest.mark.usefixtures("quickly")
+def test_lines_that_fail_are_told_and_asked_again(server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = Command(server, tmp_path, 4)
+    server.answer = lambda body: refusal(503) if asked(body) == "q1" else right(body)
+    assert command("--batch") == 1
+    assert "1 requests failed: status 0: {'code': 'overloaded', 'message': 'out of order'}" in capsys.readouterr().err
+    server.answer, server.requests = right, []
+    assert command("--batch") == 0
+    assert [asked(body) for body in server.requests] == ["q1"]
+
+
+@pytest.mark.usefixtures("quickly")
+def test_lines_that_a_batch_did_not_come_to_are_failures(
+    server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.lines, server.answer = 3, right
+    assert Command(server, tmp_path, 4)("--batch") == 1
+    assert "1 requests failed: the batch ended before its request was worked on" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("quickly")
+def test_an_interrupted_run_goes_on_with_its_batches(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of which is still there; the other's results are gone, and its lines are asked again."""
+    command = Command(server, tmp_path, 4)
+    server.answer = right
+    monkeypatch.setattr(batches, "LINES", 2)
+    with monkeypatch.context() as interrupted:
+        interrupted.setattr(batches, "finish", lambda *words: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            command("--batch")
+    del server.batches["batch_1"]
+    assert command("--batch") == 0
+    assert len(server.requests) == 4
+    assert [json.loads(line)["body"]["messages"][0]["content"][-2:] for line in server.uploads[2].splitlines()] == ["q2", "q3"]
+
+
+@pytest.mark.usefixtures("quickly")
+def test_a_batch_that_is_refused_ends_the_run(server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = Command(server, tmp_path, 1)
+    reason = {"object": "list", "data": [{"code": "invalid", "message": "line 1: no such model"}]}
+    server.made = {"status": "failed", "errors": reason}
+    assert command("--batch") == 2
+    assert "refused batch batch_0: line 1: no such model" in capsys.readouterr().err
+
+
+def test_a_server_without_batches_is_told(server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    server.made = None
+    assert Command(server, tmp_path, 1)("--batch") == 2
+    assert "does not work on batches" in capsys.readouterr().err
 
 
 def test_a_run_asks_judges_prints_and_saves(server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,7 +5,11 @@ is lost, doubled or wrong is seen. The exit status is 1 if a stream was affected
 was replaced after a pause of all of them. `long replies` come last: replies of `--long` seconds while
 ingresses are killed (`cluster.bench.long_replies`).
 
-    python -m cluster.bench.chaos [--rounds 1] [--seed 1] [--faults engine actor ...] [--long 252] [key=value ...]
+With `--stored` the chats can be resumed, two ingresses serve them, and the clients ask for what comes after the last event wherever
+a stream breaks. Then no fault may show: also not the death of both ingresses, of HAProxy, or of `everything`, after which the
+server is started again.
+
+    python -m cluster.bench.chaos [--stored] [--rounds 1] [--seed 1] [--faults engine actor ...] [--long 252] [key=value ...]
 """
 
 import argparse
@@ -17,31 +21,35 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 
 import httpx
 import psutil
 
 from cluster.bench import long_replies
-from cluster.bench.chats import STREAMS, Reply, client, question
-from cluster.bench.stack import Stack, command_line, engines, ours, running
+from cluster.bench.chats import STREAMS, Reply, StoredReply, client, question, storable
+from cluster.bench.stack import Server, Stack, command_line, engines, kill, ours, running
 from deployments import settings as settings_module
 from deployments.host.signals import interrupt_by_signals
 
+STORED = ("ingress.num_replicas=2", "ingress.num_cpus=0.2")
 ARGUMENTS = ("llm.num_replicas=2", "llm.num_cpus=0.4", "ingress.num_cpus=0.4", "ui.enabled=false", "llm.hung_after_s=20")
 
 
 @dataclass(frozen=True)
 class Fault:
-    """A signal to some processes of the application. Where it is to be `survived`, no stream may show it.
+    """A signal to some processes of the application. Where it is to be `survived`, no stream may show it; no stored one ever may.
 
-    With `pause_s` all processes are stopped and go on after that time, as on a machine that is suspended: none may be replaced.
+    Where it `ends` the application, that is started again. With `pause_s` all processes are stopped and go on after that time, as
+    on a machine that is suspended: none may be replaced.
     """
 
     signal: int
     targets: Callable[[Stack, random.Random], list[psutil.Process]]
     survived: bool = True
     pause_s: float = 0.0
+    ends: bool = False
 
     def strike(self, stack: Stack, rng: random.Random) -> None:
         """Send the signals."""
@@ -67,6 +75,10 @@ FAULTS = {
     "all engines": Fault(signal.SIGKILL, lambda stack, rng: [engine for r in stack.llm_replicas() for engine in engines(r)]),
     "proxy": Fault(signal.SIGKILL, lambda stack, rng: stack.named("haproxy -"), survived=False),
     "ingress": Fault(signal.SIGKILL, lambda stack, rng: stack.named("ServeReplica:default:Ingress"), survived=False),
+    "one ingress": Fault(
+        signal.SIGKILL, lambda stack, rng: [rng.choice(stack.named("ServeReplica:default:Ingress"))], survived=False
+    ),
+    "everything": Fault(signal.SIGKILL, lambda stack, rng: stack.processes(), survived=False, ends=True),
     "pause of 20 s": pause(20),
     "pause of 100 s": pause(100),
     "pause of 600 s": pause(600),
@@ -74,6 +86,9 @@ FAULTS = {
 """`frozen` is an engine that hangs, `engine ended` one that gets SIGTERM, as when a host shuts down."""
 LONG, LONG_S = "long replies", 2.1 * long_replies.HARD_STOP_S
 """Twice as long as a HAProxy that is replaced as Serve does it, and a little."""
+FOR_STORED = ("one ingress", "everything")
+"""Faults that only make sense where streams are stored."""
+DEFAULT = [*(name for name in FAULTS if name not in FOR_STORED), LONG]
 AFTERMATH_S = 60.0
 """So long after a pause, whoever would take a process for dead has replaced it."""
 
@@ -101,6 +116,24 @@ class Outcome:
         return "| " + " | ".join(map(str, counts)) + f" | {self.ended_s:.1f} | {self.whole_s:.1f} | {len(self.replaced)} |"
 
 
+class Application:
+    """A running application, which may be started again. `stored` is whether its streams are."""
+
+    def __init__(self, server: Server, stored: bool) -> None:
+        self._server, self._open, self.stored = server, ExitStack(), stored
+        self.stack = self._open.enter_context(running(server))
+
+    def restart(self) -> None:
+        """End what is left of it, and start it again."""
+        kill(self.stack.processes())
+        self._open.close()
+        self.stack = self._open.enter_context(running(self._server))
+
+    def close(self) -> None:
+        """End it."""
+        self._open.close()
+
+
 HEADER = """| fault | streams | lost | wrong | moved | tokens computed again | s until all ended | s until whole | replaced |
 |---|---|---|---|---|---|---|---|---|"""
 
@@ -113,22 +146,28 @@ async def counted(http: httpx.AsyncClient) -> tuple[int, int]:
     return moved, again
 
 
-async def calm(http: httpx.AsyncClient) -> list[Reply]:
+def begin(http: httpx.AsyncClient, stored: bool) -> tuple[Sequence[Reply], asyncio.Future[list[None]]]:
+    """Begin all streams; return their replies, and what ends with them."""
+    kind, asked = (StoredReply, storable) if stored else (Reply, question)
+    replies = [kind() for _ in range(STREAMS)]
+    return replies, asyncio.gather(*(reply.read(http, asked(number)) for number, reply in enumerate(replies)))
+
+
+async def calm(http: httpx.AsyncClient, stored: bool = False) -> Sequence[Reply]:
     """Return the replies of an undisturbed run. Raises RuntimeError where a stream fails."""
-    replies = [Reply() for _ in range(STREAMS)]
-    await asyncio.gather(*(reply.read(http, question(number)) for number, reply in enumerate(replies)))
+    replies, reading = begin(http, stored)
+    await reading
     if not all(reply.well for reply in replies):
         raise RuntimeError(f"undisturbed streams failed: {[reply.errors for reply in replies if not reply.well]}")
     return replies
 
 
-async def struck(http: httpx.AsyncClient, chunks: int, fault: Callable[[], None]) -> list[Reply]:
+async def struck(http: httpx.AsyncClient, chunks: int, fault: Callable[[], None], stored: bool = False) -> Sequence[Reply]:
     """Return the replies of streams; call `fault` once that many of their chunks have arrived.
 
     Some streams may have no chunk by then: a new engine compiles a grammar before a stream with it begins, while others end.
     """
-    replies = [Reply() for _ in range(STREAMS)]
-    reading = asyncio.gather(*(reply.read(http, question(number)) for number, reply in enumerate(replies)))
+    replies, reading = begin(http, stored)
     while sum(reply.chunks for reply in replies) < chunks:
         await asyncio.sleep(0.001)
     fault()
@@ -136,27 +175,33 @@ async def struck(http: httpx.AsyncClient, chunks: int, fault: Callable[[], None]
     return replies
 
 
-async def strike(stack: Stack, http: httpx.AsyncClient, name: str, wanted: Sequence[Reply], rng: random.Random) -> Outcome:
+async def strike(app: Application, http: httpx.AsyncClient, name: str, wanted: Sequence[Reply], rng: random.Random) -> Outcome:
     """Run all streams, cause the fault after a random number of chunks, and compare the replies with the undisturbed ones."""
     fault = FAULTS[name]
-    await stack.whole(http)
-    before, lasting = await counted(http), {process: command_line(process) for process in stack.lasting()}
-    began = 0.0
+    await app.stack.whole(http)
+    before, lasting = await counted(http), {process: command_line(process) for process in app.stack.lasting()}
+    began, restarting = 0.0, asyncio.get_running_loop().create_future()
 
     def at_once() -> None:
-        nonlocal began
+        nonlocal began, restarting
         began = time.monotonic()
-        fault.strike(stack, rng)
+        fault.strike(app.stack, rng)
         began += fault.pause_s
+        if fault.ends:
+            restarting = asyncio.ensure_future(asyncio.to_thread(app.restart))
+        else:
+            restarting.set_result(None)
 
     # Early, since an engine is several times as far as the chunks that have arrived here. Later it may have finished.
-    replies = await struck(http, rng.randrange(STREAMS, sum(reply.chunks for reply in wanted) // 12), at_once)
+    moment = rng.randrange(STREAMS, sum(reply.chunks for reply in wanted) // 12)
+    replies = await struck(http, moment, at_once, app.stored)
     ended_s = time.monotonic() - began
-    await stack.whole(http)
+    await restarting
+    await app.stack.whole(http)
     whole_s = time.monotonic() - began
     if fault.pause_s:
         await asyncio.sleep(AFTERMATH_S)
-    after, here = await counted(http), stack.lasting()
+    after, here = await counted(http), app.stack.lasting()
     return Outcome(
         name,
         len(replies),
@@ -170,15 +215,15 @@ async def strike(stack: Stack, http: httpx.AsyncClient, name: str, wanted: Seque
     )
 
 
-async def run(stack: Stack, faults: Sequence[str], rounds: int, seed: int) -> list[Outcome]:
+async def run(app: Application, faults: Sequence[str], rounds: int, seed: int) -> list[Outcome]:
     """Cause each fault in turn; print each row at once."""
     rng, outcomes = random.Random(seed), []
-    async with client(stack.url) as http:
-        await stack.whole(http)
-        wanted = await calm(http)
+    async with client(app.stack.url) as http:
+        await app.stack.whole(http)
+        wanted = await calm(http, app.stored)
         print(HEADER)
         for name in [name for _ in range(rounds) for name in faults]:
-            outcomes.append(await strike(stack, http, name, wanted, rng))
+            outcomes.append(await strike(app, http, name, wanted, rng))
             print(outcomes[-1].row(), flush=True)
     return outcomes
 
@@ -188,20 +233,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--faults", nargs="+", choices=[*FAULTS, LONG], default=[*FAULTS, LONG])
+    parser.add_argument("--stored", action="store_true", help="chats that are stored, and resumed by their clients")
+    parser.add_argument("--faults", nargs="+", choices=[*FAULTS, LONG], help="default: all that make sense")
     parser.add_argument("--long", type=float, default=LONG_S, help="seconds that long replies take")
     parser.add_argument("arguments", nargs="*", help="settings, key=value")
     options = parser.parse_args()
+    if options.faults is None:
+        options.faults = [name for name, fault in FAULTS.items() if not fault.pause_s] if options.stored else DEFAULT
+    if strange := not options.stored and [name for name in options.faults if name in FOR_STORED]:
+        parser.error(f"argument --faults: {strange[0]}: allowed with --stored only")
     interrupt_by_signals()
-    arguments = [*ARGUMENTS, *options.arguments]
+    arguments = [*ARGUMENTS, *(STORED if options.stored else ()), *options.arguments]
     settings = settings_module.load(dict(word.split("=", 1) for word in arguments))
     outcomes: list[Outcome] = []
     if faults := [name for name in options.faults if name != LONG]:
-        with running(ours("chaos", settings, arguments)) as stack:
-            stack.settle()
-            outcomes = asyncio.run(run(stack, faults, options.rounds, options.seed))
+        with closing(Application(ours("chaos", settings, arguments), options.stored)) as app:
+            app.stack.settle()
+            outcomes = asyncio.run(run(app, faults, options.rounds, options.seed))
     cut = LONG in options.faults and not long_replies.see_through(options.long)
-    broken = [o for o in outcomes if FAULTS[o.fault].survived and (o.lost or o.wrong or (FAULTS[o.fault].pause_s and o.replaced))]
+    tested = [o for o in outcomes if options.stored or FAULTS[o.fault].survived]
+    broken = [o for o in tested if o.lost or o.wrong or (FAULTS[o.fault].pause_s and o.replaced)]
     for outcome in broken:
         print(f"{outcome.fault}: {outcome.wrong} wrong, lost: {outcome.lost[:5]}, replaced: {outcome.replaced}", file=sys.stderr)
     sys.exit(1 if broken or cut else 0)

@@ -1,6 +1,9 @@
 """Different chats that stream at once, for runs that break something meanwhile: what is asked, and what a client received."""
 
+import asyncio
 import json
+import time
+import uuid
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -8,6 +11,10 @@ import httpx
 
 STREAMS = 50
 TOKENS = 160
+PATIENCE_S, AGAIN_S = 300.0, 0.2
+"""How long a client goes on to resume a stream, and how long it waits before it asks again."""
+UNSTORABLE = ("n", "logprobs", "top_logprobs")
+"""What a chat that can be resumed must not ask for."""
 
 
 def question(number: int) -> dict[str, Any]:
@@ -77,6 +84,63 @@ class Reply:
             self.logprobs += [item["token"] for item in (choice.get("logprobs") or {}).get("content", [])]
             if choice["finish_reason"]:
                 self.finish[index] = choice["finish_reason"]
+
+
+def storable(number: int) -> dict[str, Any]:
+    """Return chat `number` without what a chat that can be resumed must not ask for."""
+    return {name: value for name, value in question(number).items() if name not in UNSTORABLE}
+
+
+@dataclass
+class StoredReply(Reply):
+    """What a client received of a stored stream, which it resumes wherever it breaks.
+
+    `last` is the number of the last event, `resumed` how often the client asked for those after it.
+    """
+
+    last: int = -1
+    resumed: int = 0
+    done: bool = False
+
+    async def read(self, http: httpx.AsyncClient, body: dict[str, Any]) -> None:
+        """Send the request, and read the stream to its end, however often it breaks."""
+        path, name = "/v1/chat/completions", uuid.uuid4().hex
+        begin: dict[str, Any] = {"headers": {"x-satori-resume": "1", "x-request-id": name}, "json": body}
+        ends, begun, status = time.monotonic() + PATIENCE_S, False, 0
+        while not self.done and time.monotonic() < ends:
+            after = {} if self.last < 0 else {"starting_after": self.last}
+            asked = http.stream("GET", f"{path}/{name}", params=after) if begun else http.stream("POST", path, **begin)
+            self.resumed += begun
+            try:
+                async with asked as response:
+                    status = response.status_code
+                    begun = status == 200 or (status == 409 and not begun) or (begun and status != 404)
+                    if status == 200:
+                        await self._events(response)
+                        continue
+            except httpx.HTTPError:
+                pass
+            await asyncio.sleep(AGAIN_S)
+        if not self.done:
+            self.errors.append(f"no end after {PATIENCE_S:g} s; status {status}")
+
+    async def _events(self, response: httpx.Response) -> None:
+        """Read events to the end of the stream, or to an error that has no number: the client may go on later."""
+        number = None
+        async for line in response.aiter_lines():
+            kind, _, said = line.partition(": ")
+            if kind == "id":
+                number = int(said)
+            elif kind == "data":
+                if number is None:
+                    return
+                if number != self.last + 1:
+                    self.errors.append(f"event {number} comes after event {self.last}")
+                self.last, number = number, None
+                if said == "[DONE]":
+                    self.done = True
+                else:
+                    self._add(json.loads(said))
 
 
 def client(url: str) -> httpx.AsyncClient:

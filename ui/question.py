@@ -49,7 +49,7 @@ class Settings(BaseModel):
 
     @property
     def coat(self) -> dict[str, Any]:
-        """The chat request's extension; empty where the model decides everything."""
+        """The chat request's extension. One chain says how long it still takes."""
         if self.effort == "custom":
             names = ("max_reasoning_tokens", "max_reflections", "max_explorations")
             limits: dict[str, Any] = {name: value for name in names if (value := getattr(self, name)) is not None}
@@ -58,8 +58,8 @@ class Settings(BaseModel):
         else:
             limits = dict(EFFORTS[self.effort])
         if self.votes > 1:
-            limits["vote"] = {"samples": self.votes, "temperature": self.temperature or VOTE_TEMPERATURE}
-        return limits
+            return limits | {"vote": {"samples": self.votes, "temperature": self.temperature or VOTE_TEMPERATURE}}
+        return limits | {"eta": True}
 
 
 class Question(BaseModel):
@@ -79,13 +79,12 @@ class Question(BaseModel):
             "temperature": self.settings.temperature,
             "stream": True,
             "stream_options": {"include_usage": True, "continuous_usage_stats": True},
+            "coat": self.settings.coat,
         }
         if self.settings.model:
             body["model"] = self.settings.model
         if self.settings.max_tokens is not None:
             body["max_tokens"] = self.settings.max_tokens
-        if coat := self.settings.coat:
-            body["coat"] = coat
         return body
 
     def _as_sent(self, message: Message) -> dict[str, str]:

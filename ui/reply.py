@@ -45,6 +45,7 @@ class Reply:
         self._vote: dict[str, Any] | None = None
         self._usage: dict[str, Any] = {}
         self._finish: str | None = None
+        self._eta_s: list[float] | None = None
         self._phase = "sent"
         self._waiting: dict[str, Any] | None = None
         self._error: dict[str, Any] | None = None
@@ -99,6 +100,7 @@ class Reply:
                 }
                 for step in self._steps
             ],
+            "progress": self._progress() if self._phase == "thinking" else None,
             "content": self._content,
             "answer": self._coat.get("answer"),
             "vote": self._vote,
@@ -113,6 +115,7 @@ class Reply:
         coat = delta.get("coat") or {}
         thought = delta.get("reasoning") or delta.get("reasoning_content") or ""
         content = delta.get("content") or ""
+        self._eta_s = coat.get("eta_s", self._eta_s)
         self._actions += coat.get("actions", [])  # before any text of the segments that they open
         if thought or content:
             self._record_token_time()
@@ -166,6 +169,10 @@ class Reply:
         for step, segment in zip(self._steps, segments, strict=True):
             step.action, step.text, step.tokens = segment["action"], segment["text"], segment["tokens"]
         self._close_step()
+
+    def _progress(self) -> dict[str, Any]:
+        """Return how fast the reply is written, and how many seconds the API says it still takes: quantiles of 10, 50, 90 %."""
+        return {"tokens_per_s": self._rate(self._usage.get("completion_tokens")), "eta_s": self._eta_s}
 
     def _stats(self) -> dict[str, Any]:
         tokens = self._usage.get("completion_tokens")

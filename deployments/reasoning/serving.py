@@ -19,7 +19,7 @@ from deployments.reasoning.calls import Follow
 from deployments.reasoning.formatted import Formats, FormattedAnswers, thinks_first
 from deployments.reasoning.parser import CoatParser, reads_formats
 from deployments.reasoning.reading import Vocabulary, vocabulary
-from deployments.reasoning.request import CoatChatRequest
+from deployments.reasoning.request import CoatChatRequest, CoatOptions
 from deployments.settings import CoatSettings
 
 PATH = "/v1/chat/completions"
@@ -41,8 +41,12 @@ async def create_chat_completion(request: CoatChatRequest, raw_request: Request)
 
 
 def check_coat(request: CoatChatRequest, serving: Any) -> None:
-    """Raise VLLMValidationError for a request that has the extension where the model, of this serving, writes no chains."""
-    if request.coat is not None and not isinstance(serving, CoatServing):
+    """Raise VLLMValidationError for a request that has the extension where the model, of this serving, writes no chains.
+
+    `eta` alone is fine: it is told beside reasoning, where there is any.
+    """
+    asks = request.coat is not None and request.coat.model_dump(exclude={"eta"}) != CoatOptions().model_dump(exclude={"eta"})
+    if asks and not isinstance(serving, CoatServing):
         raise VLLMValidationError("this model writes no Chain of Action-Thought; leave coat out", parameter="coat")
 
 

@@ -270,13 +270,15 @@ def test_compare_streams_side_by_side(chat: Chat, api: ScriptedApi) -> None:
     for side in ("a", "b"):
         expect(chat.page.locator(f".side.{side} .step")).to_have_count(1)
         expect(chat.page.locator(f".side.{side} .reply")).to_have_attribute("aria-busy", "true")
+        expect(chat.page.locator(f".side.{side} .thought > summary .facts")).to_contain_text("3–21 s left")
     api.gate.open()
     for side in ("a", "b"):
         expect(chat.page.locator(f".side.{side} .answer output")).to_have_text("182")
+        expect(chat.page.locator(f".side.{side} .thought > summary .facts")).not_to_contain_text("left")
     chat.page.reload()
     chat.page.locator("#tab-compare").click()
     expect(chat.page.locator(".side.b .answer output")).to_have_text("182")
-    assert sorted(str(asked.get("coat")) for asked in api.asked) == ["None", "{'min_reflections': 2}"]
+    assert sorted(str(asked.get("coat")) for asked in api.asked) == ["{'eta': True}", "{'min_reflections': 2, 'eta': True}"]
 
 
 def test_all_is_named_for_a_screen_reader(chat: Chat) -> None:

@@ -198,7 +198,9 @@ class ScriptedApi:
             for number, piece in enumerate(pieces):
                 await self._turn(next(numbers))
                 tokens += 1
-                begun = {} if number else {"actions": [action]}
+                begun: dict[str, Any] = {} if number else {"actions": [action]}
+                if coat.get("eta") and number:
+                    begun["eta_s"] = [3.4, 8.0, 21.2]
                 delta = {"reasoning": piece, "reasoning_content": piece, "coat": {"index": index} | begun}
                 yield sse(chunk(delta, usage=usage(tokens, 0)))
                 if trouble == "broken" and index == 1:

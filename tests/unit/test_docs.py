@@ -29,7 +29,7 @@ ROOMS += ["monitoring", "models", "ui"]
 NOT_OURS = {"config.json", "environment.sh", "keys.yaml", "first.json", "second.json"}
 """Files that documents name and that are not the repository's."""
 SUFFIXES = {".py", ".yaml", ".yml", ".json", ".sh", ".js", ".md", ".toml", ".txt", ".png"}
-OF_REQUESTS = {"coat.vote"}
+OF_REQUESTS = {"coat.vote", "coat.eta_s"}
 """Fields of requests whose names look like settings."""
 OF_PRESETS = {"preset", "model", "served_model_name"}
 

@@ -111,6 +111,15 @@ class Tools {
   }
 }
 
+// How fast a thought is written, and when it may end, in words. A reply that was kept by an older page has no progress.
+function progress(known) {
+  if (!known) return [];
+  const [low, , high] = (known.eta_s ?? []).map(Math.round);
+  const left = low === high ? String(high) : `${low}–${high}`;
+  return [known.tokens_per_s === null ? "" : t("unit.speed", { count: Math.round(known.tokens_per_s) }),
+    known.eta_s ? t("thought.left", { left }) : ""];
+}
+
 class Thought {
   constructor() {
     this.steps = [];
@@ -151,7 +160,7 @@ class Thought {
     const known = reply.steps.every((step) => step.tokens !== null);
     const tokens = known ? t("unit.tokens", { count: reply.steps.reduce((sum, step) => sum + step.tokens, 0) }) : "";
     setText(this.title, t(thinking ? "thought.now" : "thought.past"));
-    setText(this.facts, [t("unit.steps", { count: reply.steps.length }), total, tokens].filter((fact) => fact).join(" · "));
+    setText(this.facts, [t("unit.steps", { count: reply.steps.length }), total, tokens, ...progress(reply.progress)].filter((fact) => fact).join(" · "));
     this.details.classList.toggle("running", thinking);
     if (!this.chosen && (reply.phase === "answering" || reply.phase === "done")) this.details.open = false;
   }

@@ -62,6 +62,22 @@ def test_steps_grow_with_their_time_and_tokens() -> None:
     ]
 
 
+def test_while_it_thinks_it_says_how_fast_and_how_long_still() -> None:
+    clock = Clock(100.0)
+    reply = Reply("q", clock)
+    reply.add(thought("2 +", "continue", 0, 1))
+    assert reply.state()["progress"] == {"tokens_per_s": None, "eta_s": None}
+    clock.now_s += 2
+    told = thought(" 2", None, 0, 21)
+    told["choices"][0]["delta"]["coat"]["eta_s"] = [1.0, 2.5, 9.0]
+    reply.add(told)
+    clock.now_s += 1
+    reply.add(thought(" = 4", None, 0, 31))
+    assert reply.state()["progress"] == {"tokens_per_s": 10.0, "eta_s": [1.0, 2.5, 9.0]}, "it holds until the next one"
+    reply.add(LAST)
+    assert reply.state()["progress"] is None
+
+
 def test_the_end_has_the_answer_and_what_the_server_counted() -> None:
     clock = Clock(100.0)
     reply = Reply("q", clock)

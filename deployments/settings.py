@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 from urllib.parse import urlsplit
 
 import yaml
@@ -133,6 +133,16 @@ class LLMSettings(Section):
     def beat_s(self) -> float:
         """Seconds between two signs of life of a replica, and between two polls for them."""
         return self.silent_after_s / BEATS
+
+
+class RoutingSettings(Section):
+    """Which LLM replica a request goes to (see `deployments.routing.score`).
+
+    With the policy `tokens`, it is that on which it costs the least time, by tokens to read, to generate and cached; with
+    `requests`, that with the fewest requests.
+    """
+
+    policy: Literal["tokens", "requests"] = "tokens"
 
 
 class PortSettings(Section):
@@ -351,6 +361,7 @@ class Settings(Section):
     ports: PortSettings = PortSettings()
     ingress: IngressSettings = IngressSettings()
     llm: LLMSettings = LLMSettings()
+    routing: RoutingSettings = RoutingSettings()
     autoscaling: AutoscalingSettings = AutoscalingSettings()
     ui: UISettings = UISettings()
     coat: CoatSettings = CoatSettings()

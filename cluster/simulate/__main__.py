@@ -7,6 +7,8 @@ faster). `--scale` multiplies the requests of a synthetic workload, and with the
 Every policy but ours has parameters that suit one workload and not another. `--tune` searches parameters for each workload, on
 other seeds (`cluster.simulate.tuning`), and a comparison picks from the results. Ours runs with the settings' defaults everywhere.
 The first hour of a run is not counted.
+
+`python -m cluster.simulate routing` compares ways to choose a replica instead (`cluster.simulate.routing.report`).
 """
 
 import argparse
@@ -59,6 +61,12 @@ def _progress(runs: Iterable[Run], count: int) -> Iterator[Run]:
 
 def main(arguments: list[str] | None = None) -> None:
     """Read the command line and run."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments[:1] == ["routing"]:
+        from cluster.simulate.routing import report
+
+        report.main(arguments[1:])
+        return
     parser = argparse.ArgumentParser(prog="python -m cluster.simulate", description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("workloads", nargs="*", metavar="WORKLOAD", help=f"of {', '.join(WORKLOADS)}; all but the day by default")
     parser.add_argument("--policies", nargs="+", choices=POLICIES, default=list(POLICIES))

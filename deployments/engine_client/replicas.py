@@ -2,8 +2,9 @@
 
 from ray.serve.handle import DeploymentHandle
 
+from deployments.observability import metrics
 from deployments.routing.placement import PLACEMENT
-from deployments.routing.score import Work
+from deployments.routing.score import Reason, Work
 from deployments.transport.channel import Address
 
 
@@ -19,6 +20,7 @@ class LLMReplicas:
         self._llm = llm
         self._carries = carries
         self._handles: dict[str, DeploymentHandle] = {}
+        PLACEMENT.on_assigned = _count
 
     async def generate(self, group: str, request_id: str, address: Address, encoded: list[bytes], client: str | None) -> None:
         """Wait for a replica and run a request on it to its end, by a handle call of its own."""
@@ -73,3 +75,8 @@ class LLMReplicas:
         if method not in self._handles:  # made at first use, because that starts the handle's router
             self._handles[method] = self._llm.options(method_name=method, request_serialization="pickle")
         return self._handles[method]
+
+
+def _count(reason: Reason) -> None:
+    """Count a request that was given to a replica."""
+    metrics.ROUTED.labels(reason).inc()

@@ -87,6 +87,7 @@ class Ingress:
         """Return the app for a model whose files are in the directory `settings.model`."""
         from deployments.engine_client.replicas import LLMReplicas
         from deployments.ingress.server import build
+        from deployments.routing.placement import PLACEMENT
 
         tracer = None
         if settings.measuring.enabled and settings.tracing.otlp_endpoint is not None:
@@ -94,6 +95,7 @@ class Ingress:
 
             tracer = Tracer(settings.tracing, serve.get_replica_context().replica_id.unique_id)
         keys = open_store(settings.access.keys, self._api_keys)
+        PLACEMENT.set_up(settings)
         replicas = LLMReplicas(self._llm, carries=settings.llm.max_ongoing_requests is None)
         self._server = await build(settings, replicas, channel_host(), keys, tracer)
         app = self._server.app

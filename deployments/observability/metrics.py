@@ -255,6 +255,14 @@ VOTE_TOKENS_SAVED = Metric(
 )
 
 # Resilience and saturation.
+ROUTED = Metric(
+    Counter,
+    "satori_routed_total",
+    "Requests given to an LLM replica, by why that one: only (there is no other), together (samples of its request are there),"
+    " cached (more of its prompt is), load (the least work), tie, requests (the fewest requests, as caches are not known).",
+    "requests",
+    labels=["reason"],
+)
 FAILOVER_REQUESTS = Metric(
     Counter, "satori_failover_requests_total", "Times that a request moved away from a lost LLM replica.", "requests"
 )

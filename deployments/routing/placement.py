@@ -1,5 +1,6 @@
 """Which requests of this process are on which LLM replica: what the router writes and the engine client reads."""
 
+import math
 import random
 import threading
 import time
@@ -11,6 +12,7 @@ from typing import Any
 from ray.serve.request_router import ReplicaID, RunningReplica
 
 from deployments.routing.score import Load, Reason, Work, choose
+from deployments.settings import Settings
 
 LOST_S = 30.0
 UNREACHED_S = 2.0
@@ -33,7 +35,7 @@ class Placed:
     """
 
     work: Work = field(default_factory=Work)
-    reason: Reason = Reason.STALE
+    reason: Reason = Reason.REQUESTS
     uncached_tokens: float = 0.0
     replica: ReplicaID | None = None
     times: int = 0
@@ -65,8 +67,8 @@ class OnReplica:
 class Placement:
     """The requests of this process that are on replicas, what replicas tell of those of others, and replicas lost recently."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
+    def __init__(self, clock: Callable[[], float] = time.monotonic, rng: Callable[[], float] = random.random) -> None:
+        self._clock, self._random = clock, rng
         self._lock = threading.RLock()  # without throughput mode Serve's routers run in a thread of their own
         self._requests: dict[str, Placed] = {}
         self._loads: dict[ReplicaID, OnReplica] = {}
@@ -78,8 +80,21 @@ class Placement:
         """The replicas that Serve reported last, by the ids that they use for themselves."""
         self.empty = Load()
         """The load of a replica without requests: its speeds."""
+        self.policy = "tokens"
+        self.caches = True
+        """Whether replicas cache prefixes at all."""
         self.cached: Cached = lambda blocks: None
         self.on_assigned: Callable[[Reason], None] = lambda reason: None
+
+    def set_up(self, settings: Settings) -> None:
+        """Take the policy, and what a replica can do."""
+        replica, engine = settings.autoscaling, settings.engine
+        self.policy, self.caches = settings.routing.policy, engine.get("enable_prefix_caching") is not False
+        self.empty = Load(
+            prefill_tokens_per_s=replica.prefill_tokens_per_s,
+            decode_tokens_per_s=1 / replica.step_per_request_s,
+            slots=engine.get("max_num_seqs") or replica.max_num_seqs if self.policy == "tokens" else math.inf,
+        )
 
     def update(self, replicas: list[RunningReplica]) -> None:
         """Record which replicas there are."""
@@ -135,7 +150,7 @@ class Placement:
                 [on.load if (on := self._loads.get(replica.replica_id)) is not None else self.empty for replica in candidates],
                 cached,
                 group=next((at for at, replica in enumerate(candidates) if replica.replica_id == with_group), None),
-                random=random.random,
+                random=self._random,
             )
             if placed is not None:
                 there = cached[chosen.replica] if cached is not None else 0.0
@@ -145,7 +160,9 @@ class Placement:
             return candidates[chosen.replica]
 
     def _cached_on(self, candidates: list[RunningReplica], work: Work) -> list[float] | None:
-        if (cached := self.cached(work.blocks)) is None:
+        if self.policy == "requests":
+            return None
+        if (cached := self.cached(work.blocks) if self.caches else {}) is None:
             return None
         return [cached.get(replica.replica_id.unique_id, 0.0) for replica in candidates]
 
@@ -160,6 +177,7 @@ class Placement:
             self._groups[group] = replica_id
             if len(self._groups) > GROUPS_KEPT:
                 self._groups.popitem(last=False)
+            expected = request_id in self._requests  # other calls than those that generate are not
             placed = self._requests.setdefault(request_id, Placed())
             placed.replica, placed.counted = replica_id, True
             placed.times += 1
@@ -168,7 +186,8 @@ class Placement:
             on = self._on(replica_id)
             on.own += 1
             on.change(1, placed.prefill_tokens, placed.expected_tokens)
-        self.on_assigned(placed.reason)
+        if expected:
+            self.on_assigned(placed.reason)
 
     def unread(self, request_id: str) -> float:
         """Return how many tokens of a request's prompt its replica is expected to read."""

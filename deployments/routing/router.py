@@ -1,4 +1,4 @@
-"""Which replica gets a request: the LLM replica with the fewest of our requests, and always the same UI replica.
+"""Which replica gets a request: the LLM replica with the best score (`deployments.routing.score`), and always the same UI replica.
 
 Serve's own router compares queue lengths that are updated when a request is *sent*, so a burst that is routed in one go
 lands on one replica (seen on Ray 2.60.0). Here a request counts from when it is *assigned* until its last token has arrived, some
@@ -17,7 +17,7 @@ from deployments.routing import placement
 
 
 class LeastRequestsRouter(RequestRouter):
-    """Chooses the replica with the fewest assigned requests; ties are broken at random.
+    """Chooses the replica that the placement chooses.
 
     The samples of one request (same first argument, its group) go to one replica: they share the prompt. A call of `carry` goes to
     the replica that its first argument names.

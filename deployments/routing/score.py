@@ -29,7 +29,7 @@ class Reason(StrEnum):
     CACHED = "cached"  # more of its prompt is cached there than where it would have gone otherwise
     LOAD = "load"  # the least work
     TIE = "tie"  # several are as good
-    STALE = "stale"  # nothing is known of the caches: the fewest requests
+    REQUESTS = "requests"  # the fewest requests: nothing is known of the caches, or a setting wants it so
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +100,7 @@ def choose(
     best = [index for index, value in enumerate(scores) if value == lowest]
     index = best[0] if len(best) == 1 else best[int(random() * len(best))]
     if cached is None:
-        return Choice(index, Reason.STALE)
+        return Choice(index, Reason.REQUESTS)
     if len(best) > 1:
         return Choice(index, Reason.TIE)
     if cached[index] > min(cached):

@@ -1,5 +1,6 @@
-"""Is each engine busy, and with what? From vLLM's own metrics."""
+"""Is each engine busy, with what, and why do requests go there? From vLLM's own metrics, and ours of routes."""
 
+from deployments.observability import metrics
 from monitoring.board import Board, Row, graph
 from monitoring.queries import OF_ENGINE, mean, quantile, rate, ratio, total
 
@@ -77,6 +78,14 @@ CACHE = (
         "Share of prompt tokens that were in an engine's prefix cache.",
         "percentunit",
         (ratio(rate("vllm:prefix_cache_hits_total", "engine"), rate("vllm:prefix_cache_queries_total", "engine")), "{{engine}}"),
+    ),
+    graph(
+        "Routes",
+        "Requests given to a replica, by why that one: more of the prompt is cached there, samples of the request are there, it has"
+        " the least work. `requests`: by their number alone, because caches are not known.",
+        "reqps",
+        (rate(metrics.ROUTED, "reason"), "{{reason}}"),
+        stacked=True,
     ),
 )
 

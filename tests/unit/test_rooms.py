@@ -60,6 +60,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 PARTS = {
     "deployments.ingress.middleware": "deployments.ingress",
     "deployments.reasoning.answers": "deployments.reasoning",
+    "cluster.simulate.routing": "cluster.simulate",
     "monitoring.boards": "monitoring",
 }
 """Package -> the room above it that it is part of."""

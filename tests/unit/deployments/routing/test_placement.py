@@ -3,8 +3,11 @@
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
 from deployments.routing.placement import TOLD_S, Placement
 from deployments.routing.score import Reason, Work
+from deployments.settings import load
 from tests.support.clock import Clock
 
 
@@ -72,6 +75,44 @@ def test_replicas_that_are_gone_are_forgotten_with_their_last_request() -> None:
     assert placed.of(a.replica_id) == 1
     placed.left("one")
     assert vars(placed)["_loads"] == {}
+
+
+@pytest.mark.parametrize(
+    ("given", "chosen", "reason"), [({}, "a", Reason.LOAD), ({"routing.policy": "requests"}, "b", Reason.REQUESTS)]
+)
+def test_a_setting_goes_back_to_the_fewest_requests(given: dict[str, str], chosen: str, reason: Reason) -> None:
+    placed, candidates = Placement(), replicas("ab")
+    reasons: list[Reason] = []
+    placed.on_assigned = reasons.append
+    placed.cached = lambda blocks: {}
+    placed.set_up(load({"preset": "nano-cpu", **given}))
+    for number, (replica, tokens) in enumerate([("a", 1), ("a", 1), ("b", 4000)]):
+        placed.expect(f"{number}", Work(10, tokens))
+        placed.assign(f"{number}", Id(replica), f"{number}")  # type: ignore[arg-type]
+    reasons.clear()
+    placed.expect("next", Work(10, 500))
+    got = placed.choose("next", candidates, "next")
+    assert got is not None
+    placed.assign("next", got.replica_id, "next")
+    assert (got.replica_id, reasons) == (chosen, [reason])
+
+
+def test_where_prefixes_are_not_cached_work_counts_all_the_same() -> None:
+    placed, candidates = Placement(), replicas("ab")
+    placed.set_up(load({"preset": "nano-cpu", "engine.enable_prefix_caching": False}))
+    placed.expect("a", Work(10, 4000))
+    placed.assign("a", Id("a"), "a")  # type: ignore[arg-type]
+    placed.expect("b", Work(10, 10))
+    assert placed.choose("b", candidates, "b") is candidates[1]
+    assert vars(placed)["_requests"]["b"].reason is Reason.LOAD
+
+
+def test_calls_that_generate_nothing_are_not_counted_as_requests() -> None:
+    placed = Placement()
+    reasons: list[Reason] = []
+    placed.on_assigned = reasons.append
+    placed.assign("state", "replica-0", "state")  # type: ignore[arg-type]
+    assert reasons == []
 
 
 def test_what_was_told_long_ago_counts_no_more() -> None:

@@ -23,9 +23,9 @@ def test_reasons() -> None:
     assert chosen([busy(9), busy(1)], [0, 0]) == (1, Reason.LOAD)
     assert chosen([busy(1), busy(1)], [0, 900]) == (1, Reason.CACHED)
     assert chosen([busy(2), busy(2), busy(1), busy(1)], [0, 0, 0, 0]) in [(2, Reason.TIE), (3, Reason.TIE)]
-    assert chosen([busy(3, 1), busy(2, 1000)], None) == (1, Reason.STALE)
+    assert chosen([busy(3, 1), busy(2, 1000)], None) == (1, Reason.REQUESTS)
     assert chosen([busy(9), busy(1)], [0, 0], group=0) == (0, Reason.TOGETHER)
-    assert {reason.value for reason in Reason} == {"only", "together", "cached", "load", "tie", "stale"}
+    assert {reason.value for reason in Reason} == {"only", "together", "cached", "load", "tie", "requests"}
 
 
 def test_work_counts_and_not_requests() -> None:

@@ -121,7 +121,7 @@ def main(arguments: list[str] | None = None) -> None:
     learned = time.process_time()
     for chain in nano:
         lengths.observe(chain.asked, chain.tokens, chain.turns, cut=chain.cut)
-        lengths.expected(chain.asked)
+        lengths.forecast(chain.asked)
     both = time.process_time() - learned
     micros = 1e6 / len(nano)
     print(

@@ -34,7 +34,7 @@ LONGEST = 2**17
 SLACK = 64
 """A chain that must answer after a budget of tokens has mostly ended so many tokens later."""
 REBUILT = 0.03
-"""A curve is computed again when its histogram has grown by this share."""
+"""A curve is computed again when its histogram has grown by this share; one of nothing, each time."""
 
 
 def _edges() -> list[int]:
@@ -146,11 +146,6 @@ class _Curve:
             return [float(max(1, min(most, LONGEST) - age))] * len(shares)
         return [float(min(self._length(reach * (share - 1)), most) - age) for share in shares]
 
-    def share_left(self, age: int, later: int) -> float:
-        """Return which share of the chains that have more than `age` tokens has more than `later`."""
-        reach, _ = self._at(age + 1)
-        return self._at(later + 1)[0] / reach if reach > 0 else 0.0
-
     def _at(self, length: int) -> tuple[float, float]:
         """Return which share reaches a length, and the integral up to it."""
         index = bisect_right(EDGES, length) - 1
@@ -202,15 +197,6 @@ class Lengths:
         """Return quantiles of how many tokens are still to come."""
         return self._curve(asked, age, turns).quantiles(age, _least(asked, age), asked.max_tokens, shares)
 
-    def expected(self, asked: Asked) -> float:
-        """Return the mean length of a chain that has not begun."""
-        return self.forecast(asked).mean
-
-    def share_left(self, asked: Asked, age: int, turns: int, tokens: int) -> float:
-        """Return how likely a chain of this age has more than so many `tokens` still to come."""
-        later = age + tokens
-        return 0.0 if later >= asked.max_tokens else self._curve(asked, age, turns).share_left(age, later)
-
     def _curve(self, asked: Asked, age: int, turns: int) -> _Curve:
         state = bisect_right(AGES, age) - 1, min(turns, TURNS)
         finest, kind, everything = _keys(asked)
@@ -237,7 +223,7 @@ class Lengths:
             if budget is None:
                 return coarser
             histogram = self._histogram(key, state)
-        if histogram.curve is None or histogram.grown > REBUILT * histogram.total:
+        if histogram.curve is None or histogram.grown >= REBUILT * histogram.total:
             assumed = coarser.hazards if budget is None else _within(budget, coarser.hazards)
             histogram.curve, histogram.grown = _Curve(histogram.hazards(assumed, prior)), 0.0
         return histogram.curve

@@ -53,9 +53,6 @@ def test_a_chain_is_like_those_that_were_as_long_as_it_is() -> None:
     assert at_first.median < 140
     assert 700 < later.median < 900
     assert later.low > 500
-    assert seen.share_left(Asked(50), 0, 0, 200) == pytest.approx(1 / 3, abs=0.05)
-    assert seen.share_left(Asked(50), 200, 0, 500) > 0.85
-    assert seen.share_left(Asked(50, 600), 200, 0, 500) == 0
 
 
 def test_turns_so_far_tell() -> None:
@@ -74,6 +71,9 @@ def test_what_was_asked_for_tells_once_it_was_seen() -> None:
     assert seen.forecast(Asked(20, 8000, "high")).median > 2900
     low = seen.forecast(Asked(20, 8000, "low", 400))
     assert low.median < low.high < 800, "not seen: as all others, but not for long beyond its budget"
+    for _ in range(60):
+        seen.observe(Asked(20), 250)
+    assert seen.forecast(Asked(20, 8000, "low", 400)).median < low.median, "and it follows the others"
 
 
 def test_a_chain_that_was_cut_off_does_not_count_as_an_end() -> None:

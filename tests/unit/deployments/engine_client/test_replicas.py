@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from deployments.engine_client.replicas import LLMReplicas
+from deployments.observability import metrics
 from deployments.routing import placement
-from deployments.routing.score import Work
+from deployments.routing.score import Reason, Work
 from deployments.transport.channel import Address
 
 ADDRESS = Address("tcp://127.0.0.1:1", b"header", b"key")
@@ -84,3 +85,11 @@ def test_the_placement_is_told_of_each_request(told: list[tuple[Any, ...]]) -> N
         ("lost", "b"),
         ("left", "a"),
     ]
+
+
+def test_why_a_request_was_given_to_a_replica_is_counted() -> None:
+    LLMReplicas(Handle(), carries=True)  # type: ignore[arg-type]
+    counted = metrics.ROUTED.collector.labels("cached")._value
+    before = counted.get()
+    placement.PLACEMENT.on_assigned(Reason.CACHED)
+    assert counted.get() == before + 1

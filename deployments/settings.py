@@ -139,10 +139,14 @@ class RoutingSettings(Section):
     """Which LLM replica a request goes to (see `deployments.routing.score`).
 
     With the policy `tokens`, it is that on which it costs the least time, by tokens to read, to generate and cached; with
-    `requests`, that with the fewest requests.
+    `requests`, that with the fewest requests. With `cache_events`, ingresses follow what each replica has in its KV cache, where it
+    caches prefixes and there are several replicas; an ingress knows of at most `cache_index_blocks` blocks (see
+    `deployments.routing.cache_index`).
     """
 
     policy: Literal["tokens", "requests"] = "tokens"
+    cache_events: bool = False
+    cache_index_blocks: int = Field(2**20, ge=1)
 
 
 class PortSettings(Section):

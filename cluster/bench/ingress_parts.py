@@ -48,7 +48,7 @@ TEXT = (
 class Reply:
     """An open request: the tokens it is still to get, and where they go."""
 
-    def __init__(self, send: Callable[[list[bytes]], None], left: int) -> None:
+    def __init__(self, send: Callable[[list[bytes]], object], left: int) -> None:
         self.send, self.left, self.written = send, left, 0
 
 
@@ -93,7 +93,7 @@ class Engine(Stepping[Reply]):
         elif kind != LAST:
             self._add(msgspec.msgpack.decode(rest[1]), lane.send)
 
-    def _add(self, request: list[Any], send: Callable[[list[bytes]], None]) -> None:
+    def _add(self, request: list[Any], send: Callable[[list[bytes]], object]) -> None:
         self._open(request[0], Reply(send, request[3].get("max_tokens", 16)))
 
     def _abort(self, request_ids: list[str]) -> None:

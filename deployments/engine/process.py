@@ -45,7 +45,7 @@ def _run(pipe: int) -> None:
         from vllm.utils.system_utils import get_mp_context
 
     os.write(pipe, IMPORTED)
-    settings, handshake_address = pickle.load(sys.stdin.buffer)
+    settings, handshake_address, cache_address = pickle.load(sys.stdin.buffer)
     threading.Thread(target=_end_with_the_replica, daemon=True).start()
 
     from deployments.engine.arguments import server_arguments
@@ -54,24 +54,26 @@ def _run(pipe: int) -> None:
     config = engine_config(server_arguments(settings))
     os.write(pipe, BY_POSITION if seeded_by_position(config) else CONFIGURED)
     if not config.parallel_config.numa_bind:
-        _serve(config, handshake_address)
+        _serve(config, handshake_address, cache_address)
         return
     with configure_subprocess(config, local_rank=0, process_kind="EngineCore"):  # vLLM binds only a process that it starts
-        process = get_mp_context().Process(target=_serve, args=(config, handshake_address), name="EngineCore")
+        process = get_mp_context().Process(target=_serve, args=(config, handshake_address, cache_address), name="EngineCore")
         process.start()
     process.join()
     sys.exit(process.exitcode)
 
 
-def _serve(config: Any, handshake_address: str) -> None:
+def _serve(config: Any, handshake_address: str, cache_address: str | None) -> None:
     from vllm.v1.engine.core import EngineCoreProc
     from vllm.v1.executor import Executor
 
-    from deployments.engine import grammar_budget, guidance, kv_cache, pointed_masks, thought_end  # noqa: F401  # it registers itself
+    from deployments.engine import cache_events, grammar_budget, guidance, kv_cache, pointed_masks, thought_end  # noqa: F401  # it registers itself
 
     guidance.install()  # this may be another process than the one that made the configuration
     grammar_budget.install()
     kv_cache.install()
+    if cache_address is not None:
+        cache_events.install(config, cache_address)
     if config.use_v2_model_runner:
         pointed_masks.install(config)
     extend(

@@ -24,6 +24,8 @@ from vllm.v1.serial_utils import MsgpackDecoder, MsgpackEncoder
 
 from deployments.access.usage import deferrable
 from deployments.engine.config import TASKS
+from deployments.engine_client.block_hashes import Prompt
+from deployments.engine_client.cache_watch import CacheWatch
 from deployments.engine_client.carrier import Carriers
 from deployments.engine_client.failover import Failover, next_attempt
 from deployments.engine_client.replicas import LLMReplicas
@@ -81,6 +83,7 @@ class ServeEngineClient(EngineCoreClient):
     """The engine side of an AsyncLLM whose engine is a set of LLM replicas.
 
     The replicas send tokens to one of the `ports` of `host`. For `wait_s` and `beat_s` see `deployments.engine_client.failover`.
+    With `cache_blocks`, it knows what the replicas have cached, of so many blocks (see `deployments.engine_client.cache_watch`).
     """
 
     engine_ranks_managed = (0,)
@@ -94,6 +97,7 @@ class ServeEngineClient(EngineCoreClient):
         beat_s: float,
         hooks: Hooks,
         ports: range = EPHEMERAL,
+        cache_blocks: int = 0,
     ) -> None:
         self.resources = types.SimpleNamespace(engine_dead=False)
         self._replicas = replicas
@@ -101,6 +105,10 @@ class ServeEngineClient(EngineCoreClient):
         self._requests = OpenRequests()
         self._receiver = Receiver(host, self._on_step, ports, self._on_message)
         self._carriers = Carriers(replicas, self._receiver.address)
+        self._watch = CacheWatch(replicas, self._receiver.address, cache_blocks) if cache_blocks else None
+        self._prompt: tuple[str, Prompt] | None = None
+        if self._watch is not None:
+            replicas.look_up(self._watch.cached_tokens)
         self._failover = Failover(
             self._requests,
             replicas,
@@ -228,6 +236,8 @@ class ServeEngineClient(EngineCoreClient):
         for opened in list(self._requests.by_id.values()):
             self._abort(opened)
         self._failover.close()
+        if self._watch is not None:
+            self._watch.close()
         self._carriers.shutdown()
         self._receiver.close()
 
@@ -246,7 +256,17 @@ class ServeEngineClient(EngineCoreClient):
 
     def _work(self, opened: OpenRequest) -> Work:
         """Return what a request is expected to cost on a replica that it is given now."""
-        return Work(opened.timeline.prompt_tokens + len(opened.tokens), self._expected_tokens(opened))
+        return Work(opened.timeline.prompt_tokens + len(opened.tokens), self._expected_tokens(opened), self._blocks(opened))
+
+    def _blocks(self, opened: OpenRequest) -> Any:
+        """Return what stands for the prompt of a request that is given to a replica now, the tokens so far with it."""
+        if self._watch is None:
+            return ()
+        if opened.tokens:
+            return Prompt(opened.request, opened.tokens)
+        if self._prompt is None or self._prompt[0] != opened.group:  # the samples of a request come one after the other
+            self._prompt = (opened.group, Prompt(opened.request))
+        return self._prompt[1]
 
     def _expected_tokens(self, opened: OpenRequest) -> float:
         """Return how many tokens a request is expected to generate from now on."""
@@ -304,7 +324,7 @@ class ServeEngineClient(EngineCoreClient):
             self._failover.seeded_by_position = frames[0] == BY_POSITION
         elif kind == OTHERS:
             self._replicas.told(frames[0].decode(), *msgspec.msgpack.decode(frames[1]))
-        else:
+        elif self._watch is None or not self._watch.on_message(kind, frames, reply):
             self._carriers.on_message(kind, frames, reply)
 
     def _on_step(self, frames: list[zmq.Frame]) -> None:

@@ -1,5 +1,8 @@
 """The LLM replicas as the engine client uses them: called through their Serve handle, and counted where the router counts, too."""
 
+from collections.abc import Callable, Mapping
+from typing import Any
+
 from ray.serve.handle import DeploymentHandle
 
 from deployments.observability import metrics
@@ -29,6 +32,19 @@ class LLMReplicas:
     async def carry(self, replica: str, address: Address) -> None:
         """Have a replica receive requests over its lane, until the ingress tells it that no more will come."""
         await self._handle("carry").remote(replica, address)
+
+    async def follow_cache(self, replica: str, address: Address) -> bool:
+        """Have a replica tell an ingress from now on what is in its KV cache; return False when it cannot."""
+        followed: bool = await self._handle("follow_cache").remote(replica, address)
+        return followed
+
+    def look_up(self, cached: Callable[[Any], Mapping[str, float] | None]) -> None:
+        """Have the placement ask this how many tokens of a prompt (`Work.blocks`) each replica has cached."""
+        PLACEMENT.cached = cached
+
+    def known(self) -> list[str]:
+        """Return the ids of the replicas that there are, as far as Serve has told."""
+        return list(PLACEMENT.known)
 
     def expect(self, request_id: str, work: Work) -> None:
         """Record what a request is expected to cost, before a replica is chosen for it."""
@@ -77,6 +93,7 @@ class LLMReplicas:
         return self._handles[method]
 
 
-def _count(reason: Reason) -> None:
-    """Count a request that was given to a replica."""
+def _count(reason: Reason, cached_tokens: float) -> None:
+    """Count a request that was given to a replica that should have so many tokens of its prompt cached."""
+    metrics.CACHE_EXPECTED.labels().inc(cached_tokens)
     metrics.ROUTED.labels(reason).inc()

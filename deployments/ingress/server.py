@@ -141,6 +141,7 @@ async def build(
         beat_s=settings.llm.beat_s,
         hooks=Hooks(refuse, prepared, client_name, guard.charge),
         ports=port_range(settings.ports.tokens),
+        cache_blocks=settings.routing.cache_index_blocks if settings.routing.cache_events else 0,
     )
     engine = frontend(arguments, config, client)
     app = build_app(arguments, TASKS, config.model_config)

@@ -293,6 +293,25 @@ STORE_FAILURES = Metric(
     "Transactions of the store that failed, since the database is away or full. What is being written waits for the next one.",
     "transactions",
 )
+CACHE_BLOCKS = Metric(Gauge, "satori_cache_index_blocks", "Blocks of KV caches that an ingress knows of.", "blocks")
+CACHE_BATCHES = Metric(Counter, "satori_cache_batches_total", "Changes of KV caches that ingresses were told.", "batches")
+CACHE_WHOLES = Metric(
+    Counter,
+    "satori_cache_resyncs_total",
+    "Whole contents of KV caches that ingresses were told, by reason: they had begun to follow a replica, or had missed something.",
+    "caches",
+    labels=["reason"],
+)
+CACHE_DROPPED = Metric(
+    Counter,
+    "satori_cache_dropped_total",
+    "Messages on KV caches for which the queue to an ingress was full.",
+    "messages",
+    parts=[LLM],
+)
+CACHE_EXPECTED = Metric(
+    Counter, "satori_cache_expected_tokens_total", "Prompt tokens that were expected in the chosen replica's KV cache.", "tokens"
+)
 CHANNEL_DROPPED = Metric(
     Counter,
     "satori_channel_dropped_total",

@@ -18,6 +18,7 @@ from deployments.host.garbage import collect_less
 from deployments.observability import exposition, logs, metrics, progress
 from deployments.observability.startup import Phases
 from deployments.reasoning.limits import ARGUMENT, REPEAT, Limits
+from deployments.replica.cache_feed import CacheFeed
 from deployments.replica.engine_core import EngineProxy, Gauges
 from deployments.replica.fair_order import FIRST, FairOrder
 from deployments.replica.meter import Meter
@@ -79,7 +80,8 @@ class LLM:
         exposition.show(metrics.LLM, settings)
         with self._phases.printing_errors():
             self._core = await asyncio.to_thread(self._start, settings)
-            self._core.attach()
+            self._feed = CacheFeed()
+            self._core.attach(self._feed.on_batch)
             with self._phases("warm-up"):
                 await self._warm_up()
         self._phases.done("start")
@@ -139,6 +141,7 @@ class LLM:
         self._running: dict[str, Running] = {}
         self._carrying: dict[Lane, asyncio.Future[None]] = {}
         self._id = serve.get_replica_context().replica_id.unique_id
+        self._feed.serve(self._id)
         self._order = FairOrder()
         self._meter = Meter()
         self._error: EngineUnavailableError | None = None
@@ -238,6 +241,14 @@ class LLM:
     def _raise_if_dead(self) -> None:
         if self._error is not None:
             raise EngineUnavailableError(str(self._error))
+
+    async def follow_cache(self, replica: str, address: Address) -> bool:
+        """Tell an ingress from now on what is in this replica's KV cache; return False when that cannot be followed.
+
+        `replica` is this replica's id, for the router. Raises EngineUnavailableError when the engine is dead.
+        """
+        self._raise_if_dead()
+        return self._feed.follow(address)
 
     async def state(self) -> dict[str, Any]:
         """Return this replica's id and its requests: ongoing (`open`), in the engine (`running`, `waiting`), ended (`served`)."""

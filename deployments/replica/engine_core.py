@@ -30,6 +30,7 @@ from deployments.host.cores import ENGINE_MODULE
 from deployments.host.folders import TemporaryFolder
 from deployments.settings import Settings
 from deployments.transport import wire
+from deployments.transport.cache_events import EngineBatch
 from deployments.transport.channel import on_readable
 
 READY_S = 600
@@ -50,10 +51,12 @@ class EngineProxy:
         self._handshake, handshake = self._bind(zmq.ROUTER, "handshake")
         self._input, inputs = self._bind(zmq.ROUTER, "input")
         self._output, outputs = self._bind(zmq.PULL, "output")
+        self._cache, self._cache_address = self._bind(zmq.PULL, "cache")
         self._addresses = {"handshake": handshake, "inputs": [inputs], "outputs": [outputs]}
         self._engine = b""
         self._encoder = msgspec.msgpack.Encoder()
         self._decoder = msgspec.msgpack.Decoder(wire.Step)
+        self._cache_decoder = msgspec.msgpack.Decoder(EngineBatch)
         self._steps: asyncio.Queue[tuple[wire.Step, list[bytes]] | Exception] = asyncio.Queue()
         self._calls: dict[int, asyncio.Future[Any]] = {}
         self._numbers = itertools.count()
@@ -87,7 +90,8 @@ class EngineProxy:
         """Send it the settings, for a model on this host, and wait until it has made vLLM's configuration from them."""
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # `_expect` raises the reason
-            pickle.dump((settings, self._addresses.pop("handshake")), self._process.stdin)
+            cache = self._cache_address if settings.routing.cache_events else None
+            pickle.dump((settings, self._addresses.pop("handshake"), cache), self._process.stdin)
             self._process.stdin.flush()
         self.seeded_by_position = self._expect(CONFIGURED, BY_POSITION) == BY_POSITION
 
@@ -128,10 +132,11 @@ class EngineProxy:
             self._raise_failure()
         raise EngineLostError(f"the engine did not start in {READY_S} s")
 
-    def attach(self) -> None:
-        """Receive the engine's steps, and notice its end, on this event loop."""
+    def attach(self, on_cache: Callable[[EngineBatch], None] = lambda batch: None) -> None:
+        """Receive the engine's steps, and notice its end, on this event loop. `on_cache` gets what changes in its KV cache."""
         loop = self._loop = asyncio.get_running_loop()
         on_readable(loop, self._output, self._receive)
+        on_readable(loop, self._cache, lambda: on_cache(self._cache_decoder.decode(self._cache.recv(zmq.NOBLOCK))))
         threading.Thread(target=self._wait, args=(loop,), daemon=True).start()
 
     def _wait(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -208,6 +213,7 @@ class EngineProxy:
             pass
         if self._loop is not None and not self._loop.is_closed():
             self._loop.remove_reader(self._output.fileno())
+            self._loop.remove_reader(self._cache.fileno())
         self._context.destroy(linger=0)
         os.close(self._pipe)
         self._folder.cleanup()

@@ -5,7 +5,7 @@ import random
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -22,8 +22,8 @@ TOLD_S = 10.0
 """What a replica has told of the requests of others counts for this long; it is told again before, while there are any."""
 NONE = (0.0, 0.0, 0.0)
 
-Cached = Callable[[Sequence[Any]], Mapping[str, float] | None]
-"""Returns how many tokens of a prompt with these blocks each replica has cached, by the replicas' own ids; None if not known."""
+Cached = Callable[[Any], Mapping[str, float] | None]
+"""Returns how many tokens of a prompt (`Work.blocks`) each replica has cached, by the replicas' own ids; None if not known."""
 
 
 @dataclass(slots=True)
@@ -84,7 +84,8 @@ class Placement:
         self.caches = True
         """Whether replicas cache prefixes at all."""
         self.cached: Cached = lambda blocks: None
-        self.on_assigned: Callable[[Reason], None] = lambda reason: None
+        self.on_assigned: Callable[[Reason, float], None] = lambda reason, cached_tokens: None
+        """Called with why a request was given to a replica, and how many tokens of its prompt should be cached there."""
 
     def set_up(self, settings: Settings) -> None:
         """Take the policy, and what a replica can do."""
@@ -187,7 +188,7 @@ class Placement:
             on.own += 1
             on.change(1, placed.prefill_tokens, placed.expected_tokens)
         if expected:
-            self.on_assigned(placed.reason)
+            self.on_assigned(placed.reason, placed.work.prompt_tokens - placed.uncached_tokens)
 
     def unread(self, request_id: str) -> float:
         """Return how many tokens of a request's prompt its replica is expected to read."""

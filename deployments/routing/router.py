@@ -15,11 +15,14 @@ from ray.serve.request_router import PendingRequest, ReplicaID, RequestRouter, R
 
 from deployments.routing import placement
 
+NAMED = ("carry", "follow_cache")
+"""Methods whose first argument names the replica."""
+
 
 class LeastRequestsRouter(RequestRouter):
     """Chooses the replica that the placement chooses.
 
-    The samples of one request (same first argument, its group) go to one replica: they share the prompt. A call of `carry` goes to
+    The samples of one request (same first argument, its group) go to one replica: they share the prompt. A call of `NAMED` goes to
     the replica that its first argument names.
     """
 
@@ -40,7 +43,7 @@ class LeastRequestsRouter(RequestRouter):
             usable = placement.PLACEMENT.usable(candidate_replicas)
             return [[random.choice(usable)]] if usable else []
         _pause_between_tries(pending_request)
-        if pending_request.metadata.call_method == "carry":
+        if pending_request.metadata.call_method in NAMED:
             named = pending_request.args[0]
             return [[replica] for replica in candidate_replicas if replica.replica_id.unique_id == named]
         group, request_id = _identify(pending_request)

@@ -34,11 +34,11 @@ class Reason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What a request is expected to cost. `blocks` are the hashes of its prompt's KV blocks, by which caches are looked up."""
+    """What a request is expected to cost. `blocks` stands for its prompt's KV blocks, by which caches are looked up."""
 
     prompt_tokens: float = 0.0
     expected_tokens: float = 0.0
-    blocks: Sequence[Any] = ()
+    blocks: Any = ()
 
 
 @dataclass(slots=True)

@@ -29,6 +29,9 @@ BY_POSITION, BY_STEPS = b"p", b"s"
 REQUEST, CANCEL, LAST = b"q", b"c", b"l"
 """What an ingress sends, named by the first frame: a request (its id, its client and how many tokens of its prompt are not
 expected to be cached, then the encoded request); the id of a request that it no longer wants; notice that no more will come."""
+CACHE_BATCH, CACHE_WHOLE, CACHE_AGAIN = b"e", b"w", b"a"
+"""What a replica sends of its KV cache: what a step has changed, and all that is there, after its own id. And what an ingress that
+has missed something sends: the whole again, please. These go over lanes of their own (see `deployments.replica.cache_feed`)."""
 DEFERRED = "\n"
 """What a client's name begins with for the lines of its batches: no key has such a name."""
 Send = Callable[[list[bytes]], None]

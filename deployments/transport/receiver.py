@@ -33,8 +33,8 @@ WATCHED = zmq.EVENT_ACCEPTED | zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONN
 class Receiver:
     """The ingress's end: binds one of the TCP `ports` of `host`, and passes each step's frames, without the header, to `on_step`.
 
-    `on_step` raises MalformedError for frames that it cannot decode. `on_message` gets every other message: its kind, its frames,
-    and a function that sends a reply.
+    `on_message` gets every other message: its kind, its frames, and a function that sends a reply. Both raise MalformedError for
+    frames that they cannot decode.
     """
 
     def __init__(
@@ -79,13 +79,15 @@ class Receiver:
             self._dropped["secret"].inc()
         elif theirs[:1] != ours[:1]:
             self._dropped["version"].inc()
-        elif theirs == self._step:
+        else:
             try:
-                self._on_step(frames)
+                if theirs == self._step:
+                    self._on_step(frames)
+                else:
+                    reply = functools.partial(self._reply, lane.bytes)
+                    self._on_message(theirs[len(ours) :], [frame.bytes for frame in frames], reply)
             except MalformedError:
                 self._dropped["malformed"].inc()
-        else:
-            self._on_message(theirs[len(ours) :], [frame.bytes for frame in frames], functools.partial(self._reply, lane.bytes))
 
     def _reply(self, lane: bytes, frames: list[bytes]) -> None:
         """Send over a lane, without waiting. Raises EngineUnavailableError when the lane has ended."""

@@ -18,7 +18,8 @@ class Lane:
     """The connection from a replica to one ingress: a socket, and the number of requests that use it.
 
     `on_broken` is called once, when the connection has ended; `on_message` is called with each message of the ingress. Sending
-    never waits: ZMQ queues without limit, and the ongoing requests bound what can be queued.
+    never waits: ZMQ queues without limit, and the ongoing requests bound what can be queued. Where they do not, at most `queue`
+    messages are queued; further ones are dropped.
     """
 
     def __init__(
@@ -27,12 +28,13 @@ class Lane:
         address: Address,
         on_broken: Callable[["Lane"], None],
         on_message: Callable[["Lane", list[bytes]], None],
+        queue: int = 0,
     ) -> None:
         self.address = address
         self._on_broken = on_broken
         self._on_message = on_message
         self._socket = context.socket(zmq.DEALER)
-        self._socket.setsockopt(zmq.SNDHWM, 0)
+        self._socket.setsockopt(zmq.SNDHWM, queue)
         self._socket.setsockopt(zmq.RCVHWM, 0)
         self._socket.curve_serverkey = address.key
         self._socket.curve_publickey, self._socket.curve_secretkey = zmq.curve_keypair()
@@ -56,17 +58,18 @@ class Lane:
     def _receive(self) -> None:
         self._on_message(self, self._socket.recv_multipart(zmq.NOBLOCK))
 
-    def send(self, frames: Sequence[Any], kind: bytes = STEP) -> None:
-        """Queue one message, in frames as the encoder made them. A lane that has ended drops it."""
+    def send(self, frames: Sequence[Any], kind: bytes = STEP) -> bool:
+        """Queue one message, in frames as the encoder made them. Return False if it is dropped: the lane has ended, or is full."""
         if self._socket.closed:
-            return
+            return False
         try:
             self._socket.send_multipart((self.address.header + kind, *frames), zmq.NOBLOCK)
-        except zmq.Again:  # there is no connection, and there will be none
+        except zmq.Again:  # there is no connection, and there will be none; or the queue is full
             self._poll()
-            return
+            return False
         if int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
             self._loop.call_soon(read_all, self._loop, self._socket, self._receive)
+        return True
 
     def close(self, linger_ms: int = 0) -> None:
         """Close the socket; what is still queued after `linger_ms` is lost."""
@@ -84,16 +87,18 @@ class Sender:
     """A replica's end: one lane per ingress, opened on first use and closed when unused for a minute.
 
     `on_broken` gets each lane that ended by itself, because the ingress or the connection to it is gone. A lane opened later is a
-    new one. `on_message` gets each message of an ingress, with its lane.
+    new one. `on_message` gets each message of an ingress, with its lane. `queue` is the bound of each lane's queue; 0 is none.
     """
 
     def __init__(
         self,
         on_broken: Callable[[Lane], None] = lambda lane: None,
         on_message: Callable[[Lane, list[bytes]], None] = lambda lane, frames: None,
+        queue: int = 0,
     ) -> None:
         self._on_broken = on_broken
         self._on_message = on_message
+        self._queue = queue
         self._context = zmq.Context()
         self._lanes: dict[Address, Lane] = {}
 
@@ -105,7 +110,7 @@ class Sender:
         if (theirs := address.header[:1]) != VERSION:
             raise EngineUnavailableError(f"frames of version {VERSION[0]} here, {theirs.hex()} at the ingress")
         if (lane := self._lanes.get(address)) is None:
-            lane = self._lanes[address] = Lane(self._context, address, self._lost, self._on_message)
+            lane = self._lanes[address] = Lane(self._context, address, self._lost, self._on_message, self._queue)
         if lane.closing is not None:
             lane.closing.cancel()
             lane.closing = None

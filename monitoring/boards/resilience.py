@@ -114,6 +114,37 @@ FAULTS = (
     ),
 )
 
+FOLLOWED = "caches that are followed (routing.cache_events)"
+
+CACHES = (
+    graph(
+        "Known KV caches",
+        "Blocks of the replicas' KV caches that an ingress knows of, on average. Without any, requests go where there are few.",
+        "short",
+        (f"avg({select(metrics.CACHE_BLOCKS)})", "blocks"),
+        empty="caches are not followed",
+        needs=FOLLOWED,
+    ),
+    graph(
+        "News of KV caches",
+        "What ingresses are told of KV caches: changes, whole caches by reason, and messages dropped because a queue was full.",
+        "short",
+        (rate(metrics.CACHE_BATCHES), "changes"),
+        (rate(metrics.CACHE_WHOLES, "reason"), "whole caches: {{reason}}"),
+        (rate(metrics.CACHE_DROPPED), "dropped"),
+        empty="caches are not followed",
+        needs=FOLLOWED,
+    ),
+    graph(
+        "Prompt tokens expected in caches",
+        "Prompt tokens per second that the chosen replica should have in its KV cache.",
+        "short",
+        (rate(metrics.CACHE_EXPECTED), "expected"),
+        empty="caches are not followed",
+        needs=FOLLOWED,
+    ),
+)
+
 STORED = (
     graph(
         "Stored responses",
@@ -193,6 +224,7 @@ BOARD = Board(
         Row("Now", NOW),
         Row("Faults", FAULTS),
         Row("Stored responses and batches", STORED),
+        Row("KV caches", CACHES),
         Row("Saturation of the ingress", SATURATION),
     ),
 )

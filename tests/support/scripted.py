@@ -30,7 +30,7 @@ class ScriptedCore:
     def __init__(self) -> None:
         self._steps: asyncio.Queue[wire.Step] = asyncio.Queue()
 
-    def attach(self) -> None: ...
+    def attach(self, on_cache: Any) -> None: ...
 
     async def step(self) -> tuple[wire.Step, list[bytes]]:
         return await self._steps.get(), []

@@ -31,7 +31,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "deployments.ingress": SHARED | of("deployments", "engine_client"),
     "deployments.engine_client": SHARED,
     "deployments.replica": SHARED,
-    "deployments.engine": BELOW | of("deployments", "reasoning"),
+    "deployments.engine": BELOW | of("deployments", "reasoning transport.cache_events"),
     "deployments.reasoning": BELOW,
     "deployments.transport": BELOW,
     "deployments.access": BELOW,
@@ -70,7 +70,7 @@ LEAVES = of(
     "deployments",
     "settings errors engine_arguments observability.metrics observability.startup observability.record reasoning.coat"
     " reasoning.vote reasoning.equality reasoning.limits access.keys access.usage access.shared"
-    " autoscaling.signals autoscaling.memory autoscaling.policy routing.score routing.lengths",
+    " autoscaling.signals autoscaling.memory autoscaling.policy routing.score routing.lengths routing.cache_index",
 )
 
 

@@ -17,6 +17,7 @@ PATCHES = {
     ("application.py", "patch", "HTTPOptions.model_fields[name]", "default"),
     ("autoscaling/downscaling.py", "patch", "DeploymentScheduler", "_get_replicas_to_stop"),
     ("autoscaling/scaler.py", "patch", "autoscaling_policy", "_get_cold_start_scale_up_replicas"),
+    ("engine/cache_events.py", "patch", "BlockPool", "emit_cached_block_events"),
     ("engine/drafts.py", "patch", "ngram", "NgramGPUSpeculator"),
     ("engine/grammar_budget.py", "patch", "grammar", "accept_tokens"),
     ("engine/grammar_budget.py", "patch", "grammar", "fill_bitmask"),

@@ -49,7 +49,7 @@ class Core:
         await self.answers.wait()
         return False
 
-    def attach(self) -> None: ...
+    def attach(self, on_cache: Any) -> None: ...
 
     async def step(self) -> tuple[wire.Step, list[bytes]]:
         step = await self.steps.get()

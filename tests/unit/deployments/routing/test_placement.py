@@ -39,8 +39,8 @@ def test_what_left_is_forgotten() -> None:
 
 def test_a_request_goes_where_its_prompt_is_cached_and_is_counted_there_at_once() -> None:
     placed, [a, b] = Placement(), replicas("ab")
-    reasons: list[Reason] = []
-    placed.on_assigned = reasons.append
+    reasons: list[tuple[Reason, float]] = []
+    placed.on_assigned = lambda reason, cached_tokens: reasons.append((reason, cached_tokens))
     placed.cached = lambda blocks: {"b": 96.0} if "known" in blocks else {}
     placed.expect("one", Work(100, 50, ["known"]))
     assert placed.choose("one", [a, b], "one") is b
@@ -53,7 +53,7 @@ def test_a_request_goes_where_its_prompt_is_cached_and_is_counted_there_at_once(
     assert (load.requests, load.prefill_tokens, load.expected_tokens) == (1, 0, 30)
     placed.ended("one")
     assert placed.of(b.replica_id) == 0
-    assert reasons == [Reason.CACHED]
+    assert reasons == [(Reason.CACHED, 96)]
 
 
 def test_a_request_that_waits_again_keeps_what_is_expected_of_it() -> None:

@@ -223,7 +223,7 @@ class Ours(Simple):
         self._of: dict[str, int] = {}
         for placement in self.placements:
             if index:
-                placement.cached = self._index.cached  # type: ignore[assignment]
+                placement.cached = self._index.cached
 
     def _handle(self, replica: Replica) -> Any:
         if replica.name not in self._handles:

@@ -83,7 +83,7 @@ def test_replicas_that_are_gone_are_forgotten_with_their_last_request() -> None:
 def test_a_setting_goes_back_to_the_fewest_requests(given: dict[str, str], chosen: str, reason: Reason) -> None:
     placed, candidates = Placement(), replicas("ab")
     reasons: list[Reason] = []
-    placed.on_assigned = reasons.append
+    placed.on_assigned = lambda reason, cached_tokens: reasons.append(reason)
     placed.cached = lambda blocks: {}
     placed.set_up(load({"preset": "nano-cpu", **given}))
     for number, (replica, tokens) in enumerate([("a", 1), ("a", 1), ("b", 4000)]):
@@ -110,7 +110,7 @@ def test_where_prefixes_are_not_cached_work_counts_all_the_same() -> None:
 def test_calls_that_generate_nothing_are_not_counted_as_requests() -> None:
     placed = Placement()
     reasons: list[Reason] = []
-    placed.on_assigned = reasons.append
+    placed.on_assigned = lambda reason, cached_tokens: reasons.append(reason)
     placed.assign("state", "replica-0", "state")  # type: ignore[arg-type]
     assert reasons == []
 

@@ -124,19 +124,18 @@ async def test_a_stored_chat_says_what_an_unstored_one_does(ingresses: Clients) 
 
 
 async def test_a_stream_says_how_long_it_takes_if_asked(ingresses: Clients) -> None:
-    """Also one that is stored. The scripted replicas write fast, so only one chunk has it."""
-    for headers in (ingresses.named(), {"x-satori-resume": "0"}):
-        asked = {"min_tokens": LENGTH, "messages": THINKING, "add_generation_prompt": False, "continue_final_message": True}
-        events = await ingresses.make(headers, coat={"eta": True}, **asked)
-        told = [eta for eta in map(eta_of, events) if eta]
-        assert len(told) >= 1
-        assert 0 <= told[0][0] <= told[0][1] <= told[0][2]
-        assert not any(map(eta_of, await ingresses.make({"x-satori-resume": "0"}, **asked)))
+    """In a stored one each token has a chunk of its own, whatever the machine does."""
+    asked = {"min_tokens": LENGTH, "messages": THINKING, "add_generation_prompt": False, "continue_final_message": True}
+    events = await ingresses.make(ingresses.named(), coat={"eta": True}, **asked)
+    told = [eta for eta in map(eta_of, events) if eta]
+    assert len(told) >= 1
+    assert 0 <= told[0][0] <= told[0][1] <= told[0][2]
+    assert not any(map(eta_of, await ingresses.make(ingresses.named(), **asked)))
     waiting = ingresses.named()
     asking, _ = await ingresses.begin(waiting, 20)
     left_s = ingresses.servers[0].core.left_s()
     assert left_s is not None
-    assert 0 < left_s["p10"] <= left_s["p90"]
+    assert 0 <= left_s["p10"] <= left_s["p50"] <= left_s["p90"]
     ingresses.replicas[0].allowed = LENGTH
     await asking
 

@@ -43,7 +43,7 @@ class CacheWatch:
     ) -> None:
         self.index = CacheIndex(max_blocks, clock)
         self._replicas, self._address, self._clock = replicas, address, clock
-        self._not_before: dict[str, float] = {}
+        self._not_before: dict[tuple[str, str], float] = {}
         self._missed: set[str] = set()
         self._asks: set[asyncio.Task[None]] = set()
         self._watching = asyncio.create_task(self._watch(), context=contextvars.Context())
@@ -75,9 +75,9 @@ class CacheWatch:
             await asyncio.sleep(LOOK_S)
             wanted = self._wanted()
             self.index.keep(wanted)
-            self._not_before = {replica: at for replica, at in self._not_before.items() if replica in wanted}
+            self._not_before = {key: at for key, at in self._not_before.items() if key[1] in wanted}
             for replica in wanted:
-                if not self.index.heard(replica) and self._may_ask(replica, ASK_S):
+                if not self.index.heard(replica) and self._may_ask("call", replica, ASK_S):
                     task = asyncio.create_task(self._ask(replica))
                     self._asks.add(task)
                     task.add_done_callback(self._asks.discard)
@@ -87,12 +87,12 @@ class CacheWatch:
         known = self._replicas.known()
         return known if len(known) > 1 else []
 
-    def _may_ask(self, replica: str, pause_s: float) -> bool:
-        """Return whether a replica may be asked for something now, which is then not done again for a while."""
+    def _may_ask(self, way: str, replica: str, pause_s: float) -> bool:
+        """Return whether a replica may be asked this way now, which is then not done again for a while."""
         now = self._clock()
-        if now < self._not_before.get(replica, now):
+        if now < self._not_before.get((way, replica), now):
             return False
-        self._not_before[replica] = now + pause_s
+        self._not_before[way, replica] = now + pause_s
         return True
 
     async def _ask(self, replica: str) -> None:
@@ -103,10 +103,8 @@ class CacheWatch:
         except Exception as error:  # it stops or is gone, or Serve's call failed in one of its ways
             logger.info("the KV cache of replica %s is not known: %s", replica, type(error).__name__)
         else:
-            if followed:
-                self._not_before.pop(replica, None)
-            else:
-                self._not_before[replica] = self._clock() + REFUSED_S
+            if not followed:
+                self._not_before["call", replica] = self._clock() + REFUSED_S
 
     def on_message(self, kind: bytes, frames: list[bytes], reply: Send) -> bool:
         """Receive a message of a replica, if it is about its cache; return whether it is.
@@ -134,7 +132,7 @@ class CacheWatch:
 
     def _ask_again(self, replica: str, reply: Send) -> None:
         """Ask a replica for the whole, over the lane on which something came that does not follow what came before."""
-        if replica in self._wanted() and self._may_ask(replica, AGAIN_S):
+        if replica in self._wanted() and self._may_ask("lane", replica, AGAIN_S):
             self._missed.add(replica)
             with contextlib.suppress(EngineUnavailableError):  # the lane has ended; the next look asks by a call
                 reply([CACHE_AGAIN])

@@ -255,12 +255,14 @@ class ServeEngineClient(EngineCoreClient):
             self._fail(opened, EngineLostError(f"the request failed on its replica ({type(error).__name__})"))
 
     def _work(self, opened: OpenRequest) -> Work:
-        """Return what a request is expected to cost on a replica that it is given now."""
+        """Return what a request is expected to cost on a replica that it is given now: some generate their tokens so far again."""
+        if again := opened.attempt.repeated:
+            return Work(opened.timeline.prompt_tokens, self._expected_tokens(opened) + again)
         return Work(opened.timeline.prompt_tokens + len(opened.tokens), self._expected_tokens(opened), self._blocks(opened))
 
     def _blocks(self, opened: OpenRequest) -> Any:
         """Return what stands for the prompt of a request that is given to a replica now, the tokens so far with it."""
-        if self._watch is None:
+        if self._watch is None or len(self._replicas.known()) < 2:
             return ()
         if opened.tokens:
             return Prompt(opened.request, opened.tokens)

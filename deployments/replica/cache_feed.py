@@ -9,11 +9,13 @@ import asyncio
 
 import msgspec
 
-from deployments.observability import metrics
+from deployments.observability import logs, metrics
 from deployments.routing.cache_index import BEAT_S, CLEARED, Blocks, Scheme
 from deployments.transport.cache_events import Batch, EngineBatch, Whole
 from deployments.transport.channel import CACHE_BATCH, CACHE_WHOLE, Address
 from deployments.transport.sender import Lane, Sender
+
+logger = logs.logger("replica")
 
 QUEUE = 1000
 """How many batches may wait for one ingress."""
@@ -47,13 +49,15 @@ class CacheFeed:
             return
         self._batch = batch.after
         if before != batch.scheme:  # with the first block, the engine knows the root
-            for lane in self._lanes:
+            for lane in list(self._lanes):  # one that has ended leaves
                 self._send_whole(lane)
         elif self._lanes:
             self._tell(Batch(batch.before, batch.after, batch.operations))
 
     def _lose(self) -> None:
         """Stop following a cache that cannot be followed: ingresses hear no more of it, and so know nothing of it."""
+        if self._batch != -1:
+            logger.warning("the KV cache cannot be followed any more: requests come here without regard to it")
         self._scheme, self._batch = None, -1
         self._blocks.apply([(CLEARED, b"")])
 

@@ -147,8 +147,10 @@ class CacheIndex:
         return True
 
     def keep(self, replicas: Iterable[str]) -> None:
-        """Forget all other replicas."""
-        for replica in self._caches.keys() - set(replicas):
+        """Forget all other replicas; with one that leaves also those that had no room, which are to be asked again."""
+        if gone := self._caches.keys() - set(replicas):
+            gone |= {replica for replica, cache in self._caches.items() if cache.blocks is None}
+        for replica in gone:
             del self._caches[replica]
 
     def heard(self, replica: str) -> bool:

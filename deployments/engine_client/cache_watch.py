@@ -61,6 +61,13 @@ class CacheWatch:
         """
         if not prompt:
             return None
+        try:
+            return self._cached_tokens(prompt)
+        except Exception:  # of vLLM's hashes, for one: no request fails for want of a better route
+            logger.exception("what the replicas have cached of a prompt could not be looked up")
+            return None
+
+    def _cached_tokens(self, prompt: Prompt) -> dict[str, float] | None:
         cached: dict[str, float] = {}
         for scheme, replicas in self.index.known().items():
             hashes, found = prompt.hashes(scheme), 0

@@ -137,15 +137,21 @@ class Placement:
             placed.work, placed.uncached_tokens = work, work.prompt_tokens
 
     def choose(self, group: str, candidates: list[RunningReplica], request_id: str | None = None) -> RunningReplica | None:
-        """Return the candidate that a request should go to (see `deployments.routing.score`); None if all were lost recently."""
+        """Return the candidate that a request should go to (see `deployments.routing.score`); None if all were lost recently.
+
+        A request that is counted was handed back by its replica. It need not be with its group then: it may be its group.
+        """
         with self._lock:
+            if request_id is not None:
+                self.ended(request_id)
             self._forget_old()
             candidates = self.usable(candidates)
             if not candidates:
                 return None
             placed = self._requests.get(request_id) if request_id is not None else None
             work = placed.work if placed is not None else Work()
-            with_group, cached = self._groups.get(group), self._cached_on(candidates, work)
+            with_group = None if placed is not None and placed.times else self._groups.get(group)
+            cached = self._cached_on(candidates, work)
             chosen = choose(
                 work,
                 [on.load if (on := self._loads.get(replica.replica_id)) is not None else self.empty for replica in candidates],
@@ -155,7 +161,7 @@ class Placement:
             )
             if placed is not None:
                 there = cached[chosen.replica] if cached is not None else 0.0
-                if chosen.reason is Reason.TOGETHER:  # the others have it read, or will have
+                if chosen.reason is Reason.TOGETHER and self.caches:  # the others have it read, or will have
                     there = work.prompt_tokens
                 placed.reason, placed.uncached_tokens = chosen.reason, max(work.prompt_tokens - there, 0.0)
             return candidates[chosen.replica]
@@ -183,7 +189,8 @@ class Placement:
             placed.replica, placed.counted = replica_id, True
             placed.times += 1
             placed.prefill_tokens, placed.expected_tokens = placed.uncached_tokens, placed.work.expected_tokens
-            self._usual_tokens += USUAL_WEIGHT * (placed.expected_tokens - self._usual_tokens)
+            if expected:
+                self._usual_tokens += USUAL_WEIGHT * (placed.expected_tokens - self._usual_tokens)
             on = self._on(replica_id)
             on.own += 1
             on.change(1, placed.prefill_tokens, placed.expected_tokens)

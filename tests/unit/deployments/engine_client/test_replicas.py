@@ -91,5 +91,5 @@ def test_why_a_request_was_given_to_a_replica_is_counted() -> None:
     LLMReplicas(Handle(), carries=True)  # type: ignore[arg-type]
     counted = metrics.ROUTED.collector.labels("cached")._value
     before = counted.get()
-    placement.PLACEMENT.on_assigned(Reason.CACHED)
+    placement.PLACEMENT.on_assigned(Reason.CACHED, 3.0)
     assert counted.get() == before + 1

@@ -148,3 +148,25 @@ def test_what_others_have_on_a_replica_counts_and_is_not_ours() -> None:
     placed.told("a", 0, 0)
     loads = {name: on.load for name, on in vars(placed)["_loads"].items()}
     assert all(load.requests == 0 and load.prefill_tokens == 0 for load in loads.values())
+
+
+def test_a_request_that_a_full_replica_hands_back_need_not_return_there() -> None:
+    placed, candidates = Placement(rng=lambda: 0.0), replicas("ab")
+    placed.expect("first", Work(100, 10))
+    chosen = placed.choose("first", candidates, "first")
+    assert chosen is candidates[0]
+    placed.assign("first", chosen.replica_id, "first")
+    placed.expect("second", Work(100, 10))
+    placed.assign("second", Id("a"), "second")  # type: ignore[arg-type]
+    assert placed.choose("first", candidates, "first") is candidates[1]
+    assert placed.of(Id("a")) == 1  # type: ignore[arg-type]
+
+
+def test_other_calls_do_not_tell_how_long_replies_are() -> None:
+    placed = Placement()
+    placed.update(replicas("a"))
+    placed.expect("asked", Work(10, 1000))
+    placed.assign("asked", Id("a"), "asked")  # type: ignore[arg-type]
+    usual = placed._usual_tokens
+    placed.assign("status", Id("a"), "status")  # type: ignore[arg-type]
+    assert placed._usual_tokens == usual > 0

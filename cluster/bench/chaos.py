@@ -21,7 +21,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import httpx
@@ -29,7 +29,7 @@ import psutil
 
 from cluster.bench import long_replies
 from cluster.bench.chats import STREAMS, Reply, StoredReply, client, question, storable
-from cluster.bench.stack import Server, Stack, command_line, engines, kill, ours, running
+from cluster.bench.stack import Stack, command_line, engines, kill, ours, running
 from deployments import settings as settings_module
 from deployments.host.signals import interrupt_by_signals
 
@@ -116,22 +116,18 @@ class Outcome:
         return "| " + " | ".join(map(str, counts)) + f" | {self.ended_s:.1f} | {self.whole_s:.1f} | {len(self.replaced)} |"
 
 
+@dataclass
 class Application:
-    """A running application, which may be started again. `stored` is whether its streams are."""
+    """A running application. `stored` is whether its streams are; `again` ends what is left of it and starts it anew."""
 
-    def __init__(self, server: Server, stored: bool) -> None:
-        self._server, self._open, self.stored = server, ExitStack(), stored
-        self.stack = self._open.enter_context(running(server))
+    stack: Stack
+    stored: bool = False
+    again: Callable[[], Stack] | None = None
 
     def restart(self) -> None:
-        """End what is left of it, and start it again."""
-        kill(self.stack.processes())
-        self._open.close()
-        self.stack = self._open.enter_context(running(self._server))
-
-    def close(self) -> None:
-        """End it."""
-        self._open.close()
+        """Start it again."""
+        assert self.again is not None
+        self.stack = self.again()
 
 
 HEADER = """| fault | streams | lost | wrong | moved | tokens computed again | s until all ended | s until whole | replaced |
@@ -247,7 +243,15 @@ def main() -> None:
     settings = settings_module.load(dict(word.split("=", 1) for word in arguments))
     outcomes: list[Outcome] = []
     if faults := [name for name in options.faults if name != LONG]:
-        with closing(Application(ours("chaos", settings, arguments), options.stored)) as app:
+        server = ours("chaos", settings, arguments)
+        with ExitStack() as opened:
+
+            def again() -> Stack:
+                kill(app.stack.processes())
+                opened.close()
+                return opened.enter_context(running(server))
+
+            app = Application(opened.enter_context(running(server)), options.stored, again)
             app.stack.settle()
             outcomes = asyncio.run(run(app, faults, options.rounds, options.seed))
     cut = LONG in options.faults and not long_replies.see_through(options.long)

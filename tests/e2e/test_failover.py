@@ -42,7 +42,7 @@ async def lose(served: Served, *faults: str) -> None:
         wanted = await chaos.calm(http)
         before = {process.pid for process in stack.replicas()}
         for fault in faults:  # `make chaos` has more
-            outcome = await chaos.strike(stack, http, fault, wanted, rng)
+            outcome = await chaos.strike(chaos.Application(stack), http, fault, wanted, rng)
             assert (outcome.lost, outcome.wrong) == ([], 0), outcome
             assert (outcome.moved > 0) == (fault != "controller"), outcome
             if fault == "actor":  # which a controller has replaced; the new one has taken over what the killed one left

@@ -138,10 +138,10 @@ class LLMSettings(Section):
 class RoutingSettings(Section):
     """Which LLM replica a request goes to (see `deployments.routing.score`).
 
-    With the policy `tokens`, it is that on which it costs the least time, by tokens to read, to generate and cached; with
-    `requests`, that with the fewest requests. With `cache_events`, ingresses follow what each replica has in its KV cache, where it
-    caches prefixes and there are several replicas; an ingress knows of at most `cache_index_blocks` blocks (see
-    `deployments.routing.cache_index`).
+    With the policy `tokens`, it is that on which it costs the least time, by tokens to read, to generate and cached, as far as
+    caches are known; else, and with `requests`, that with the fewest requests. With `cache_events`, ingresses follow what each
+    replica has in its KV cache, where it caches prefixes and there are several replicas; an ingress knows of at most
+    `cache_index_blocks` blocks (see `deployments.routing.cache_index`).
     """
 
     policy: Literal["tokens", "requests"] = "tokens"

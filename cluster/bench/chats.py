@@ -114,7 +114,7 @@ class StoredReply(Reply):
             try:
                 async with asked as response:
                     status = response.status_code
-                    begun = status == 200 or (status == 409 and not begun) or (begun and status != 404)
+                    begun = status in (200, 409) or (begun and status != 404)
                     if status == 200:
                         await self._events(response)
                         continue

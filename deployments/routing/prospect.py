@@ -58,7 +58,7 @@ class Prospect:
         """Return the quantiles (10, 50, 90 %) of the seconds until its end, at its own speed; None before that is known."""
         if (speed := self.tokens_per_s(now)) is None:
             return None
-        return [round(tokens / speed, 1) for tokens in self.lengths.quantiles(self.asked, *self._state(), SHARES)]
+        return [round(tokens / speed, 1) for tokens in self.to_come(SHARES)]
 
     def to_come(self, shares: Sequence[float]) -> list[float]:
         """Return these quantiles of the tokens still to come."""

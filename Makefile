@@ -97,7 +97,7 @@ gpu-check: $(READY) ## check a host with NVIDIA cards, made for ten minutes, and
 lock: $(READY) ## resolve the locks anew, after a change of the versions in pyproject.toml
 	$(RUN) dev/lock.py
 
-nano: $(READY) ## train the embedded model again (an hour on 2 cores); an interrupted run continues
+nano: $(READY) ## train the embedded model again (two hours on 2 cores); an interrupted run continues
 	$(RUN) -m models.recipe .run/nano
 
 # dev/host.sh prints the Python to use, or why this host cannot run the application.

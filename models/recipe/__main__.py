@@ -4,7 +4,7 @@ import argparse
 import subprocess
 import sys
 
-STAGES = ("sft", "rl", "export")
+STAGES = (("sft",), ("sft", "--ways"), ("rl",), ("measure",), ("export",))
 
 
 def main() -> None:
@@ -12,9 +12,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m models.recipe", description="Makes the nano model from nothing.")
     parser.add_argument("out", nargs="?", default=".run/nano", metavar="OUT", help="folder of checkpoints (default: %(default)s)")
     out = parser.parse_args().out
-    for stage in STAGES:
-        print(f"== {stage}", flush=True)
-        subprocess.run([sys.executable, "-m", f"models.recipe.{stage}", out], check=True)
+    for stage, *options in STAGES:
+        print("==", stage, *options, flush=True)
+        subprocess.run([sys.executable, "-m", f"models.recipe.{stage}", out, *options], check=True)
 
 
 if __name__ == "__main__":

@@ -8,13 +8,18 @@ from typing import TypeVar
 import torch
 from tokenizers import Tokenizer
 
-from models.recipe import problems, traces
+from models.recipe import forms, outside, problems, talks, traces
 from models.recipe.problems import Problem
+from models.recipe.talks import turn
 
 Item = TypeVar("Item")
 IGNORED = -100
 WEIGHTS = {"one": 12, "two": 18, "three": 24, "comparison": 14, "equation": 18, "word": 9, "unknown": 5}
 """How often each kind is drawn in training, in percent."""
+WAYS = {"templates": 26, "forms": 44, "follow-up": 16, "outside": 14}
+"""How often each source of questions is drawn in the second half of imitation, in percent."""
+FORMS = {"one": 24, "two": 24, "three": 20, "comparison": 14, "equation": 18}
+"""How often each kind is asked in a form of the grammar, in percent."""
 SYSTEM = [
     "You are a helpful assistant.",
     "You are Satori, a careful solver of arithmetic problems.",
@@ -37,6 +42,26 @@ def draw(rng: random.Random) -> Problem:
     return problems.draw_unknown(rng) if kind == "unknown" else problems.draw(rng, kind, evaluation=False)
 
 
+def templated(rng: random.Random) -> tuple[str, Problem]:
+    """Return the text before a reply and its problem, in the words of `phrases`."""
+    problem = draw(rng)
+    return prompt(rng, problem), problem
+
+
+def draw_way(rng: random.Random) -> tuple[str, Problem]:
+    """Return the text before a reply and its problem, in any way of asking that is not held out."""
+    way = rng.choices(list(WAYS), list(WAYS.values()))[0]
+    if way == "follow-up":
+        turns, problem = talks.draw(rng, evaluation=False)
+        system = turn("system", rng.choice(SYSTEM)) if rng.random() < 0.15 else ""
+        return talks.conversation(system, turns, problem.question), problem
+    if way == "forms":
+        problem = forms.asked(rng, rng.choices(list(FORMS), list(FORMS.values()))[0], evaluation=False)
+    else:
+        problem = outside.draw(rng, evaluation=False) if way == "outside" else draw(rng)
+    return prompt(rng, problem), problem
+
+
 def prompt(rng: random.Random, problem: Problem) -> str:
     """Return the text before the reply, sometimes with a system message or earlier turns."""
     text = f"<|im_start|>system\n{rng.choice(SYSTEM)}<|im_end|>\n" if rng.random() < 0.15 else ""
@@ -46,11 +71,6 @@ def prompt(rng: random.Random, problem: Problem) -> str:
             said = traces.SAY[earlier.language]["answer"].format(earlier.answer) if earlier.task else earlier.answer
             text += turn("user", problems.dressed(rng, earlier.question)) + turn("assistant", said)
     return text + turn("user", problems.dressed(rng, problem.question)) + "<|im_start|>assistant\n"
-
-
-def turn(role: str, text: str) -> str:
-    """Return one message as the chat template writes it."""
-    return f"<|im_start|>{role}\n{text}<|im_end|>\n"
 
 
 def encode(vocabulary: Tokenizer, before: list[str], replies: list[list[tuple[str, bool]]]) -> list[Example]:
@@ -69,14 +89,16 @@ def encode(vocabulary: Tokenizer, before: list[str], replies: list[list[tuple[st
 
 
 def batches(
-    vocabulary: Tokenizer, rng: random.Random, tokens: int, pool: int = 2048
+    vocabulary: Tokenizer, rng: random.Random, tokens: int, ways: bool, pool: int = 2048
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Yield (input ids, labels) without end: int64 of shape (rows, length), about `tokens` tokens, similar lengths together."""
+    """Yield (input ids, labels) without end: int64 of shape (rows, length), about `tokens` tokens, similar lengths together.
+
+    With `ways`, problems are asked in all ways; else in the words of `phrases`.
+    """
     while True:
-        drawn = [draw(rng) for _ in range(pool)]
-        before = [prompt(rng, problem) for problem in drawn]
-        replies = [traces.write(problem, rng, traces.Style.drawn(rng)).pieces for problem in drawn]
-        yield from collate(encode(vocabulary, before, replies), rng, tokens)
+        drawn = [draw_way(rng) if ways else templated(rng) for _ in range(pool)]
+        replies = [traces.write(problem, rng, traces.Style.drawn(rng)).pieces for _, problem in drawn]
+        yield from collate(encode(vocabulary, [before for before, _ in drawn], replies), rng, tokens)
 
 
 def collate(examples: list[Example], rng: random.Random, tokens: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:

@@ -2,8 +2,7 @@
 
 A form is what is left of a question without its numbers, names, typos, capitals and spaces: the choices of verb, noun, sign, order,
 courtesy, punctuation, and sentences around it. `Form.key` names them all. A form is held out where the CRC-32 of its key is a
-multiple of 5. Evaluation draws nothing else, so that it can measure a training on the others. (The shipped model was trained on
-neither.)
+multiple of 5. Training never draws those, evaluation draws nothing else.
 """
 
 import random

@@ -1,15 +1,14 @@
 """Stage two, reinforcement on the exact answer with Restart-and-Explore: `python -m models.recipe.rl OUT [--rounds 40]`.
 
-Starts from `OUT/imitated/`, writes `OUT/reinforced/` and `OUT/stages.json` (accuracy and repair rate before and after). In each
-round the model answers `STARTS` problems `SAMPLES` times each at temperature 1, and one step of policy gradient follows. A reply's
-advantage is its reward minus the mean reward of the replies from the same start (as in GRPO, arXiv 2402.03300, but without the
-division by the spread: arXiv 2503.20783). As in Satori (arXiv 2502.02508), half of the starts are in the middle of the model's own
-earlier replies, right and wrong ones, cut at an action and followed by `<|reflect|>`. There the reward has a bonus for repairing a
-wrong reply and a penalty for spoiling a right one. Unlike Satori, there is no reward model, no critic and only one round.
+Starts from `OUT/imitated/` and writes `OUT/reinforced/`. In each round the model answers `STARTS` problems `SAMPLES` times each at
+temperature 1, and one step of policy gradient follows. A reply's advantage is its reward minus the mean reward of the replies from
+the same start (as in GRPO, arXiv 2402.03300, but without the division by the spread: arXiv 2503.20783). As in Satori (arXiv
+2502.02508), half of the starts are in the middle of the model's own earlier replies, right and wrong ones, cut at an action and
+followed by `<|reflect|>`. There the reward has a bonus for repairing a wrong reply and a penalty for spoiling a right one. Unlike
+Satori, there is no reward model, no critic and only one round.
 """
 
 import argparse
-import json
 import random
 import time
 from collections import deque
@@ -137,15 +136,12 @@ def main() -> None:
     arguments.add_argument("--rounds", type=int, default=40)
     arguments.add_argument("--seed", type=int, default=1)
     arguments.add_argument("--rate", type=float, default=1e-4)
-    arguments.add_argument("--each", type=int, default=200, help="problems of each kind in the evaluations before and after")
     given = arguments.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.manual_seed(given.seed)
-    words = Tokenizer.from_file(str(given.out / "tokenizer.json"))
+    words = Tokenizer.from_file(str(given.out / "imitated" / "tokenizer.json"))
     model = Qwen2ForCausalLM.from_pretrained(given.out / "imitated").to(device)
     sampler = rollout.Sampler(given.out / "imitated", words, given.seed)
-    stages = {"imitated": rollout.evaluate(sampler, words, given.each)}
-    print(f"before {stages['imitated']}", flush=True)
     optimizer = torch.optim.AdamW(model.parameters(), lr=given.rate, betas=(0.9, 0.98), weight_decay=0.0)
     rng, restarts, began = random.Random(given.seed), Restarts(words), time.monotonic()
     for number in range(given.rounds):
@@ -154,11 +150,8 @@ def main() -> None:
             learn(model, optimizer, replies)
             sampler.load(model)
         print(f"round {number + 1} right {right:.3f} learned from {len(replies)} {time.monotonic() - began:.0f} s", flush=True)
-    stages["reinforced"] = rollout.evaluate(sampler, words, given.each)
-    print(f"after {stages['reinforced']}", flush=True)
     model.save_pretrained(given.out / "reinforced")
     tokenizer.save(words, given.out / "reinforced")
-    (given.out / "stages.json").write_text(json.dumps(stages, indent=2) + "\n")
 
 
 if __name__ == "__main__":

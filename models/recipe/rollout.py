@@ -10,10 +10,10 @@ from pathlib import Path
 from tokenizers import Tokenizer
 from transformers import Qwen2ForCausalLM
 
-from models.recipe import problems, tokenizer, traces
+from models.recipe import forms, outside, problems, talks, tokenizer, traces
 from models.recipe.arithmetic import Slip
-from models.recipe.dataset import turn
 from models.recipe.problems import Problem
+from models.recipe.talks import turn
 
 LIMIT = 640
 """Most tokens in a reply; the longest trace with two mistakes has about 500."""
@@ -86,7 +86,11 @@ def ask(problem: Problem, rng: random.Random) -> str:
 
 
 def evaluate(sampler: Sampler, words: Tokenizer, each: int, seed: int = 7) -> dict[str, float]:
-    """Return greedy accuracy by kind on `each` held-out problems, and the share of planted mistakes that were repaired."""
+    """Return greedy accuracy by kind on `each` held-out problems, and the share of planted mistakes that were repaired.
+
+    Also of problems in held-out forms of asking (`each` of every kind), of follow-ups in held-out words and of questions to turn
+    down from held-out templates (twice `each`).
+    """
     rng = random.Random(seed)
     drawn = [problems.draw(rng, kind, evaluation=True) for kind in problems.KINDS for _ in range(each)]
     drawn += [problems.draw_unknown(rng) for _ in range(each)]
@@ -94,8 +98,18 @@ def evaluate(sampler: Sampler, words: Tokenizer, each: int, seed: int = 7) -> di
     for problem in drawn:
         if problem.task and (start := planted(problem, rng)):
             jobs.append(("repair", problem, start))
-    replies = sampler.sample([words.encode(ask(problem, rng) + start).ids for _, problem, start in jobs])
+    asked = [(kind, problem, ask(problem, rng) + start) for kind, problem, start in jobs]
+    for kind in forms.KINDS:
+        for _ in range(each):
+            problem = forms.asked(rng, kind, evaluation=True)
+            asked.append(("forms", problem, talks.conversation("", [], problem.question)))
+    for _ in range(2 * each):
+        turns, problem = talks.draw(rng, evaluation=True)
+        asked.append(("follow-up", problem, talks.conversation("", turns, problem.question)))
+        problem = outside.draw(rng, evaluation=True)
+        asked.append(("outside", problem, talks.conversation("", [], problem.question)))
+    replies = sampler.sample([words.encode(text).ids for _, _, text in asked])
     hits: dict[str, list[bool]] = defaultdict(list)
-    for (kind, problem, _), reply in zip(jobs, replies, strict=True):
+    for (kind, problem, _), reply in zip(asked, replies, strict=True):
         hits[kind].append(right(problem, words.decode(reply, skip_special_tokens=False)))
     return {kind: sum(found) / len(found) for kind, found in hits.items()}

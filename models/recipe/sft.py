@@ -1,9 +1,11 @@
 """Stage one, format tuning: a model from random weights imitates traces in Chain of Action-Thought.
 
-    python -m models.recipe.sft OUT [--steps 2800] [--seed 1] [--limit-s 7200]
+    python -m models.recipe.sft OUT [--ways] [--steps 2800] [--seed 1] [--limit-s 7200]
 
-Writes `OUT/checkpoint.pt` every 500 steps and continues from it when started again; the finished model is `OUT/imitated/`. A step
-is 8,192 tokens (about 36 traces): 1 s on 2 cores of an AMD EPYC with AVX512-BF16. With a GPU it runs there.
+It has two halves. The first one learns arithmetic, in the words of `phrases`, and writes `OUT/templates/`. The second one
+(`--ways`) starts from those weights, learns all ways of asking, and writes `OUT/imitated/`. Each keeps a checkpoint every 250 steps
+and continues from it when started again. A step is 8,192 tokens (about 36 traces): 1 s on 2 cores of an AMD EPYC with AVX512-BF16.
+With a GPU it runs there.
 """
 
 import argparse
@@ -21,7 +23,7 @@ from models.recipe import dataset, tokenizer
 HIDDEN, LAYERS, HEADS, MLP = 256, 4, 4, 704
 TOKENS = 8192
 WARM_UP = 100
-CHECKPOINT = 500
+CHECKPOINT = 250
 
 
 def fresh(words: Tokenizer, seed: int) -> Qwen2ForCausalLM:
@@ -66,17 +68,25 @@ def main() -> None:
     """Train, or continue training."""
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     arguments.add_argument("out", type=Path)
-    arguments.add_argument("--steps", type=int, default=2800)
+    arguments.add_argument("--ways", action="store_true", help="the second half")
+    arguments.add_argument("--steps", type=int, help="(default: 2800, and 2400 in the second half)")
     arguments.add_argument("--seed", type=int, default=1)
-    arguments.add_argument("--rate", type=float, default=4e-3)
+    arguments.add_argument("--rate", type=float, help="(default: 0.004, and 0.0025 in the second half)")
     arguments.add_argument("--limit-s", type=float, default=float("inf"), help="stop (with a checkpoint) after so many seconds")
     given = arguments.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    words = tokenizer.train(given.seed)
-    model = fresh(words, given.seed).to(device)
-    tuned = optimizers(model, given.rate)
-    kept = given.out / "checkpoint.pt"
+    steps, rate, name = (2400, 2.5e-3, "imitated") if given.ways else (2800, 4e-3, "templates")
+    steps, rate, finished = given.steps or steps, given.rate or rate, given.out / name
+    if given.ways:
+        words = Tokenizer.from_file(str(given.out / "templates" / "tokenizer.json"))
+        model = Qwen2ForCausalLM.from_pretrained(given.out / "templates", dtype=torch.float32).to(device)
+    else:
+        words = tokenizer.train(given.seed)
+        model = fresh(words, given.seed).to(device)
+    model.train()
+    tuned = optimizers(model, rate)
+    kept = given.out / f"{name}.pt"
     first = 0
     if kept.exists():
         state = torch.load(kept, weights_only=True)
@@ -85,11 +95,11 @@ def main() -> None:
             optimizer.load_state_dict(saved)
         first = state["step"]
     began, shown = time.monotonic(), []
-    source = itertools.islice(dataset.batches(words, random.Random(given.seed), TOKENS), first, None)
-    for step in range(first, given.steps):
+    source = itertools.islice(dataset.batches(words, random.Random(given.seed), TOKENS, given.ways), first, None)
+    for step in range(first, steps):
         for optimizer in tuned:
             for group in optimizer.param_groups:
-                group["lr"] = given.rate * rate_at(step, given.steps)
+                group["lr"] = rate * rate_at(step, steps)
         ids, labels = next(source)
         with torch.autocast(device, torch.bfloat16):
             loss = model(input_ids=ids.to(device), labels=labels.to(device)).loss
@@ -107,9 +117,8 @@ def main() -> None:
             torch.save({"model": model.state_dict(), "optimizers": [o.state_dict() for o in tuned], "step": step + 1}, kept)
         if out_of_time:
             return
-    tokenizer.save(words, given.out)
-    model.save_pretrained(given.out / "imitated")
-    tokenizer.save(words, given.out / "imitated")
+    model.save_pretrained(finished)
+    tokenizer.save(words, finished)
 
 
 if __name__ == "__main__":

@@ -238,3 +238,18 @@ def test_questions_from_outside_are_held_out_by_their_template():
     assert len(held) > 200
     assert not [text for text in train & held if len(text) > 6]
     assert all(outside.draw(rng, which).task is None for which in (True, False))
+
+
+@given(SEEDS)
+def test_training_asks_in_all_ways_and_in_none_that_is_held_out(rng):
+    asked = []
+    with pytest.MonkeyPatch.context() as patched:
+        for module, name in ((forms, "asked"), (talks, "draw"), (outside, "draw")):
+            called = getattr(module, name)
+            patched.setattr(module, name, lambda *given, called=called, **named: asked.append(named) or called(*given, **named))
+        for _ in range(30):
+            before, problem = dataset.draw_way(rng)
+            assert before.endswith("<|im_end|>\n<|im_start|>assistant\n")
+            assert problem.question in before
+    assert asked
+    assert all(named == {"evaluation": False} for named in asked)

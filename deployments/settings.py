@@ -185,7 +185,8 @@ class AutoscalingSettings(Section):
     The other settings say what a replica can do (defaults: a 7B model in bfloat16 on an RTX 4090; sources in
     `cluster/simulate/replica_model.py`): `startup_s` to start, `step_s` for a token and `step_per_request_s` more for each running
     request, `prefill_tokens_per_s` prompt tokens read, `tokens_per_request` tokens of a reply. Measured values take their place,
-    except for `prefill_tokens_per_s`. `max_num_seqs` is the engine's; `kv_cache_target` is the share of its KV cache to use.
+    but for `prefill_tokens_per_s` only where routes are chosen. `max_num_seqs` is the engine's; `kv_cache_target` is the share of
+    its KV cache to use.
     """
 
     enabled: bool = False

@@ -40,7 +40,7 @@ from deployments.routing.score import Work
 from deployments.store import chain as store
 from deployments.store.chain import Chain
 from deployments.store.values import End
-from deployments.transport.channel import BY_POSITION, EPHEMERAL, NOISE, OTHERS, MalformedError, Send
+from deployments.transport.channel import BY_POSITION, EPHEMERAL, NOISE, OTHERS, SPEEDS, MalformedError, Send
 from deployments.transport.receiver import Receiver
 
 logger = logs.logger("ingress")
@@ -326,6 +326,8 @@ class ServeEngineClient(EngineCoreClient):
             self._failover.seeded_by_position = frames[0] == BY_POSITION
         elif kind == OTHERS:
             self._replicas.told(frames[0].decode(), *msgspec.msgpack.decode(frames[1]))
+        elif kind == SPEEDS:
+            self._replicas.measured(frames[0].decode(), *msgspec.msgpack.decode(frames[1]))
         elif self._watch is None or not self._watch.on_message(kind, frames, reply):
             self._carriers.on_message(kind, frames, reply)
 

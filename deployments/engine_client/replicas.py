@@ -67,6 +67,10 @@ class LLMReplicas:
         """Record how many requests of others a replica has, and how many tokens of their prompts it has still to read."""
         PLACEMENT.told(replica, requests, unread_tokens)
 
+    def measured(self, replica: str, prefill_tokens_per_s: float, decode_tokens_per_s: float) -> None:
+        """Record how fast a replica is."""
+        PLACEMENT.measured(replica, prefill_tokens_per_s, decode_tokens_per_s)
+
     def progressed(self, request_id: str, expected_tokens: float) -> None:
         """Record that the request's prompt has been read, and how many tokens are still expected of it."""
         PLACEMENT.progressed(request_id, expected_tokens)

@@ -23,9 +23,10 @@ from deployments.replica.engine_core import EngineProxy, Gauges
 from deployments.replica.fair_order import FIRST, FairOrder
 from deployments.replica.meter import Meter
 from deployments.replica.others import TELL_S, Others
+from deployments.replica.speeds import Speeds
 from deployments.settings import Settings, is_path
 from deployments.transport import wire
-from deployments.transport.channel import BY_POSITION, BY_STEPS, CANCEL, HELLO, LAST, NOISE, OTHERS, REFUSED, Address
+from deployments.transport.channel import BY_POSITION, BY_STEPS, CANCEL, HELLO, LAST, NOISE, OTHERS, REFUSED, SPEEDS, Address
 from deployments.transport.sender import Lane, Sender
 from deployments.weights.download import download
 from deployments.weights.peers import from_cluster
@@ -45,6 +46,8 @@ FIRST_REQUESTS: dict[str, dict[str, Any]] = {
 
 ROUNDS = 10
 """After how many rounds in a row the engine is hung: without a step while it has requests, without an answer while it has none."""
+SPEEDS_S, TELLING, NO_SPEEDS = 2.0, 0.1, (0.0, 0.0)
+"""How often ingresses may be told of this replica's speeds, and by what share those must have changed."""
 QUESTION = "is_scheduler_paused"
 """What an idle engine is asked: one of vLLM's methods of an engine, which only looks at a flag."""
 
@@ -87,6 +90,7 @@ class LLM:
         self._phases.done("start")
         self._hung_after_s = settings.llm.hung_after_s
         self._beat_s = settings.llm.beat_s
+        self._costs = settings.autoscaling
         self._serve()
         REGISTRY.register(Gauges(self._core, self._rank, lambda: self._stats))
         exposition.count_tasks()
@@ -144,9 +148,10 @@ class LLM:
         self._feed.serve(self._id)
         self._order = FairOrder()
         self._meter = Meter()
+        self._speeds = Speeds(self._costs)
         self._error: EngineUnavailableError | None = None
         self._silent = 0
-        work = (self._forward(), self._watch(), self._beat(), self._tell_of_others())
+        work = (self._forward(), self._watch(), self._beat(), self._tell_of_others(), self._tell_speeds())
         self._tasks = [asyncio.create_task(part) for part in work]
 
     async def generate(self, group: str, request_id: str, address: Address, encoded: list[bytes], client: str | None) -> None:
@@ -325,6 +330,19 @@ class LLM:
             for lane, *news in others.news(self._sender.lanes, ((one.lane, one.unread) for one in self._running.values())):
                 lane.send([self._id.encode(), self._encoder.encode(news)], OTHERS)
 
+    async def _tell_speeds(self) -> None:
+        """Tell each ingress how fast this replica is, once it is known better than before."""
+        told: dict[Lane, tuple[float, float]] = {}
+        while self._error is None:
+            await asyncio.sleep(SPEEDS_S)
+            now = (self._speeds.prefill_tokens_per_s, self._speeds.decode_tokens_per_s)
+            told, before = {}, told
+            for lane in self._sender.lanes:
+                told[lane] = before.get(lane, NO_SPEEDS)
+                if any(abs(new - old) > TELLING * old for new, old in zip(now, told[lane], strict=True)):
+                    lane.send([self._id.encode(), self._encoder.encode(now)], SPEEDS)
+                    told[lane] = now
+
     def _cut_off(self, lane: Lane) -> None:
         """Drop the requests of an ingress that is gone or cut off: it has moved them elsewhere, or will."""
         for call in self._calls(lane):
@@ -351,6 +369,7 @@ class LLM:
             if not wire.counts(stats):
                 step.scheduler_stats = None  # nothing for the ingresses' counters
         parts: dict[Lane, list[wire.Output]] = {}
+        generated = read = 0
         for output in step.outputs:
             if (running := self._running.get(output.request_id)) is None:
                 continue
@@ -362,6 +381,9 @@ class LLM:
                 running.tag = None
                 self._meter.count_start(output, running.prompt_tokens)
                 running.unread = 0.0
+            if (prefill := output.prefill_stats) is not None:
+                read += prefill["num_computed_tokens"]
+            generated += bool(output.new_token_ids)
             self._meter.generated += len(output.new_token_ids)
             if (part := parts.get(running.lane)) is None:
                 part = parts[running.lane] = []
@@ -371,6 +393,9 @@ class LLM:
                     self._leave(output.request_id, "ended")
                 elif not running.call.done():
                     running.call.set_result(None)
+        if stats is not None:
+            works = stats["num_running_reqs"] + stats["num_waiting_reqs"] > 0
+            self._speeds.count_step(step.timestamp, generated, read, works)
         if not parts and step.scheduler_stats is not None and self._running:
             parts[next(iter(self._running.values())).lane] = []
         for lane, outputs in parts.items():

@@ -79,7 +79,8 @@ class Placement:
         self.known: dict[str, RunningReplica] = {}
         """The replicas that Serve reported last, by the ids that they use for themselves."""
         self.empty = Load()
-        """The load of a replica without requests: its speeds."""
+        """The load of a replica without requests whose speeds are not known."""
+        self._measured: dict[ReplicaID, Load] = {}  # the same of those whose speeds are
         self.policy = "tokens"
         self.caches = True
         """Whether replicas cache prefixes at all."""
@@ -103,6 +104,7 @@ class Placement:
             self.known = {replica.replica_id.unique_id: replica for replica in replicas}
             there = {replica.replica_id for replica in replicas}
             self._loads = {replica_id: on for replica_id, on in self._loads.items() if replica_id in there or on.own}
+            self._measured = {replica_id: load for replica_id, load in self._measured.items() if replica_id in there}
 
     def told(self, replica: str, requests: int, prefill_tokens: float) -> None:
         """Record how many requests of others a replica has, and how many tokens of their prompts it has still to read."""
@@ -112,6 +114,19 @@ class Placement:
             on = self._on(known.replica_id)
             on.told_s = self._clock()
             self._others(on, (requests, prefill_tokens, requests * self._usual_tokens))
+
+    def measured(self, replica: str, prefill_tokens_per_s: float, decode_tokens_per_s: float) -> None:
+        """Record how fast a replica is, by its own measurement."""
+        with self._lock:
+            if (known := self.known.get(replica)) is None:
+                return
+            speeds = {"prefill_tokens_per_s": prefill_tokens_per_s, "decode_tokens_per_s": decode_tokens_per_s}
+            self._measured[known.replica_id] = replace(self.empty, **speeds)
+            if (on := self._loads.get(known.replica_id)) is not None:
+                on.load = replace(on.load, **speeds)
+
+    def _empty(self, replica_id: ReplicaID) -> Load:
+        return self._measured.get(replica_id, self.empty)
 
     def _others(self, on: OnReplica, others: tuple[float, float, float]) -> None:
         on.change(*(now - before for now, before in zip(others, on.others, strict=True)))
@@ -127,7 +142,7 @@ class Placement:
 
     def _on(self, replica_id: ReplicaID) -> OnReplica:
         if (on := self._loads.get(replica_id)) is None:
-            on = self._loads[replica_id] = OnReplica(replace(self.empty))
+            on = self._loads[replica_id] = OnReplica(replace(self._empty(replica_id)))
         return on
 
     def expect(self, request_id: str, work: Work) -> None:
@@ -154,7 +169,7 @@ class Placement:
             cached = self._cached_on(candidates, work)
             chosen = choose(
                 work,
-                [on.load if (on := self._loads.get(replica.replica_id)) is not None else self.empty for replica in candidates],
+                [self._load(replica.replica_id) for replica in candidates],
                 cached,
                 group=next((at for at, replica in enumerate(candidates) if replica.replica_id == with_group), None),
                 random=self._random,
@@ -165,6 +180,9 @@ class Placement:
                     there = work.prompt_tokens
                 placed.reason, placed.uncached_tokens = chosen.reason, max(work.prompt_tokens - there, 0.0)
             return candidates[chosen.replica]
+
+    def _load(self, replica_id: ReplicaID) -> Load:
+        return on.load if (on := self._loads.get(replica_id)) is not None else self._empty(replica_id)
 
     def _cached_on(self, candidates: list[RunningReplica], work: Work) -> list[float] | None:
         if self.policy == "requests":
@@ -226,7 +244,7 @@ class Placement:
     def _emptied(self, replica_id: ReplicaID, on: OnReplica) -> None:
         """Forget a replica without requests of ours, or at least what the sums of their floats have left."""
         if on.others[0]:
-            on.load = replace(self.empty)
+            on.load = replace(self._empty(replica_id))
             on.change(*on.others)
         else:
             del self._loads[replica_id]

@@ -46,7 +46,7 @@ class Load:
     """A replica's requests. `prefill_tokens` are those of prompts not read yet, `expected_tokens` those still to be generated.
 
     `decode_tokens_per_s` says how much a running request slows the others down: with one more, a step takes its inverse longer.
-    `slots` is how many requests it runs at once; further ones wait.
+    `slots` is how many requests it runs at once; further ones wait. The speeds are measured (`deployments.replica.speeds`).
     """
 
     requests: float = 0.0

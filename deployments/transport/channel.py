@@ -18,12 +18,12 @@ from typing import Any
 
 import zmq
 
-VERSION = b"\x05"
+VERSION = b"\x06"
 SECRET_BYTES = 16
-STEP, HELLO, REFUSED, NOISE, OTHERS = b"s", b"h", b"r", b"n", b"o"
+STEP, HELLO, REFUSED, NOISE, OTHERS, SPEEDS = b"s", b"h", b"r", b"n", b"o", b"v"
 """What a replica sends: an engine step; its own id, once an ingress may send it requests; the id of a request it could not read;
 at first, what the noise of a seeded request depends on; its own id, and how many requests of others it has, with how many tokens of
-prompts that it has still to read."""
+prompts that it has still to read; its own id, and how many tokens a second it reads and generates (see `Load`)."""
 BY_POSITION, BY_STEPS = b"p", b"s"
 """A seeded request's noise, and so its tokens: by seed and place in the sequence, or also by the steps that the engine has made."""
 REQUEST, CANCEL, LAST = b"q", b"c", b"l"

@@ -31,7 +31,7 @@ from deployments.observability import record as record_module
 from deployments.observability.record import Record
 from deployments.routing.score import Work
 from deployments.settings import BEATS
-from deployments.transport.channel import BY_POSITION, BY_STEPS, HELLO, NOISE, OTHERS, REQUEST, Address, MalformedError
+from deployments.transport.channel import BY_POSITION, BY_STEPS, HELLO, NOISE, OTHERS, REQUEST, SPEEDS, Address, MalformedError
 from deployments.transport.sender import Lane, Sender
 from tests.support.until import until_async
 
@@ -99,6 +99,9 @@ class Fleet:
 
     def told(self, replica: str, requests: int, unread_tokens: float) -> None:
         self.others.append((replica, requests, unread_tokens))
+
+    def measured(self, replica: str, prefill_tokens_per_s: float, decode_tokens_per_s: float) -> None:
+        self.others.append((replica, prefill_tokens_per_s, decode_tokens_per_s))
 
     def progressed(self, request_id: str, expected_tokens: float) -> None: ...
 
@@ -348,15 +351,16 @@ async def test_a_seeded_request_goes_on_from_its_last_token_where_replicas_say_i
     assert fleet.calls["a#1"].prompt_token_ids == prompt
 
 
-async def test_what_a_replica_tells_of_the_requests_of_others_reaches_the_placement(made: Made) -> None:
+async def test_what_a_replica_tells_of_others_requests_and_of_its_speed_reaches_the_placement(made: Made) -> None:
     async def tells(replica: Fleet, request_id: str, address: Address) -> None:
         replica.sender.open(address).send([b"r1", msgspec.msgpack.encode([4, 700])], OTHERS)
+        replica.sender.open(address).send([b"r1", msgspec.msgpack.encode([5000.0, 900.0])], SPEEDS)
         replica.send(address, request_id, 7, last=True)
 
     fleet, client = made(tells)
     await client.add_request_async(request("a"))
     assert await tokens_of(client, "a") == [7]
-    assert fleet.others == [("r1", 4, 700)]
+    assert fleet.others == [("r1", 4, 700), ("r1", 5000, 900)]
 
 
 async def test_a_request_goes_on_as_often_as_replicas_are_lost(made: Made) -> None:

@@ -36,7 +36,7 @@ def told(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[Any, ...]]]:
     """What the placement is told; it knows one replica, `r1`."""
     calls: list[tuple[Any, ...]] = []
     replica = SimpleNamespace(replica_id=SimpleNamespace(unique_id="r1"))
-    for name in ("expect", "assign", "progressed", "told", "ended", "lost", "left"):
+    for name in ("expect", "assign", "progressed", "told", "measured", "ended", "lost", "left"):
         monkeypatch.setattr(placement.PLACEMENT, name, lambda *told, name=name: calls.append((name, *told)))
     monkeypatch.setattr(placement.PLACEMENT, "known", {"r1": replica})
     monkeypatch.setattr(placement.PLACEMENT, "choose", lambda group, known, request_id: known[0])
@@ -71,6 +71,7 @@ def test_the_placement_is_told_of_each_request(told: list[tuple[Any, ...]]) -> N
     replicas.assign("a", "r1", "group")
     replicas.progressed("a", 2)
     replicas.told("r1", 5, 700)
+    replicas.measured("r1", 5000, 900)
     assert replicas.assigned("a") == 3
     replicas.ended("a")
     replicas.lost("b")
@@ -81,6 +82,7 @@ def test_the_placement_is_told_of_each_request(told: list[tuple[Any, ...]]) -> N
         ("assign", "a", known, "group"),
         ("progressed", "a", 2),
         ("told", "r1", 5, 700),
+        ("measured", "r1", 5000, 900),
         ("ended", "a"),
         ("lost", "b"),
         ("left", "a"),

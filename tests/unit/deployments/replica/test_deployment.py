@@ -24,7 +24,7 @@ from deployments.replica import deployment
 from deployments.replica.deployment import LLM, QUESTION
 from deployments.settings import load
 from deployments.transport import wire
-from deployments.transport.channel import BY_POSITION, CANCEL, HELLO, LAST, NOISE, OTHERS, REFUSED, REQUEST, Send
+from deployments.transport.channel import BY_POSITION, CANCEL, HELLO, LAST, NOISE, OTHERS, REFUSED, REQUEST, SPEEDS, Send
 from deployments.transport.receiver import Receiver
 from tests.support.until import until_async
 
@@ -349,6 +349,26 @@ async def test_ingresses_are_told_of_the_requests_of_others(llm: LLM, ingress: I
     await asyncio.gather(call, carried)
     telling.cancel()
     other.receiver.close()
+
+
+async def test_ingresses_are_told_how_fast_a_replica_is(llm: LLM, ingress: Ingress, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deployment, "SPEEDS_S", 0.001)
+    telling = asyncio.create_task(llm._tell_speeds())
+    [call] = await started(llm, ingress, "a")
+
+    def told() -> list[Any]:
+        return [msgspec.msgpack.decode(frames[1]) for kind, frames in ingress.messages if kind == SPEEDS and frames[0] == b"r1"]
+
+    await until_async(told, "it is told of the settings", holds=lambda found: len(found) == 1)
+    assert told()[0] == pytest.approx([20000, 1 / 0.00011])
+    for number in range(20):  # a token and a prompt of 500 tokens in half a second
+        made = step(("a", 1, False), running=1)
+        made.timestamp = 100 + number / 2
+        made.outputs[0].prefill_stats = {"num_computed_tokens": 500}
+        llm._core.steps.put_nowait(made)
+    await until_async(lambda: told()[-1][0] < 2500, "it reads more slowly than thought")
+    call.cancel()
+    telling.cancel()
 
 
 async def carrying(llm: LLM, ingress: Ingress, *names: str) -> asyncio.Task[None]:

@@ -170,3 +170,22 @@ def test_other_calls_do_not_tell_how_long_replies_are() -> None:
     usual = placed._usual_tokens
     placed.assign("status", Id("a"), "status")  # type: ignore[arg-type]
     assert placed._usual_tokens == usual > 0
+
+
+def test_a_request_goes_to_the_replica_that_reads_faster_as_it_has_measured() -> None:
+    placed, both = Placement(rng=lambda: 0.0), replicas("ab")
+    placed.cached = lambda blocks: {}
+    placed.update(both)
+    placed.expect("one", Work(1000, 50, ["prompt"]))
+    assert placed.choose("one", both, "one") is both[0], "both are as good"
+    placed.measured("a", 5000, 6000)
+    placed.measured("nobody", 1, 1)
+    assert placed.choose("one", both, "one") is both[1]
+    placed.assign("one", both[1].replica_id, "one")
+    placed.measured("b", 500, 6000)
+    load = vars(placed)["_loads"][both[1].replica_id].load
+    assert (load.requests, load.prefill_tokens, load.prefill_tokens_per_s) == (1, 1000, 500)
+    placed.ended("one")
+    assert placed.choose("one", both, "one") is both[0]
+    placed.update(both[1:])
+    assert list(vars(placed)["_measured"]) == ["b"]

@@ -1,0 +1,171 @@
+"""What routes by KV caches save: prompt tokens read anew on two LLM replicas, beside the old rule and beside one replica alone.
+
+Three applications run one after the other: two replicas to which requests go by what is cached there (`routing.cache_events`), two
+to which they go where the fewest requests are, and one that has everything. Each gets the same requests:
+
+- turns: conversations of several turns, each with a long first message of its own, whose users answer after a while;
+- few-shot: an evaluation, whose questions follow one of several long lists of examples, in mixed order.
+
+vLLM's own counters tell how many tokens the prompts had and how many of them were in a cache.
+
+    python -m cluster.bench.prefixes [--clients 8] [--seed 1] [key=value ...]
+"""
+
+import argparse
+import asyncio
+import random
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import httpx
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
+
+from cluster.bench import stack
+from deployments import settings as settings_module
+
+TOKENS = 24
+"""Of each reply."""
+RULES = {
+    "by cache": ["llm.num_replicas=2", "routing.cache_events=true"],
+    "fewest requests": ["llm.num_replicas=2", "routing.policy=requests"],
+    "one replica": ["llm.num_replicas=1"],
+}
+ALWAYS = ["ingress.num_replicas=1", "ui.enabled=false", "llm.num_cpus=0.4", "ingress.num_cpus=0.4"]
+COUNTED = ("vllm:prompt_tokens_total", "vllm:prefix_cache_hits_total")
+
+Chat = list[dict[str, str]]
+
+
+def digits(rng: random.Random, count: int) -> str:
+    """Return so many random digits; nano has a token for each."""
+    return "".join(rng.choices("0123456789", k=count))
+
+
+def conversations(rng: random.Random, count: int = 24, turns: int = 6) -> list[list[Chat]]:
+    """Return conversations: for each the chats up to its first question, its second, and so on. What was answered is given."""
+    made = []
+    for _ in range(count):
+        said: Chat = [{"role": "system", "content": digits(rng, 1500)}]
+        chats = []
+        for _ in range(turns):
+            said.append({"role": "user", "content": digits(rng, 150)})
+            chats.append(list(said))
+            said.append({"role": "assistant", "content": digits(rng, 100)})
+        made.append(chats)
+    return made
+
+
+def evaluation(rng: random.Random, tasks: int = 24, questions: int = 8) -> list[list[Chat]]:
+    """Return single questions of several tasks, each after its task's examples."""
+    examples = [digits(rng, 3000) for _ in range(tasks)]
+    return [[[{"role": "user", "content": shown + "\n" + digits(rng, 60)}]] for shown in examples for _ in range(questions)]
+
+
+WORKLOADS: dict[str, Callable[[random.Random], list[list[Chat]]]] = {"turns": conversations, "few-shot": evaluation}
+
+
+async def ask(url: str, work: Iterable[Sequence[Chat]], clients: int, rng: random.Random) -> None:
+    """Send all chats, those of one conversation in order. Each client sends the next one of any conversation that waits.
+
+    Raises httpx.HTTPError if one fails.
+    """
+    waiting = [list(chats) for chats in work]
+    async with httpx.AsyncClient(base_url=url, timeout=300, trust_env=False) as http:
+
+        async def client() -> None:
+            while waiting:
+                chats = waiting.pop(rng.randrange(len(waiting)))
+                body = {"model": "nano", "messages": chats.pop(0), "max_tokens": TOKENS, "temperature": 0, "ignore_eos": True}
+                (await http.post("/v1/chat/completions", json=body)).raise_for_status()
+                if chats:
+                    waiting.append(chats)
+
+        await asyncio.gather(*(client() for _ in range(clients)))
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Prompt tokens, and those of them that were in a KV cache."""
+
+    prompt: int
+    cached: int
+
+    def __sub__(self, other: "Tokens") -> "Tokens":
+        return Tokens(self.prompt - other.prompt, self.cached - other.cached)
+
+    @property
+    def computed(self) -> int:
+        """Those that were read anew."""
+        return self.prompt - self.cached
+
+
+def samples(url: str) -> Iterator[Sample]:
+    """Yield all samples of the metrics of all processes of the application at `url`."""
+    for target in httpx.get(f"{url}/metrics/targets", timeout=10, trust_env=False).json():
+        text = httpx.get(f"http://{target['targets'][0]}/metrics", timeout=10, trust_env=False).text
+        for family in text_string_to_metric_families(text):
+            yield from family.samples
+
+
+def counted(url: str) -> Tokens:
+    """Return what vLLM has counted since the application started."""
+    sums = dict.fromkeys(COUNTED, 0.0)
+    for sample in samples(url):
+        if sample.name in sums:
+            sums[sample.name] += sample.value
+    return Tokens(*map(int, sums.values()))
+
+
+def without_knowledge(url: str) -> float:
+    """Return how many requests went where the fewest were, for want of knowledge or by the setting."""
+    return sum(one.value for one in samples(url) if one.name == "satori_routed_total" and one.labels["reason"] == "requests")
+
+
+async def known(url: str, rng: random.Random, clients: int) -> None:
+    """Send prompts until the caches of all replicas are known, by which these are routed."""
+    while True:
+        before = without_knowledge(url)
+        await ask(url, [[[{"role": "user", "content": digits(rng, 200)}]] for _ in range(2 * clients)], clients, rng)
+        if without_knowledge(url) == before:
+            return
+        await asyncio.sleep(0.5)
+
+
+async def measured(url: str, rule: str, clients: int, seed: int) -> dict[str, Tokens]:
+    """Return the tokens of each workload."""
+    found = {}
+    if rule == "by cache":
+        await known(url, random.Random(f"{seed} warm"), clients)
+    for name, make in WORKLOADS.items():
+        before = counted(url)
+        rng = random.Random(f"{seed} {name}")
+        await ask(url, make(rng), clients, rng)
+        found[name] = counted(url) - before
+    return found
+
+
+def main() -> None:
+    """Measure, and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--clients", type=int, default=8, help="conversations at a time")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("settings", nargs="*", metavar="key=value")
+    options = parser.parse_args()
+    print(stack.machine(), flush=True)
+    found: dict[str, dict[str, Tokens]] = {}
+    for rule, words in RULES.items():
+        given = [*ALWAYS, *words, *options.settings]
+        server = stack.ours("prefixes", settings_module.load(dict(word.split("=", 1) for word in given)), given)
+        with stack.running(server) as started:
+            found[rule] = asyncio.run(measured(started.url, rule, options.clients, options.seed))
+        for name, tokens in found[rule].items():
+            print(f"{rule}, {name}: {tokens.prompt} prompt tokens, {tokens.cached} cached, {tokens.computed} computed", flush=True)
+    ours, old, alone = found.values()
+    for name in WORKLOADS:
+        print(f"{name}: computed by the old rule, times {ours[name].computed / old[name].computed:.2f};", end=" ")
+        print(f"cached on one replica, times {ours[name].cached / alone[name].cached:.2f}")
+
+
+if __name__ == "__main__":
+    main()

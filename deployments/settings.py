@@ -145,7 +145,7 @@ class RoutingSettings(Section):
     """
 
     policy: Literal["tokens", "requests"] = "tokens"
-    cache_events: bool = False
+    cache_events: bool = True
     cache_index_blocks: int = Field(2**20, ge=1)
 
 

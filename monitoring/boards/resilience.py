@@ -114,7 +114,7 @@ FAULTS = (
     ),
 )
 
-FOLLOWED = "caches that are followed (routing.cache_events)"
+FOLLOWED = "several LLM replicas whose caches are followed (routing.cache_events)"
 
 CACHES = (
     graph(

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import random
 import re
 import signal
 import time
@@ -13,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
-from cluster.bench import chaos, soak
+from cluster.bench import chaos, prefixes, soak
 from cluster.bench.mixed import Clients
 from cluster.bench.stack import engines
 from monitoring import rules
@@ -30,6 +31,8 @@ PAUSE_S = float(os.environ.get("PAUSE_S", 3 * HUNG_AFTER_S))
 ARGUMENTS = ("llm.num_replicas=2", "ingress.num_replicas=2", "ui.num_replicas=2", "llm.num_cpus=0.4", "ingress.num_cpus=0.4")
 ARGUMENTS += (f"llm.hung_after_s={HUNG_AFTER_S}", f"slo.ttft_s={PAUSE_S / 2}", "slo.tpot_s=1", *soak.TOOLS)
 BURST = 32
+BLOCK = 128
+"""Tokens of a block of an engine's KV cache; a digit is a token, and so is a mark of a turn."""
 USERS = 50
 
 
@@ -60,6 +63,18 @@ async def test_bursts_are_spread_evenly(served: Served) -> None:
             assert sum(shares) == BURST, "each request was served by one replica, once"
             assert max(shares) <= 1.25 * BURST / 2, shares
             before = now
+
+
+async def test_turns_of_a_chat_go_where_its_prefix_is_cached(served: Served) -> None:
+    rng = random.Random(1)
+    await prefixes.known(served.url, rng, clients=8)
+    before = prefixes.counted(served.url)
+    chats = prefixes.conversations(rng, count=6, turns=4)
+    await prefixes.ask(served.url, chats, 1, rng)
+    cached = (prefixes.counted(served.url) - before).cached
+    # With each turn, one replica alone would have the whole blocks of the turn before in its cache.
+    alone = sum(len("".join(said["content"] for said in turn)) // BLOCK * BLOCK for turns in chats for turn in turns[:-1])
+    assert cached >= 0.9 * alone
 
 
 async def test_both_ingresses_take_requests(served: Served) -> None:

@@ -143,7 +143,7 @@ def test_only_these_panels_need_more_than_the_application() -> None:
     found = {(board.title.removeprefix("Satori / "), panel.needs) for board in BOARDS for panel in board.panels if panel.needs}
     assert found == {
         ("Autoscaling", "autoscaling (autoscaling.enabled)"),
-        ("Resilience", "caches that are followed (routing.cache_events)"),
+        ("Resilience", "several LLM replicas whose caches are followed (routing.cache_events)"),
         ("Overview", "prices of keys (prompt_price, completion_price)"),
         ("Nodes and GPUs", "dcgm-exporter on port 9400 of each GPU node"),
     }

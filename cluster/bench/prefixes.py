@@ -117,17 +117,11 @@ def counted(url: str) -> Tokens:
     return Tokens(*map(int, sums.values()))
 
 
-def without_knowledge(url: str) -> float:
-    """Return how many requests went where the fewest were, for want of knowledge or by the setting."""
-    return sum(one.value for one in samples(url) if one.name == "satori_routed_total" and one.labels["reason"] == "requests")
-
-
-async def known(url: str, rng: random.Random, clients: int) -> None:
-    """Send prompts until the caches of all replicas are known, by which these are routed."""
+async def known(url: str, rng: random.Random, ingresses: int, replicas: int) -> None:
+    """Send prompts until each ingress knows the caches of all replicas: of one that has cached nothing yet none is known."""
     while True:
-        before = without_knowledge(url)
-        await ask(url, [[[{"role": "user", "content": digits(rng, 200)}]] for _ in range(2 * clients)], clients, rng)
-        if without_knowledge(url) == before:
+        await ask(url, [[[{"role": "user", "content": digits(rng, 200)}]] for _ in range(8)], 8, rng)
+        if [sample.value for sample in samples(url) if sample.name == "satori_cache_known_replicas"] == [replicas] * ingresses:
             return
         await asyncio.sleep(0.5)
 
@@ -136,7 +130,7 @@ async def measured(url: str, rule: str, clients: int, seed: int) -> dict[str, To
     """Return the tokens of each workload."""
     found = {}
     if rule == "by cache":
-        await known(url, random.Random(f"{seed} warm"), clients)
+        await known(url, random.Random(f"{seed} warm"), ingresses=1, replicas=2)
     for name, make in WORKLOADS.items():
         before = counted(url)
         rng = random.Random(f"{seed} {name}")

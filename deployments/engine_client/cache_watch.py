@@ -48,6 +48,7 @@ class CacheWatch:
         self._asks: set[asyncio.Task[None]] = set()
         self._watching = asyncio.create_task(self._watch(), context=contextvars.Context())
         metrics.CACHE_BLOCKS.labels().set_function(lambda: self.index.blocks)
+        metrics.CACHE_KNOWN.labels().set_function(lambda: sum(map(len, self.index.known().values())))
 
     def close(self) -> None:
         """Stop following."""

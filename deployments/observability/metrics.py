@@ -294,6 +294,7 @@ STORE_FAILURES = Metric(
     "transactions",
 )
 CACHE_BLOCKS = Metric(Gauge, "satori_cache_index_blocks", "Blocks of KV caches that an ingress knows of.", "blocks")
+CACHE_KNOWN = Metric(Gauge, "satori_cache_known_replicas", "LLM replicas whose KV cache an ingress knows.", "replicas")
 CACHE_BATCHES = Metric(Counter, "satori_cache_batches_total", "Changes of KV caches that ingresses were told.", "batches")
 CACHE_WHOLES = Metric(
     Counter,

@@ -119,8 +119,9 @@ FOLLOWED = "several LLM replicas whose caches are followed (routing.cache_events
 CACHES = (
     graph(
         "Known KV caches",
-        "Blocks of the replicas' KV caches that an ingress knows of, on average. Without any, requests go where there are few.",
+        "LLM replicas whose KV caches an ingress knows, and the blocks in them, on average. Without, requests go where few are.",
         "short",
+        (f"avg({select(metrics.CACHE_KNOWN)})", "replicas"),
         (f"avg({select(metrics.CACHE_BLOCKS)})", "blocks"),
         empty="caches are not followed",
         needs=FOLLOWED,

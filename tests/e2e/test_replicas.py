@@ -67,7 +67,7 @@ async def test_bursts_are_spread_evenly(served: Served) -> None:
 
 async def test_turns_of_a_chat_go_where_its_prefix_is_cached(served: Served) -> None:
     rng = random.Random(1)
-    await prefixes.known(served.url, rng, clients=8)
+    await prefixes.known(served.url, rng, ingresses=2, replicas=2)
     before = prefixes.counted(served.url)
     chats = prefixes.conversations(rng, count=6, turns=4)
     await prefixes.ask(served.url, chats, 1, rng)

@@ -1,12 +1,15 @@
 """What routes by KV caches save: prompt tokens read anew on two LLM replicas, beside the old rule and beside one replica alone.
 
-Three applications run one after the other: two replicas to which requests go by what is cached there (`routing.cache_events`), two
-to which they go where the fewest requests are, and one that has everything. Each gets the same requests:
+Three applications run one after the other: two replicas to which requests go by what is cached there, two to which they go where
+the fewest requests are (`routing.policy=requests`), and one that has everything. Each gets the same requests:
 
 - turns: conversations of several turns, each with a long first message of its own, whose users answer after a while;
 - few-shot: an evaluation, whose questions follow one of several long lists of examples, in mixed order.
 
 vLLM's own counters tell how many tokens the prompts had and how many of them were in a cache.
+
+At last, a long prompt is in the caches of two of three replicas, and one of these is killed in mid-stream: what does the request
+that moves find where it goes?
 
     python -m cluster.bench.prefixes [--clients 8] [--seed 1] [key=value ...]
 """
@@ -18,6 +21,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import httpx
+import psutil
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
@@ -27,7 +31,7 @@ from deployments import settings as settings_module
 TOKENS = 24
 """Of each reply."""
 RULES = {
-    "by cache": ["llm.num_replicas=2", "routing.cache_events=true"],
+    "by cache": ["llm.num_replicas=2"],
     "fewest requests": ["llm.num_replicas=2", "routing.policy=requests"],
     "one replica": ["llm.num_replicas=1"],
 }
@@ -139,6 +143,39 @@ async def measured(url: str, rule: str, clients: int, seed: int) -> dict[str, To
     return found
 
 
+async def busiest(processes: Sequence[psutil.Process], seconds: float = 0.3) -> psutil.Process:
+    """Return the process that uses the most CPU in the next moment."""
+    before = {process: stack.cpu_seconds([process]) for process in processes}
+    await asyncio.sleep(seconds)
+    return max(processes, key=lambda process: stack.cpu_seconds([process]) - before[process])
+
+
+async def moved(started: stack.Stack, seed: int) -> Tokens:
+    """Return the tokens of a request that moves, and those that it found in the cache of its second replica."""
+    rng = random.Random(f"{seed} moved")
+    await known(started.url, rng, ingresses=1, replicas=3)
+    chat = [{"role": "user", "content": digits(rng, 3000)}]
+    await ask(started.url, [[chat], [chat]], 2, rng)  # the second does not wait for the first, and so goes to another replica
+    body = {"model": "nano", "messages": chat, "max_tokens": 600, "temperature": 0, "ignore_eos": True, "stream": True}
+    async with (
+        httpx.AsyncClient(base_url=started.url, timeout=300, trust_env=False) as http,
+        http.stream("POST", "/v1/chat/completions", json=body) as response,
+    ):
+        lines = response.aiter_lines()
+        for _ in range(20):
+            await anext(lines)
+        before = counted(started.url)
+        stack.kill([await busiest([engine for replica in started.llm_replicas() for engine in stack.engines(replica)])])
+        said = [line async for line in lines if line]
+    assert said[-1] == "data: [DONE]"
+    return counted(started.url) - before
+
+
+def application(words: Sequence[str]) -> stack.Server:
+    """Return our application with these settings."""
+    return stack.ours("prefixes", settings_module.load(dict(word.split("=", 1) for word in words)), words)
+
+
 def main() -> None:
     """Measure, and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -149,12 +186,14 @@ def main() -> None:
     print(stack.machine(), flush=True)
     found: dict[str, dict[str, Tokens]] = {}
     for rule, words in RULES.items():
-        given = [*ALWAYS, *words, *options.settings]
-        server = stack.ours("prefixes", settings_module.load(dict(word.split("=", 1) for word in given)), given)
-        with stack.running(server) as started:
+        with stack.running(application([*ALWAYS, *words, *options.settings])) as started:
             found[rule] = asyncio.run(measured(started.url, rule, options.clients, options.seed))
         for name, tokens in found[rule].items():
             print(f"{rule}, {name}: {tokens.prompt} prompt tokens, {tokens.cached} cached, {tokens.computed} computed", flush=True)
+    words = [*ALWAYS, "llm.num_replicas=3", *options.settings]
+    with stack.running(application(words)) as started:
+        tokens = asyncio.run(moved(started, options.seed))
+    print(f"moved: {tokens.prompt} prompt tokens, {tokens.cached} cached")
     ours, old, alone = found.values()
     for name in WORKLOADS:
         print(f"{name}: computed by the old rule, times {ours[name].computed / old[name].computed:.2f};", end=" ")

@@ -1,17 +1,31 @@
 """A client for the part of the public HTTP API that the page needs. Every failure is an `ApiError`."""
 
+import asyncio
 import json
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
-from typing import Any
+from contextlib import aclosing, suppress
+from typing import Any, NamedTuple
 
 import httpx
 
-from ui.errors import ApiError, LostError, UnreachableError, from_event, from_response
+from ui.errors import ApiError, GoneError, LostError, NotStoredError, TakenError, UnreachableError, from_response
+from ui.question import Question
+
+PATH = "/v1/chat/completions"
+RESUME = "x-satori-resume"
+"""The header that asks the API to store a reply, so that it can be read on after its connection has broken."""
+NO_STORE = ("store_unavailable", "store_full")
 
 CONNECT_S = 5.0
 STATE_S = 10.0
 """`/ready` itself waits up to two seconds for a replica."""
+
+
+class Event(NamedTuple):
+    """An event of a stream. It has a number where the reply is stored: it is the same one whenever the reply is read."""
+
+    number: int | None
+    data: dict[str, Any]
 
 
 class Client:
@@ -52,35 +66,81 @@ class Client:
             raise ApiError("/v1/models did not answer with a list of models")
         return [{"id": model["id"], "max_model_len": model.get("max_model_len")} for model in body["data"]]
 
-    async def chat(self, body: dict[str, Any], key: str = "") -> AsyncGenerator[dict[str, Any]]:
-        """Yield the chunks of a streamed chat completion.
+    async def chat(self, question: Question, stored: bool) -> AsyncGenerator[Event]:
+        """Yield the events of a streamed chat completion, which the API is to keep where it is `stored`.
 
-        Closing the iterator closes the connection, and the API then stops the request. Raises `UnreachableError` where the request
-        was not sent, `LostError` where the stream ended early.
+        Closing the iterator closes the connection; the API then stops a request that is not stored. Raises `UnreachableError` where
+        the request was not sent, `LostError` where the stream ended early, and for a stored one `TakenError` where the API has its
+        id already, `NotStoredError` where it does not store it.
         """
-        request = self._http.build_request("POST", "/v1/chat/completions", json=body, headers=_headers(key))
+        headers = _headers(question.key) | {"x-request-id": question.id} | ({RESUME: "1"} if stored else {})
+        request = self._http.build_request("POST", PATH, json=question.body(), headers=headers)
         try:
-            response = await self._http.send(request, stream=True)
+            async with aclosing(self._stream(request)) as events:
+                async for event in events:
+                    yield event
+        except ApiError as error:
+            if error.code == "already_stored":
+                raise TakenError(error.message) from error
+            if stored and (error.code in NO_STORE or RESUME in error.message):
+                raise NotStoredError(error.message) from error
+            raise
+
+    async def resume(self, question: Question, after: int | None) -> AsyncGenerator[Event]:
+        """Yield the events of a stored reply after a number, those to come among them.
+
+        Raises `GoneError` where the API does not have it, `ApiError` with a status that a server passes through, `LostError`.
+        """
+        params = {} if after is None else {"starting_after": after}
+        request = self._http.build_request("GET", f"{PATH}/{question.id}", params=params, headers=_headers(question.key))
+        try:
+            async with aclosing(self._stream(request)) as events:
+                async for event in events:
+                    yield event
+        except ApiError as error:
+            if error.code == "chat_not_found":
+                raise GoneError(error.message) from error
+            raise
+
+    async def delete(self, question_id: str, key: str = "") -> None:
+        """End and remove a stored reply, if there is one. Raises `UnreachableError` where the API cannot do it now."""
+        try:
+            response = await self._http.delete(f"{PATH}/{question_id}", headers=_headers(key), timeout=STATE_S)
+        except httpx.TransportError as error:
+            raise UnreachableError(str(error)) from error
+        if response.is_server_error:
+            raise UnreachableError(f"HTTP {response.status_code}")
+
+    async def _stream(self, request: httpx.Request) -> AsyncGenerator[Event]:
+        sending = asyncio.ensure_future(self._http.send(request, stream=True))
+        try:
+            response = await asyncio.shield(sending)
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
             raise UnreachableError(str(error)) from error
         except httpx.TransportError as error:
             raise LostError(str(error)) from error
+        except asyncio.CancelledError:  # what the API stores, it has once it answers: only then can it be deleted
+            with suppress(httpx.TransportError, TimeoutError):
+                response = await asyncio.wait_for(sending, CONNECT_S)
+                await response.aclose()
+            raise
         async with aclosing(response):
             if not response.is_success:
                 text = (await response.aread()).decode(errors="replace")
                 raise from_response(response.status_code, _body(text), response.headers)
+            number: int | None = None
             try:
                 async for line in response.aiter_lines():
+                    if line.startswith("id:"):
+                        number = int(line.removeprefix("id:"))
                     if not line.startswith("data:"):
                         continue
                     data = line.removeprefix("data:").strip()
                     if data == "[DONE]":
                         return
-                    chunk = json.loads(data)
-                    if chunk.get("error"):
-                        raise from_event(chunk["error"])
-                    yield chunk
-            except (httpx.TransportError, json.JSONDecodeError) as error:
+                    yield Event(number, json.loads(data))
+                    number = None
+            except (httpx.TransportError, ValueError) as error:
                 raise LostError(str(error)) from error
         raise LostError("the stream ended without [DONE]")
 

@@ -9,7 +9,7 @@ TOO_LONG = ("maximum context", "max_model_len", "context length", "maximum model
 
 
 class ApiError(Exception):
-    """The API did not answer a request. The message is the API's own where it sent one."""
+    """The API did not answer a request. Message, `code` and `status` are the API's own where it sent any."""
 
     kind: ClassVar[str] = "other"
 
@@ -17,6 +17,8 @@ class ApiError(Exception):
         super().__init__(message)
         self.message = message
         self.retry_after_s = retry_after_s
+        self.code = ""
+        self.status: int | None = None
 
     def described(self) -> dict[str, Any]:
         """Return what the page shows."""
@@ -59,9 +61,28 @@ class LostError(ApiError):
     kind = "lost"
 
 
+class GoneError(ApiError):
+    """The API does not have the reply any more."""
+
+    kind = "gone"
+
+
+class TakenError(ApiError):
+    """The API answers a question of this id already."""
+
+
+class NotStoredError(ApiError):
+    """The API answers questions, but keeps no reply, or none of this kind."""
+
+
 def from_response(status: int, body: Any, headers: httpx.Headers) -> ApiError:
     """Return the error that a response with an error status stands for. `body` is its JSON, or its text."""
-    message = message_of(body)
+    error = _from_response(status, message_of(body), headers)
+    error.status, error.code = status, code_of(body)
+    return error
+
+
+def _from_response(status: int, message: str, headers: httpx.Headers) -> ApiError:
     if status == HTTPStatus.TOO_MANY_REQUESTS:
         return QueueFullError(message, _seconds(headers.get("retry-after")))
     if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
@@ -84,6 +105,13 @@ def message_of(body: Any) -> str:
     while isinstance(body, dict):
         body = body.get("error") or body.get("message") or body.get("detail") or body.get("reason") or ""
     return str(body).strip()
+
+
+def code_of(body: Any) -> str:
+    """Return the code of an error body; "" where it is no text."""
+    error = body.get("error") if isinstance(body, dict) else None
+    code = error.get("code") if isinstance(error, dict) else None
+    return code if isinstance(code, str) else ""
 
 
 def _seconds(value: str | None) -> float | None:

@@ -22,6 +22,10 @@ VOTE_TEMPERATURE = 0.7
 """Temperature of a vote where the user's is 0, at which all chains would be the same."""
 
 
+Id = Annotated[str, Field(pattern=r"^[A-Za-z0-9-]{1,64}$")]
+"""Of a question. It is a part of a path."""
+
+
 class Message(BaseModel):
     """One message of a conversation."""
 
@@ -63,14 +67,20 @@ class Settings(BaseModel):
 
 
 class Question(BaseModel):
-    """One request for an answer. `id` is the page's name for it."""
+    """One request for an answer. The API stores the reply under `id`; `resumed` says that it has it already."""
 
     model_config = ConfigDict(extra="forbid")
 
-    id: str
+    id: Id
+    resumed: bool = False
     messages: Annotated[list[Message], Field(min_length=1)]
     settings: Settings = Settings()
     key: str = ""
+
+    @property
+    def storable(self) -> bool:
+        """Whether an API that stores replies stores this one: the chains of a vote are not streamed."""
+        return self.settings.votes == 1
 
     def body(self) -> dict[str, Any]:
         """Return the body of the streamed chat request, which asks for exact token counts in every chunk."""
@@ -90,3 +100,12 @@ class Question(BaseModel):
     def _as_sent(self, message: Message) -> dict[str, str]:
         wrap = self.settings.card_prompt and message.role == "user"
         return {"role": message.role, "content": CARD_PROMPT.format(question=message.content) if wrap else message.content}
+
+
+class Stop(BaseModel):
+    """That a question is answered no more."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    id: Id
+    key: str = ""

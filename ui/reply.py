@@ -49,11 +49,22 @@ class Reply:
         self._phase = "sent"
         self._waiting: dict[str, Any] | None = None
         self._error: dict[str, Any] | None = None
+        self.stored = False
+        """Whether the API keeps the reply, so that it can be read again."""
+        self.last_event: int | None = None
+        self.lost = False
+        """Whether the connection to the API is lost, and sought."""
+        self._timed = True
 
     @property
     def begun(self) -> bool:
         """Whether the API has sent anything of the reply."""
         return self._phase not in ("sent", "waiting")
+
+    @property
+    def running(self) -> bool:
+        """Whether the reply has not ended."""
+        return self._phase not in ("done", "error")
 
     def wait(self, error: ApiError) -> None:
         """Record that the question waits until a model can take it."""
@@ -63,8 +74,18 @@ class Reply:
         """Record that the question is sent, perhaps again. Measured times start here."""
         self._sent = self._clock()
 
-    def add(self, chunk: dict[str, Any]) -> None:
-        """Add a chunk of the stream. Raises `ApiError` where it says that the request failed."""
+    def read_again(self) -> None:
+        """Record that the reply is read from the API's store: what comes says nothing of how fast it was written."""
+        self._timed = self._timed and self.begun
+
+    def add(self, chunk: dict[str, Any], number: int | None = None) -> None:
+        """Add a chunk of the stream; one whose number has been seen is left out. Raises `ApiError` where it ends with an error."""
+        self.lost = False
+        if number is not None:
+            self.stored = True
+            if self.last_event is not None and number <= self.last_event:
+                return
+            self.last_event = number
         if usage := chunk.get("usage"):
             self._usage = usage
         if vote := (chunk.get("coat") or {}).get("vote"):
@@ -80,22 +101,25 @@ class Reply:
 
     def fail(self, error: ApiError) -> None:
         """Record what went wrong; what has arrived is kept."""
+        self.lost = False
         self._close_step()
         self._phase, self._error = "error", error.described()
 
     def state(self) -> dict[str, Any]:
         """Return the reply so far, as JSON."""
-        now = self._elapsed()
+        now, measured = self._elapsed(), self._timed and not self._vote
         return {
             "id": self._id,
             "phase": self._phase,
+            "stored": self.stored,
+            "lost": self.lost,
             "elapsed_s": round(self._clock() - self._asked, 1),
             "waiting": self._waiting if self._phase == "waiting" else None,
             "steps": [
                 {
                     "action": step.action,
                     "text": step.text,
-                    "seconds": None if self._vote else round((now if step.ended_s is None else step.ended_s) - step.began_s, 1),
+                    "seconds": round((now if step.ended_s is None else step.ended_s) - step.began_s, 1) if measured else None,
                     "tokens": step.tokens,
                 }
                 for step in self._steps
@@ -179,8 +203,8 @@ class Reply:
         details = self._usage.get("completion_tokens_details") or {}
         actions = [segment["action"] for segment in self._coat["segments"]] if "segments" in self._coat else None
         return {
-            "ttft_s": None if self._vote or self._first_s is None else round(self._first_s, 3),
-            "seconds": round(self._last_s or self._elapsed(), 2),
+            "ttft_s": None if self._vote or not self._timed or self._first_s is None else round(self._first_s, 3),
+            "seconds": round(self._last_s or self._elapsed(), 2) if self._timed else None,
             "tokens_per_s": self._rate(tokens),
             "tokens": tokens,
             "prompt_tokens": self._usage.get("prompt_tokens"),
@@ -191,7 +215,7 @@ class Reply:
 
     def _rate(self, tokens: int | None) -> float | None:
         """Return tokens/s after the first chunk; None where it cannot be measured, as in a vote, whose chains are not streamed."""
-        if self._vote or not tokens or self._first_s is None or self._last_s is None:
+        if self._vote or not self._timed or not tokens or self._first_s is None or self._last_s is None:
             return None
         count, seconds = tokens - self._first_tokens, self._last_s - self._first_s
         return round(count / seconds, 1) if seconds >= MEASURABLE_S and count > 0 else None

@@ -3,7 +3,7 @@
 Only what the page itself asks for is passed on: Gradio has more, such as uploads, which it writes to disk. A browser's POST must
 come from the page, with JSON: other sites' pages can send any other, and in a visitor's name.
 
-A browser stays on one UI replica, because Gradio keeps its sessions in memory. A cookie names the session, by which the router (see
+A browser stays on one UI replica, which knows what it has stopped, and Gradio keeps its sessions in memory. A cookie names the session, by which the router (see
 `deployments.routing.router.StickyRouter`) chooses the replica.
 """
 
@@ -28,9 +28,9 @@ from deployments.errors import ForeignOriginError
 COOKIE = "satori_session"
 PAGES = re.compile(
     r"/(page/.+|assets/.+|static/.+|svelte/.+|config/?|theme\.css|favicon\.ico|manifest\.json|pwa_icon(/.+)?"
-    r"|gradio_api/(app_id|heartbeat/[\w-]+|queue/data|theme\.css|startup-events|info/?))?"
+    r"|state|gradio_api/(app_id|theme\.css|startup-events|info/?))?"
 )
-EVENTS = re.compile(r"/gradio_api/(queue/join|run/predict/?|component_server/?|reset/?|cancel)")
+EVENTS = re.compile(r"/(ask|stop|gradio_api/component_server/?)")
 """What the page asks for, below /ui: to read, and to act."""
 POLICY = (
     "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; object-src 'none'; base-uri 'self'; form-action 'self';"
@@ -75,7 +75,7 @@ class UIBridge:
         except RequestCancelledError:  # the browser has gone
             return
         except (RayError, RayServeException):
-            if started:  # bytes are out; the browser's stream ends and Gradio reconnects
+            if started:  # bytes are out; the browser's stream ends, and the page asks again
                 raise
             await PlainTextResponse("the web UI is starting; reload in a moment", 503, {"retry-after": "2"})(scope, receive, send)
         finally:

@@ -1,4 +1,5 @@
-// The chat: one conversation at a time on the page, one reply at a time on the lane.
+// The chat: one conversation at a time on the page. Questions are asked one after the other; replies that go on from before are followed
+// beside that.
 
 import { claims } from "./claims.js";
 import { Composer } from "./composer.js";
@@ -7,10 +8,10 @@ import { Scroll } from "./scroll.js";
 import { effective, forRequest } from "./settings.js";
 import * as store from "./store.js";
 import { TurnView } from "./turn.js";
-import { before, blank, choose, ended, hasText, isRunning, path, put, unanswered, versions } from "./turns.js";
+import { before, blank, choose, ended, goesOn, hasText, isRunning, path, put, versions } from "./turns.js";
 import { t } from "./words.js";
 
-const LANE = 0;
+const FOLLOWED = 2; // replies from before, at a time: browsers have six connections to a server
 const EXAMPLES = ["example.compare", "example.arithmetic", "example.word", "example.equation"]; // even nano answers them
 const SAVE_MS = 1000;
 const DRAW_MS = 150; // between two drawings of a reply that grows: each time, the browser lays it out again
@@ -19,16 +20,16 @@ const TITLE_LENGTH = 48;
 export class Chat {
   // `models()` returns the served models. `listed` is called when another conversation is shown or the list has changed, `announce`
   // speaks to screen readers, `check` polls the state of the model. `bar` shows the settings.
-  constructor({ lanes, library, models, listed, announce, check, bar }) {
-    Object.assign(this, { lanes, library, models, listed, announce, check, bar });
+  constructor({ replies, library, models, listed, announce, check, bar }) {
+    Object.assign(this, { replies, library, models, listed, announce, check, bar });
     this.element = h("section", { class: "chat", id: "panel-chat", role: "tabpanel", "aria-labelledby": "tab-chat" });
     this.claims = claims();
-    this.queue = []; // turns to ask: {kept, turn, ready}
-    this.running = null; // of the queue, too
+    this.queue = []; // turns to ask: {kept, turn, ready, again}; `again` says that they were asked before
+    this.running = []; // of the queue, too
     this.releases = new Map(); // of the claims on the turns whose replies this tab receives
     this.withheld = new Map(); // conversations that could not be kept: the ended turns whose claims are held meanwhile
     this.adopting = new Set(); // turns whose replies another tab receives, until it is gone
-    this.saved = 0;
+    this.saved = new WeakMap(); // when, by turn
     library.changed = (kept) => this.changed(kept);
     library.removed = (id) => this.forget(id);
     library.stopped = (id) => this.stopTurn(id);
@@ -44,6 +45,14 @@ export class Chat {
     this.draw();
     this.adopt(this.kept);
     this.listed();
+  }
+
+  // Looks after the replies of all conversations.
+  async adoptAll() {
+    for (const { id } of this.library.list().filter((entry) => entry.running)) {
+      const kept = await this.library.load(id);
+      if (kept) this.adopt(kept);
+    }
   }
 
   draw() {
@@ -133,15 +142,20 @@ export class Chat {
     this.views.get(turn.id).focus(arrow);
   }
 
-  // Asks a turn's question. It waits while the lane is busy, and until the turns before it have their replies. `release` gives back a
-  // claim on the turn that this tab has already.
-  async ask(kept, turn, release = null) {
-    const entry = { kept, turn, ready: false };
+  // Asks a turn's question.
+  ask(kept, turn) {
     const fresh = !kept.turns.some((one) => one.id === turn.id);
     turn.settings = effective("chat", this.models());
-    turn.reply = blank("held", store.newId());
+    turn.reply = blank("held", store.newReplyId());
     put(kept, turn);
     choose(kept, turn);
+    return this.enqueue(kept, turn, fresh);
+  }
+
+  // Has a turn's question wait until the turns before it have their replies, and no other question is asked. `release` gives back a
+  // claim on the turn that this tab has already.
+  async enqueue(kept, turn, fresh, release = null) {
+    const entry = { kept, turn, ready: false, again: turn.reply.phase !== "held" };
     this.queue.push(entry);
     this.library.mine.add(turn.id);
     if (kept === this.kept) this.update();
@@ -153,21 +167,27 @@ export class Chat {
       return;
     }
     entry.ready = true;
-    this.keep(kept, turn, true);
+    this.keep(kept, turn, !entry.again);
     this.adopt(kept);
     this.next();
   }
 
   next() {
-    if (this.lanes.busy(LANE)) return;
-    const at = this.queue.findIndex(({ kept, turn, ready }) => ready && !before(kept, turn).some((one) => isRunning(one.reply)));
-    if (at < 0) return;
-    [this.running] = this.queue.splice(at, 1);
-    const { kept, turn } = this.running;
-    const id = store.newId();
-    this.receive(kept, turn, blank("sent", id));
-    const question = { id, messages: this.messages(kept, turn), settings: forRequest(turn.settings), key: store.key() };
-    this.lanes.ask(LANE, question, (state) => this.receive(kept, turn, state));
+    for (let entry; (entry = this.queue.find((one) => this.canBegin(one))); ) this.begin(entry);
+  }
+
+  canBegin({ kept, turn, ready, again }) {
+    const alike = this.running.filter((one) => one.again === again).length;
+    return ready && alike < (again ? FOLLOWED : 1) && !before(kept, turn).some((one) => isRunning(one.reply));
+  }
+
+  begin(entry) {
+    const { kept, turn } = entry;
+    this.queue = this.queue.filter((one) => one !== entry);
+    this.running.push(entry);
+    if (!entry.again) this.receive(kept, turn, blank("sent", turn.reply.id));
+    const question = { id: turn.reply.id, messages: this.messages(kept, turn), settings: forRequest(turn.settings) };
+    this.replies.follow(question, turn.reply, (state) => this.receive(kept, turn, state));
   }
 
   messages(kept, turn) {
@@ -180,7 +200,7 @@ export class Chat {
     const was = turn.reply;
     turn.reply = reply;
     const running = isRunning(reply);
-    const news = was?.phase !== reply.phase;
+    const news = was?.phase !== reply.phase || Boolean(was.lost) !== Boolean(reply.lost) || Boolean(was.stored) !== Boolean(reply.stored);
     if (this.kept === kept) {
       if (news) {
         this.updateTurn(turn);
@@ -189,14 +209,14 @@ export class Chat {
       } else this.drawLater(turn);
       this.speak(was, reply);
     }
-    if (news || Date.now() - this.saved >= SAVE_MS) {
-      this.saved = Date.now();
+    if (news || Date.now() - (this.saved.get(turn) ?? 0) >= SAVE_MS) {
+      this.saved.set(turn, Date.now());
       const saved = this.keep(kept, turn);
       if (!running) saved.then(() => this.release(kept, turn));
     }
     if (news && (reply.phase === "waiting" || reply.phase === "error")) this.check();
     if (running) return;
-    if (this.running?.turn === turn) this.running = null;
+    this.running = this.running.filter((one) => one.turn !== turn);
     this.next();
   }
 
@@ -235,8 +255,8 @@ export class Chat {
     }
   }
 
-  // Looks after the replies that another tab receives, for when that tab is gone: a question that has no reply yet is asked here,
-  // a reply keeps what had arrived.
+  // Looks after the replies that another tab receives, for when that tab is gone: those that can go on do so here, others keep what had
+  // arrived.
   adopt(kept) {
     for (const { id, reply } of kept.turns) {
       if (isRunning(reply) && !this.library.mine.has(id) && !this.adopting.has(id)) this.adoptTurn(kept, id);
@@ -250,7 +270,7 @@ export class Chat {
     const there = await this.library.refresh(kept);
     const turn = there && this.library.loaded.get(kept.id) === kept ? kept.turns.find((one) => one.id === id) : null;
     if (!isRunning(turn?.reply)) release();
-    else if (unanswered(turn.reply)) this.ask(kept, turn, release);
+    else if (goesOn(turn.reply)) this.enqueue(kept, turn, false, release);
     else {
       this.library.mine.add(id);
       this.releases.set(id, release);
@@ -262,10 +282,8 @@ export class Chat {
 
   // Another tab has changed a conversation.
   changed(kept) {
-    if (kept === this.kept) {
-      this.update();
-      this.adopt(kept);
-    }
+    if (kept === this.kept) this.update();
+    this.adopt(kept);
     this.next();
   }
 
@@ -294,11 +312,11 @@ export class Chat {
   }
 
   stopTurn(id) {
-    const found = [this.running, ...this.queue].find((one) => one?.turn.id === id);
+    const found = [...this.running, ...this.queue].find((one) => one.turn.id === id);
     if (!found) return;
     this.queue = this.queue.filter((one) => one !== found);
-    if (this.running === found) this.lanes.stop(LANE);
-    this.receive(found.kept, found.turn, { ...found.turn.reply, phase: "stopped" });
+    if (found.turn.reply.phase !== "held") this.replies.stop(found.turn.reply.id);
+    this.receive(found.kept, found.turn, { ...found.turn.reply, phase: "stopped", lost: false });
   }
 
   async rename(id, title) {
@@ -317,15 +335,13 @@ export class Chat {
 
   // A conversation was deleted, here or in another tab.
   forget(id) {
-    for (const { kept, turn } of [this.running, ...this.queue].filter((one) => one?.kept.id === id)) {
-      if (this.running?.turn === turn) {
-        this.lanes.stop(LANE);
-        this.running = null;
-      }
+    for (const { kept, turn } of [...this.running, ...this.queue].filter((one) => one.kept.id === id)) {
+      if (turn.reply.phase !== "held") this.replies.stop(turn.reply.id);
       turn.reply = { ...turn.reply, phase: "stopped" };
       this.library.writing.then(() => this.release(kept, turn)); // once no other tab finds the question any more
     }
-    this.queue = this.queue.filter((one) => one.kept.id !== id);
+    const others = (one) => one.kept.id !== id;
+    [this.queue, this.running] = [this.queue.filter(others), this.running.filter(others)];
     this.next();
     if (this.kept.id === id) this.open(this.library.list()[0]?.id ?? null);
   }

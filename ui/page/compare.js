@@ -5,20 +5,23 @@ import { h } from "./dom.js";
 import { ReplyView } from "./reply.js";
 import { SettingsForm, effective, forRequest, summary } from "./settings.js";
 import * as store from "./store.js";
-import { blank, ended, isRunning, soundReply } from "./turns.js";
+import { blank, ended, goesOn, isRunning, soundReply } from "./turns.js";
 import { t } from "./words.js";
 
-const SIDES = [{ name: "a", lane: 1 }, { name: "b", lane: 2 }];
+const SIDES = ["a", "b"];
 
 export class Compare {
-  constructor({ lanes, models, announce }) {
-    Object.assign(this, { lanes, models, announce });
+  constructor({ replies, models, announce }) {
+    Object.assign(this, { follower: replies, models, announce });
     this.element = h("section", { class: "compare", id: "panel-compare", role: "tabpanel", "aria-labelledby": "tab-compare", hidden: true });
-    const { question, replies } = store.comparison() ?? {};
-    this.question = typeof question === "string" ? question : "";
-    const sound = Object.entries(replies ?? {}).filter(([, reply]) => soundReply(reply));
-    this.replies = Object.fromEntries(sound.map(([name, reply]) => [name, ended(reply)]));
+    const kept = store.comparison() ?? {};
+    this.question = typeof kept.question === "string" ? kept.question : "";
+    this.settings = kept.settings ?? {}; // with which each reply was asked for
+    const sound = Object.entries(kept.replies ?? {}).filter(([, reply]) => soundReply(reply));
+    const again = sound.filter(([name, reply]) => goesOn(reply) && this.settings[name]);
+    this.replies = Object.fromEntries(sound.map(([name, reply]) => [name, this.settings[name] && goesOn(reply) ? reply : ended(reply)]));
     this.draw();
+    again.forEach(([name]) => this.follow(name));
   }
 
   draw() {
@@ -31,12 +34,12 @@ export class Compare {
     this.refresh();
   }
 
-  side({ name, lane }) {
+  side(name) {
     const words = h("span", { class: "facts" });
     const describe = () => { words.textContent = summary(effective(name, this.models()), this.models()); };
     const form = new SettingsForm(name, this.models(), describe);
     describe();
-    this.views[name] = new ReplyView({ retry: () => this.begin(name, lane) });
+    this.views[name] = new ReplyView({ retry: () => this.begin(name) });
     if (this.replies[name]) this.views[name].update(this.replies[name]);
     return h("section", { class: `side ${name}`, "aria-label": t(`compare.${name}`) },
       h("details", { class: "setup" }, h("summary", {}, h("span", { class: "word" }, t(`compare.${name}`)), words), form.element),
@@ -55,36 +58,41 @@ export class Compare {
 
   ask(text) {
     this.question = text;
-    SIDES.forEach(({ name, lane }) => this.begin(name, lane));
+    SIDES.forEach((name) => this.begin(name));
   }
 
-  begin(name, lane) {
-    const id = store.newId();
-    const settings = forRequest(effective(name, this.models()));
-    const question = { id, messages: [{ role: "user", content: this.question }], settings, key: store.key() };
-    const view = new ReplyView({ retry: () => this.begin(name, lane) });
+  begin(name) {
+    this.settings[name] = forRequest(effective(name, this.models()));
+    const view = new ReplyView({ retry: () => this.begin(name) });
     this.views[name].element.replaceWith(view.element);
     this.views[name] = view;
-    this.receive(name, blank("sent", id));
-    this.lanes.ask(lane, question, (state) => this.receive(name, state));
+    this.receive(name, blank("sent", store.newReplyId()));
+    this.follow(name);
     this.composer.box.focus();
+  }
+
+  follow(name) {
+    const reply = this.replies[name];
+    const question = { id: reply.id, messages: [{ role: "user", content: this.question }], settings: this.settings[name] };
+    this.follower.follow(question, reply, (state) => this.receive(name, state));
   }
 
   receive(name, reply) {
     const before = this.replies[name];
     this.replies[name] = reply;
     this.views[name].update(reply);
+    if (before?.phase === reply.phase && before.stored === reply.stored) return;
+    store.saveComparison({ question: this.question, replies: this.replies, settings: this.settings });
     if (before?.phase === reply.phase) return;
-    store.saveComparison({ question: this.question, replies: this.replies });
     this.refresh();
     if (reply.phase === "done") this.announce(`${t(`compare.${name}`)}: ${reply.answer ? t("live.answer", { answer: reply.answer }) : t("live.done")}`);
   }
 
   stop() {
-    for (const { name, lane } of SIDES) {
+    for (const name of SIDES) {
       if (!isRunning(this.replies[name])) continue;
-      this.lanes.stop(lane);
-      this.receive(name, { ...this.replies[name], phase: "stopped" });
+      this.follower.stop(this.replies[name].id);
+      this.receive(name, { ...this.replies[name], phase: "stopped", lost: false });
     }
     this.announce(t("state.stopped"));
     this.composer.box.focus();

@@ -3,7 +3,7 @@
 
 import { Database } from "./database.js";
 import * as store from "./store.js";
-import { path, sound } from "./turns.js";
+import { isRunning, path, sound } from "./turns.js";
 
 const OLD_INDEX = "satori.conversations"; // where localStorage had them
 const OLD_ENTRY = "satori.conversation.";
@@ -31,7 +31,7 @@ export class Library {
 
   constructor() {
     Object.assign(this, { database: null, changed: () => {}, listed: () => {}, removed: () => {}, stopped: () => {} });
-    this.entries = new Map(); // of the list: {id, title, updated}
+    this.entries = new Map(); // of the list, see `entryOf`
     this.loaded = new Map(); // conversations, by id
     this.unsaved = new Set(); // ids of those that the browser has not kept yet
     this.mine = new Set(); // ids of the turns whose replies this tab receives
@@ -39,7 +39,7 @@ export class Library {
     this.channel = new BroadcastChannel("satori");
   }
 
-  // Returns {id, title, updated} of each conversation, the newest first.
+  // Returns the entry of each conversation, the newest first.
   list() {
     return [...this.entries.values()].sort((one, other) => other.updated - one.updated);
   }
@@ -85,7 +85,7 @@ export class Library {
     change(kept);
     if (this.loaded.get(kept.id) !== kept) return Promise.resolve(); // deleted
     const updated = seen ? Date.now() : this.entries.get(kept.id)?.updated ?? Date.now();
-    this.entries.set(kept.id, { id: kept.id, title: kept.title, updated });
+    this.entries.set(kept.id, entryOf(kept, updated));
     this.writing = this.writing.then(() => this.write(kept, change, updated));
     return this.writing;
   }
@@ -100,7 +100,7 @@ export class Library {
         if (!before) return null; // deleted in another tab
         if (before !== kept) change(before);
         await put("conversations", before);
-        await put("index", { id, title: before.title, updated });
+        await put("index", entryOf(before, updated));
         return before;
       });
       if (!record) return this.forget(id);
@@ -161,7 +161,8 @@ export class Library {
     } catch (error) {
       this.fail(error);
     }
-    const kept = this.loaded.get(changed);
+    // One that is being answered is looked after by all tabs.
+    const kept = this.loaded.get(changed) ?? (this.entries.get(changed)?.running ? await this.load(changed) : null);
     if (kept) {
       await this.refresh(kept);
       this.changed(kept);
@@ -244,7 +245,7 @@ export class Library {
           if (!kept) await put("damaged", { id: name, text });
           else if (!(await get("index", kept.id))) {
             await put("conversations", kept);
-            await put("index", { id: kept.id, title: kept.title, updated });
+            await put("index", entryOf(kept, updated));
           }
         }
       });
@@ -260,7 +261,7 @@ export class Library {
   hold(kept, updated) {
     this.loaded.set(kept.id, kept);
     this.unsaved.add(kept.id);
-    this.entries.set(kept.id, { id: kept.id, title: kept.title, updated });
+    this.entries.set(kept.id, entryOf(kept, updated));
   }
 
   async setAside(id, record) {
@@ -278,6 +279,9 @@ export class Library {
     store.trouble(store.kindOf(error));
   }
 }
+
+// What the list of conversations shows of one, kept apart; `running` says that it is being answered.
+const entryOf = ({ id, title, turns }, updated) => ({ id, title, updated, running: turns.some(({ reply }) => isRunning(reply)) });
 
 function parsed(text) {
   try {

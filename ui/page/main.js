@@ -4,9 +4,9 @@ import { Chat } from "./chat.js";
 import { Compare } from "./compare.js";
 import { composing, h, icon, keepingFocus } from "./dom.js";
 import { Finder } from "./finder.js";
-import { Lanes } from "./lanes.js";
 import { Library } from "./library.js";
 import * as markup from "./markup.js";
+import { Replies } from "./reattach.js";
 import { SettingsForm, effective, keyField, summary } from "./settings.js";
 import { Sidebar } from "./sidebar.js";
 import { Status } from "./status.js";
@@ -17,20 +17,22 @@ const { t } = words;
 const THEMES = ["system", "light", "dark"];
 const TABS = ["chat", "compare"];
 const KEY_KINDS = ["key"];
+const POLL_MS = 15000;
+const LOADING_POLL_MS = 2000;
 const NARROW = matchMedia("(max-width: 860px)"); // as in page.css
 
-export async function start({ element, trigger, server, home, settings }) {
+export async function start({ element, server, home, settings }) {
   const link = h("link", { rel: "stylesheet", href: new URL("page/page.css", home).href });
   const styled = new Promise((resolve) => { link.onload = resolve; link.onerror = resolve; });
   document.head.append(link);
   const [library] = await Promise.all([Library.begin(), words.begin(home), markup.begin(home, settings), styled]);
-  const page = new Page({ root: element.querySelector(".satori"), trigger, server, home, library });
+  const page = new Page({ root: element.querySelector(".satori"), server, home, library });
   await page.begin();
 }
 
 class Page {
-  constructor({ root, trigger, server, home, library }) {
-    Object.assign(this, { root, trigger, server, home, library });
+  constructor({ root, server, home, library }) {
+    Object.assign(this, { root, server, home, library });
     this.models = [];
     this.tab = "chat";
     this.troubles = [];
@@ -38,7 +40,8 @@ class Page {
     this.notice = h("p", { class: "notice", role: "alert", hidden: true });
     this.storage = h("section", { class: "notice storage", role: "alert", hidden: true });
     const announce = (text, seen) => this.announce(text, seen);
-    const shared = { lanes: new Lanes(trigger, home, () => library.writing), models: () => this.models, announce, check: () => trigger("check") };
+    const replies = new Replies(home, { lost: (is) => this.lose(is) });
+    const shared = { replies, models: () => this.models, announce, check: () => this.check() };
     this.status = new Status({ announce });
     this.bar = h("button", { type: "button", class: "summary", "aria-haspopup": "dialog", onclick: () => this.openSettings() });
     this.chat = new Chat({ ...shared, library, bar: this.bar, listed: () => this.sidebar?.refresh() });
@@ -57,10 +60,11 @@ class Page {
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.theme(store.theme()));
     this.draw();
     this.chat.scroll.restore();
-    window.satoriLanes.receive.status = (state) => this.receive(state);
-    if (window.satoriLanes.latest.status) this.receive(window.satoriLanes.latest.status);
+    this.chat.adoptAll();
+    this.check();
     addEventListener("keydown", (event) => this.pressed(event));
-    addEventListener("online", () => this.trigger("check"));
+    addEventListener("online", () => this.check());
+    addEventListener("offline", () => this.lose(true));
     store.onTrouble((kind) => { this.troubles.push(kind); this.tellTroubles(); });
   }
 
@@ -206,6 +210,22 @@ class Page {
     this.menu.close();
     this.show("chat");
     this.chat.composer.box.focus();
+  }
+
+  // Asks whether the model can answer, now and from time to time.
+  async check() {
+    clearTimeout(this.polling);
+    const checking = this.checking = {};
+    const state = await fetch(new URL("state", this.home)).then((response) => (response.ok ? response.json() : null)).catch(() => this.lose(true));
+    if (this.checking !== checking) return; // again, meanwhile
+    if (state) this.receive(state);
+    this.polling = setTimeout(() => this.check(), state?.stage === "ready" ? POLL_MS : LOADING_POLL_MS);
+  }
+
+  // The server cannot be reached, or can again.
+  lose(is) {
+    if (is) this.status.update({ stage: "lost" });
+    else if (this.status.state?.stage === "lost") this.check();
   }
 
   // Receives a state of the model.

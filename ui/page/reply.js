@@ -2,7 +2,7 @@
 
 import { copyButton, h, icon, setText } from "./dom.js";
 import { Prose, writeAnswer } from "./markup.js";
-import { isRunning } from "./turns.js";
+import { isRunning, unanswered } from "./turns.js";
 import { t } from "./words.js";
 
 export const seconds = (value) => t("unit.seconds", { count: value < 10 ? value.toFixed(1) : Math.round(value) });
@@ -156,7 +156,8 @@ class Thought {
       this.steps[index].update(step, thinking && index === reply.steps.length - 1);
     });
     this.tools.update();
-    const total = reply.vote ? "" : seconds(reply.steps.reduce((sum, step) => sum + step.seconds, 0));
+    const timed = !reply.vote && reply.steps.every((step) => step.seconds !== null); // not where it was read anew
+    const total = timed ? seconds(reply.steps.reduce((sum, step) => sum + step.seconds, 0)) : "";
     const known = reply.steps.every((step) => step.tokens !== null);
     const tokens = known ? t("unit.tokens", { count: reply.steps.reduce((sum, step) => sum + step.tokens, 0) }) : "";
     setText(this.title, t(thinking ? "thought.now" : "thought.past"));
@@ -204,9 +205,10 @@ export class ReplyView {
     this.content = h("div", { class: "written content" });
     this.prose = new Prose(this.content);
     this.answer = h("div", { class: "answer", role: "group", hidden: true, "aria-label": t("answer.title") });
+    this.lost = h("p", { class: "note lost", role: "status" });
     this.end = h("div", { class: "end" });
     this.element = h("article", { class: "reply", "aria-label": t("reply.title") },
-      this.status, this.votes.element, this.thought.element, this.content, this.answer, this.end);
+      this.status, this.votes.element, this.thought.element, this.content, this.answer, this.lost, this.end);
   }
 
   update(reply) {
@@ -227,7 +229,8 @@ export class ReplyView {
   state(reply) {
     const before = { held: "state.held", sent: "state.sent", voting: "state.voting" }[reply.phase];
     const waits = reply.phase === "waiting" ? `state.waiting.${reply.waiting.kind}` : before;
-    this.status.hidden = !waits;
+    setText(this.lost, reply.lost ? t(unanswered(reply) ? "state.unsent" : "state.lost") : "");
+    this.status.hidden = !waits || Boolean(reply.lost);
     if (waits) setText(this.status, `${t(waits)} ${reply.elapsed_s >= 1 ? wholeSeconds(reply.elapsed_s) : ""}`);
   }
 

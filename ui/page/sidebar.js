@@ -49,7 +49,7 @@ export class Sidebar {
   }
 
   item(entry, chosen) {
-    const drawn = JSON.stringify([entry.title, chosen]);
+    const drawn = JSON.stringify([entry.title, chosen, Boolean(entry.running)]);
     if (!this.items.has(entry.id)) this.items.set(entry.id, { element: h("li", {}) });
     const item = this.items.get(entry.id);
     if (item.drawn === drawn || item.busy) return item.element;
@@ -58,6 +58,7 @@ export class Sidebar {
     const button = (name, what, onclick) => h("button", { type: "button", class: "bare", "data-focus": `${name} ${entry.id}`, "aria-label": t(`sidebar.${what}`, { title: named }), title: t(`action.${what}`), onclick }, icon(name));
     item.element.classList.toggle("chosen", chosen);
     item.element.replaceChildren(
+      entry.running ? h("span", { class: "spinner", role: "img", "aria-label": t("sidebar.running"), title: t("sidebar.running") }) : "",
       h("button", { type: "button", class: "title", dir: "auto", "data-focus": `open ${entry.id}`, "aria-current": chosen ? "true" : null, onclick: () => this.opened(entry.id) }, named),
       button("edit", "rename", () => this.rename(entry.id, named)), button("delete", "delete", () => this.confirm(entry.id)));
     return item.element;

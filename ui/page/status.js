@@ -26,8 +26,8 @@ export class Status {
     this.element.hidden = stage === "ready";
     if (this.element.hidden) return;
     this.element.setAttribute("aria-label", t("status.label"));
-    if (stage === "asleep") {
-      this.element.replaceChildren(h("div", { class: "line" }, h("strong", {}, t("status.asleep.now"))), h("p", { class: "hint" }, t("status.asleep.hint")));
+    if (stage === "asleep" || stage === "lost") {
+      this.element.replaceChildren(h("div", { class: "line" }, h("strong", {}, t(`status.${stage}.now`))), h("p", { class: "hint" }, t(`status.${stage}.hint`)));
       return;
     }
     const at = STAGES.indexOf(stage);

@@ -85,6 +85,9 @@ export const asideTexts = () => texts(ASIDE);
 
 export const newId = () => `${Date.now().toString(36)}${Math.random().toString(36).slice(2, 8)}`;
 
+// Returns the id of a reply, which nobody can guess: who knows it may read the reply.
+export const newReplyId = () => [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
+
 // The conversation that is shown: this tab's, or in a new tab that of the last one.
 export const current = () => raw("session", "satori.current") ?? raw("local", "satori.current");
 export function setCurrent(id) {
@@ -99,6 +102,9 @@ export const language = () => raw("local", "satori.language");
 export const saveLanguage = (name) => keep("local", "satori.language", name);
 export const theme = () => raw("local", "satori.theme") ?? "system";
 export const saveTheme = (name) => keep("local", "satori.theme", name);
+// The ids of replies of whose stops the server does not know yet.
+export const stops = () => (read("local", "satori.stops")?.ids ?? []);
+export const saveStops = (ids) => (ids.length ? keep("local", "satori.stops", JSON.stringify({ ids })) : forget("local", "satori.stops"));
 // Only for this tab.
 export const comparison = () => read("session", "satori.comparison");
 export const saveComparison = (value) => keep("session", "satori.comparison", JSON.stringify(value));

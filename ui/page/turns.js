@@ -7,12 +7,15 @@ const PHASES = [...RUNNING, "done", "stopped", "error"];
 
 export const isRunning = (reply) => Boolean(reply) && RUNNING.includes(reply.phase);
 export const unanswered = (reply) => UNANSWERED.includes(reply?.phase);
+// Whether a reply that is written somewhere can be followed again: it is stored there, or the question can be sent once more.
+export const goesOn = (reply) => unanswered(reply) || (isRunning(reply) && Boolean(reply.stored));
+export const size = (reply) => reply.steps.reduce((sum, step) => sum + step.text.length, reply.content.length);
 export const hasText = (reply) => Boolean(reply && (reply.steps.length || reply.content));
 
 export const blank = (phase, id) => ({ id, phase, elapsed_s: 0, waiting: null, steps: [], content: "", answer: null, assurance: null, vote: null, finish: null, stats: null, error: null });
 
 // Returns a reply that nobody writes any more: what had arrived is kept.
-export const ended = (reply) => (isRunning(reply) ? { ...reply, phase: "error", error: { kind: "lost", message: "", retry_after_s: null } } : reply);
+export const ended = (reply) => (isRunning(reply) ? { ...reply, phase: "error", lost: false, error: { kind: "lost", message: "", retry_after_s: null } } : reply);
 
 const first = ""; // the key in `shown` of turns without a parent
 const key = (turn) => turn.parent ?? first;

@@ -134,6 +134,7 @@ class _Pursuit:
         async with aclosing(events):
             async for number, chunk in events:
                 limit.reschedule(None)
+                reply.stored |= self._resuming
                 if failed := chunk.get("error"):
                     error = from_event(failed)
                     if number is None:  # an ingress of the API cannot go on; the reply can, if it is stored

@@ -22,7 +22,10 @@ STATE_S = 10.0
 
 
 class Event(NamedTuple):
-    """An event of a stream. It has a number where the reply is stored: it is the same one whenever the reply is read."""
+    """An event of a stream. It has a number where the reply is stored: it is the same one whenever the reply is read.
+
+    The first one, of a stream that begins, is empty.
+    """
 
     number: int | None
     data: dict[str, Any]
@@ -128,6 +131,7 @@ class Client:
             if not response.is_success:
                 text = (await response.aread()).decode(errors="replace")
                 raise from_response(response.status_code, _body(text), response.headers)
+            yield Event(None, {})
             number: int | None = None
             try:
                 async for line in response.aiter_lines():

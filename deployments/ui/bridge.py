@@ -3,8 +3,8 @@
 Only what the page itself asks for is passed on: Gradio has more, such as uploads, which it writes to disk. A browser's POST must
 come from the page, with JSON: other sites' pages can send any other, and in a visitor's name.
 
-A browser stays on one UI replica, which knows what it has stopped, and Gradio keeps its sessions in memory. A cookie names the session, by which the router (see
-`deployments.routing.router.StickyRouter`) chooses the replica.
+A browser stays on one UI replica, which knows what was stopped, and where Gradio keeps its sessions in memory. A cookie names the
+session, by which the router (see `deployments.routing.router.StickyRouter`) chooses the replica.
 """
 
 import asyncio

@@ -40,6 +40,7 @@ class Chat:
         desk = {"locale": "en-US", "viewport": {"width": 1280, "height": 900}}
         self.context: BrowserContext = browser.new_context(**desk | options)
         self.context.set_default_timeout(PATIENCE_MS)
+        self.url = url
         self.requests: list[str] = []
         self.errors: list[str] = []
         self.page: Page = self.context.new_page()

@@ -3,7 +3,8 @@
     python -m tests.support.scripted_api [--port 7990] [--pace 0.05]
 
 A reply's text depends on the question alone (`SCRIPTS`), its course on the switches of `ScriptedApi`: not ready, errors, a
-connection that breaks, and a gate that lets tokens through one by one.
+connection that breaks, and a gate that lets tokens through one by one. Where it `stores`, a reply is written on while nobody reads
+it, and also by a server that is started anew.
 """
 
 import argparse
@@ -13,7 +14,7 @@ import json
 import re
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import uvicorn
@@ -117,6 +118,35 @@ class Gate:
         await until_async(lambda: number < self.allowed, f"the gate opens for piece {number}", HELD_S, every_s=0.005)
 
 
+class Stored:
+    """A reply that is kept. `events` are those that there are, `ended` says that there will be no more."""
+
+    def __init__(self, made: Callable[[], AsyncIterator[str]], owner: str | None) -> None:
+        self.made, self.owner = made, owner
+        self.events: list[str] = []
+        self.ended = False
+        self.writer: asyncio.Task[None] | None = None
+
+    def write(self) -> None:
+        """Have the reply written on, if nobody does so: its writer may have gone with its server."""
+        if not self.ended and (self.writer is None or self.writer.get_loop().is_closed()):
+            self.writer = asyncio.create_task(self._write(len(self.events)))
+
+    async def _write(self, known: int) -> None:
+        async for number, event in aenumerate(self.made()):
+            if number >= known:
+                self.events.append(f"id: {number}\n{event}")
+        self.ended = True
+
+    async def read(self, after: int) -> AsyncIterator[str]:
+        """Yield the events after a number, those to come among them."""
+        for number in itertools.count(after + 1):
+            await until_async(lambda number=number: number < len(self.events) or self.ended, "it goes on", HELD_S, every_s=0.005)
+            if number >= len(self.events):
+                return
+            yield self.events[number]
+
+
 class ScriptedApi:
     """The server's switches, and what it was asked. A question that holds `trouble: NAME` has trouble of its own."""
 
@@ -130,11 +160,19 @@ class ScriptedApi:
         self.open_streams = 0
         self.keys: list[str | None] = []
         self.taken: list[str | None] = []  # the keys of the questions that got a stream
+        self.stores = False
+        self.stored: dict[str, Stored] = {}
+        self.endings: list[tuple[str, int]] = []  # of the next readers of what is stored: "cut" or "event", after so many events
+        self.reading = self.most_reading = 0
+        self.read_by: list[str | None] = []  # the keys with which stored replies were read
+        self.deleted: list[str] = []
         self.app = Starlette(
             routes=[
                 Route("/ready", self._ready),
                 Route("/v1/models", self._models),
                 Route("/v1/chat/completions", self._chat, methods=["POST"]),
+                Route("/v1/chat/completions/{id}", self._resume, methods=["GET"]),
+                Route("/v1/chat/completions/{id}", self._delete, methods=["DELETE"]),
             ]
         )
 
@@ -149,6 +187,12 @@ class ScriptedApi:
 
     async def _chat(self, request: Request) -> Response:
         body = await request.json()
+        storing = request.headers.get("x-satori-resume") == "1"
+        if storing and (not self.stores or "vote" in body.get("coat", {})):
+            return refused("x-satori-resume: replies are not kept here (store.url), so none can be resumed", 400, 400)
+        name = request.headers.get("x-request-id", "")
+        if storing and name in self.stored:
+            return refused("a stored chat has this id", 409, "already_stored")
         self.asked.append(body)
         self.keys.append(request.headers.get("authorization"))
         question = body["messages"][-1]["content"]
@@ -160,7 +204,47 @@ class ScriptedApi:
         if not self.ready:
             return JSONResponse({"error": {"message": "no LLM replica is up", "code": 503}}, 503)
         self.taken.append(self.keys[-1])
+        if storing:
+            self.stored[name] = Stored(lambda: self._stream(body, question, trouble), self.keys[-1])
+            return self._read(self.stored[name], -1)
         return StreamingResponse(self._stream(body, question, trouble), media_type="text/event-stream")
+
+    async def _resume(self, request: Request) -> Response:
+        self.read_by.append(request.headers.get("authorization"))
+        stored = self.stored.get(request.path_params["id"])
+        if stored is None or stored.owner != self.read_by[-1]:
+            return refused("there is no stored chat of this id; it may have expired", 404, "chat_not_found")
+        return self._read(stored, int(request.query_params.get("starting_after", -1)))
+
+    async def _delete(self, request: Request) -> Response:
+        name = request.path_params["id"]
+        if (stored := self.stored.pop(name, None)) is None:
+            return refused("there is no stored chat of this id; it may have expired", 404, "chat_not_found")
+        self.deleted.append(name)
+        stored.ended = True
+        if stored.writer is not None and not stored.writer.get_loop().is_closed():
+            stored.writer.cancel()
+        return JSONResponse({"id": name, "object": "chat.completion.deleted", "deleted": True})
+
+    def _read(self, stored: Stored, after: int) -> Response:
+        stored.write()
+        kind, count = self.endings.pop(0) if self.endings else ("", -1)
+
+        async def events() -> AsyncIterator[str]:
+            self.reading += 1
+            self.most_reading = max(self.reading, self.most_reading)
+            try:
+                async for number, event in aenumerate(stored.read(after)):
+                    if number == count and kind == "cut":
+                        raise ConnectionError("scripted")
+                    if number == count:
+                        yield sse({"error": {"message": "this ingress ends", "type": "EngineLostError", "code": 503}})
+                        return
+                    yield event
+            finally:
+                self.reading -= 1
+
+        return StreamingResponse(events(), media_type="text/event-stream")
 
     async def _stream(self, body: dict[str, Any], question: str, trouble: str | None) -> AsyncIterator[str]:
         self.open_streams += 1
@@ -220,6 +304,19 @@ class ScriptedApi:
         await self.gate.pass_piece(number)
         if self.pace_s:
             await asyncio.sleep(self.pace_s)
+
+
+def refused(message: str, status: int, code: str | int) -> JSONResponse:
+    """Return an error in the form of OpenAI's API."""
+    return JSONResponse({"error": {"message": message, "type": "error", "code": code}}, status)
+
+
+async def aenumerate(items: AsyncIterator[str]) -> AsyncIterator[tuple[int, str]]:
+    """Yield each item with its number, from 0."""
+    number = 0
+    async for item in items:
+        yield number, item
+        number += 1
 
 
 def votes(samples: int, answer: str) -> Iterator[dict[str, Any]]:

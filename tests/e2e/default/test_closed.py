@@ -130,9 +130,9 @@ def test_a_page_of_another_name_or_origin_gets_nothing(served: Served) -> None:
         refused = httpx.get(f"{served.url}{path}", headers={"host": "evil.example:8000"})
         assert (refused.status_code, refused.json()["error"]["code"]) == (421, "unknown_host")
     form = {"origin": "http://evil.example", "sec-fetch-site": "cross-site"}
-    join = f"{served.url}/ui/gradio_api/queue/join"
-    assert httpx.post(join, json={}, headers=form).status_code == 403
-    assert httpx.post(join, data={"a": "b"}).status_code == 415
+    ask = f"{served.url}/ui/ask"
+    assert httpx.post(ask, json={}, headers=form).status_code == 403
+    assert httpx.post(ask, data={"a": "b"}).status_code == 415
     assert httpx.post(f"{served.url}/ui/gradio_api/upload", files={"files": b"x"}).status_code == 404
     for path, allowed in (("/ui/", "'self'"), ("/docs", "'none'")):
         assert f"frame-ancestors {allowed}" in httpx.get(f"{served.url}{path}").headers["content-security-policy"]

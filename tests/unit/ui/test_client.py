@@ -37,8 +37,8 @@ async def client(served: str) -> AsyncIterator[Client]:
     await client.close()
 
 
-def question(text: str = "What is 47 * 6 - 100?", key: str = "") -> Question:
-    return Question.model_validate({"id": "q", "messages": [{"role": "user", "content": text}], "key": key})
+def question(text: str = "What is 47 * 6 - 100?", key: str = "", **more: Any) -> Question:
+    return Question.model_validate({"id": "q", "messages": [{"role": "user", "content": text}], "key": key} | more)
 
 
 async def until_stopped(api: ScriptedApi) -> None:
@@ -111,14 +111,14 @@ async def test_a_stop_ends_the_reply_on_the_server(client: Client, api: Scripted
     stops, asked = Stops(), question()
     async for state in ask(client, asked, stops):
         if state["steps"]:
-            stops.stop(asked.id)
+            await stops.stop(asked.id)
     assert state["phase"] not in ("done", "error")
     await until_stopped(api)
 
 
 async def test_a_stop_that_overtakes_its_question(client: Client, api: ScriptedApi) -> None:
     stops, asked = Stops(), question()
-    stops.stop(asked.id)
+    await stops.stop(asked.id)
     assert [state["phase"] async for state in ask(client, asked, stops)] == ["sent"]
     assert api.asked == []
 
@@ -143,7 +143,7 @@ async def test_nobody_listens() -> None:
     client = Client(NOBODY)
     assert (await Readiness(client).state())["stage"] == "starting"
     with pytest.raises(UnreachableError):
-        await anext(client.chat({}))
+        await anext(client.chat(question(), True))
     with pytest.raises(ApiError):
         await client.models()
     await client.close()

@@ -5,7 +5,7 @@ import json
 
 import httpx
 
-from tests.support.page_user import ask0, use
+from tests.support.page_user import use
 from tests.support.scripted_api import Background, ScriptedApi
 from tests.support.until import until_async
 from ui.app import asgi
@@ -25,8 +25,7 @@ async def test_fifty_users_at_once() -> None:
     ui = Background(asgi(server.url))
     limits = httpx.Limits(max_connections=None)
     async with httpx.AsyncClient(base_url=ui.url, timeout=60, limits=limits, trust_env=False) as http:
-        event = await ask0(http)
-        users = [asyncio.create_task(use(http, event, user, asks(user))) for user in range(USERS)]
+        users = [asyncio.create_task(use(http, user, asks(user))) for user in range(USERS)]
         fine = USERS - len(range(0, USERS, TROUBLED))
         what = f"{fine} streams at the same time"
         await until_async(lambda: api.open_streams, what, 60, holds=lambda streams: streams == fine)
@@ -34,7 +33,7 @@ async def test_fifty_users_at_once() -> None:
         replies = await asyncio.gather(*users)
     for user, outputs in enumerate(replies):
         text = json.dumps(outputs)
-        assert outputs[0]["id"] == f"turn-{user}"
+        assert outputs[0]["="]["id"] == f"turn-{user}"
         assert sum(f"turn-{other}" in text for other in range(USERS) if not f"turn-{user}".startswith(f"turn-{other}")) == 0
         assert ("the engine fell over" in text) == (user % TROUBLED == 0)
         assert ("boxed" in text) == (user % TROUBLED != 0)

@@ -68,7 +68,7 @@ async def echo(request: Request) -> JSONResponse:
     return JSONResponse({"path": request.url.path, "query": str(request.query_params), "body": (await request.body()).decode()})
 
 
-READ, EVENT = "/ui/page/echo", "/ui/gradio_api/queue/join"
+READ, EVENT = "/ui/page/echo", "/ui/ask"
 ECHO = Starlette(routes=[Route(READ, echo), Route(EVENT, echo, methods=["POST"])])
 
 
@@ -89,7 +89,9 @@ async def test_a_browser_keeps_its_session() -> None:
     assert handle.sessions[0] == handle.sessions[1] == first.cookies[COOKIE]
 
 
-@pytest.mark.parametrize("path", ["upload", "run/answer", "call/answer", "file=/etc/hosts", "../v1/models", "queue/join/x"])
+@pytest.mark.parametrize(
+    "path", ["upload", "run/answer", "call/answer", "file=/etc/hosts", "../v1/models", "queue/join", "run/predict"]
+)
 async def test_only_what_the_page_asks_for_reaches_the_ui(path: str) -> None:
     handle = Handle(ECHO)
     async with client(handle) as http:

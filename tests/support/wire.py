@@ -47,11 +47,16 @@ class Wire:
         self.url = f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}"
         self._loop.run_forever()
         listening.close()
-        for task in (tasks := asyncio.all_tasks(self._loop)):
-            task.cancel()
-        self._loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
-        self._loop.run_until_complete(asyncio.sleep(0.05))  # for transports to close
+        self._loop.run_until_complete(self._rest())
         self._loop.close()
+
+    async def _rest(self) -> None:
+        """Wait until all connections are closed."""
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.sleep(0.05)  # transports close in the next round
 
     def _end(self) -> None:
         self._cut = True

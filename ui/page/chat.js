@@ -252,6 +252,7 @@ export class Chat {
       this.releases.get(id)?.();
       this.releases.delete(id);
       this.library.mine.delete(id);
+      if (reply.stored) this.replies.drop(reply.id); // the browser has it
     }
   }
 

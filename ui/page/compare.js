@@ -84,6 +84,7 @@ export class Compare {
     if (before?.phase === reply.phase && before.stored === reply.stored) return;
     store.saveComparison({ question: this.question, replies: this.replies, settings: this.settings });
     if (before?.phase === reply.phase) return;
+    if (!isRunning(reply) && reply.stored) this.follower.drop(reply.id);
     this.refresh();
     if (reply.phase === "done") this.announce(`${t(`compare.${name}`)}: ${reply.answer ? t("live.answer", { answer: reply.answer }) : t("live.done")}`);
   }

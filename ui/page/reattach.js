@@ -61,7 +61,12 @@ export class Replies {
   stop(id) {
     this.active.get(id)?.connection.abort();
     this.active.delete(id);
-    store.saveStops([...store.stops(), id]);
+    this.drop(id);
+  }
+
+  // Has the server keep a reply no longer: it ends, if it has not.
+  drop(id) {
+    store.saveStops([...new Set([...store.stops(), id])]);
     this.sendStops();
   }
 
@@ -76,7 +81,7 @@ export class Replies {
         }
       } catch (error) {
         if (error instanceof Refused) return this.end(one, { kind: "other", message: error.message, retry_after_s: null });
-        if (!(error instanceof TypeError || error instanceof DOMException)) throw error;
+        if (![TypeError, DOMException, SyntaxError].some((kind) => error instanceof kind)) throw error; // SyntaxError: of a portal's page
       }
       if (this.active.get(one.id) !== one) return;
       if (!goesOn(one.reply)) return this.end(one, { kind: "lost", message: "", retry_after_s: null });

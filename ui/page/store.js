@@ -102,7 +102,7 @@ export const language = () => raw("local", "satori.language");
 export const saveLanguage = (name) => keep("local", "satori.language", name);
 export const theme = () => raw("local", "satori.theme") ?? "system";
 export const saveTheme = (name) => keep("local", "satori.theme", name);
-// The ids of replies of whose stops the server does not know yet.
+// The ids of replies that the server is to drop, and does not know of yet.
 export const stops = () => (read("local", "satori.stops")?.ids ?? []);
 export const saveStops = (ids) => (ids.length ? keep("local", "satori.stops", JSON.stringify({ ids })) : forget("local", "satori.stops"));
 // Only for this tab.

@@ -1,7 +1,9 @@
 """The web UI on the real stack, in Debian's Chromium: through proxy, ingress and Serve handle to the Gradio app, and back."""
 
+import json
 import os
 import signal
+import time
 from collections.abc import Iterator
 
 import httpx
@@ -10,7 +12,7 @@ from playwright.sync_api import Browser, expect
 
 from cluster.bench.stack import command_line
 from tests.support.application import Served
-from tests.support.page import QUESTION, Chat, chromium
+from tests.support.page import CONVERSATIONS, QUESTION, Chat, chromium
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +89,42 @@ def test_stop_frees_the_engine_and_retry_asks_again(served: Served, chat: Chat) 
     chat.button("Try again").last.click()
     answered(chat, "182")
     chat.until(lambda: not any(requests("replica").values()), "the replica holds no request")
+
+
+def test_a_reply_goes_on_after_a_reload_as_if_there_were_none(served: Served, chat: Chat) -> None:
+    engine = served.engine()
+    engine.suspend()
+    try:
+        chat.ask()
+
+        def written() -> int:
+            """Let the engine write a little."""
+            engine.resume()
+            time.sleep(0.02)
+            engine.suspend()
+            chat.page.wait_for_timeout(300)
+            return chat.steps.count()
+
+        chat.until(written, "the first words are there")
+        chat.keeps('"stored":true')
+        chat.page.reload()
+        chat.steps.first.wait_for()
+        expect(chat.replies).to_have_attribute("aria-busy", "true")
+    finally:
+        engine.resume()
+    answered(chat, "182")
+    chat.all_kept()
+    [kept] = json.loads(chat.page.evaluate(CONVERSATIONS))
+    [reply] = [turn["reply"] for turn in kept["turns"]]
+    body = {"model": "nano", "messages": [{"role": "user", "content": QUESTION}], "temperature": 0}
+    completion = httpx.post(f"{served.url}/v1/chat/completions", json=body, timeout=60).json()
+    whole = completion["choices"][0]["message"]
+    told = [(step["action"], step["text"], step["tokens"]) for step in reply["steps"]]
+    assert told == [(segment["action"], segment["text"], segment["tokens"]) for segment in whole["coat"]["segments"]]
+    assert reply["content"] == whole["content"]
+    assert reply["stats"]["tokens"] == completion["usage"]["completion_tokens"]
+    stored = f"{served.url}/v1/chat/completions/{reply['id']}"
+    chat.until(lambda: httpx.get(stored).status_code == 404, "the server has it no more")
 
 
 def test_many_at_once_each_get_their_own(served: Served, browser: Browser) -> None:

@@ -91,6 +91,7 @@ def whole(chat: Chat, api: ScriptedApi) -> None:
     assert first == second
 
 
+@pytest.mark.timeout(240)
 @pytest.mark.parametrize("outage_s", [1, 10, 60])
 def test_a_reply_goes_on_after_the_network_was_gone(chat: Chat, api: ScriptedApi, outage_s: int) -> None:
     begun(chat, api)

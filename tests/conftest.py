@@ -14,6 +14,7 @@ from tests.support.paths import NANO
 # with `make unit ARGS=--hypothesis-profile=random`.
 settings.register_profile("random", deadline=None)
 settings.register_profile("same", deadline=None, derandomize=True)
+settings.register_profile("few", deadline=None, derandomize=True, max_examples=20)
 settings.load_profile("same")
 
 

@@ -74,8 +74,12 @@ def prompt(rng: random.Random, problem: Problem) -> str:
 
 
 def encode(vocabulary: Tokenizer, before: list[str], replies: list[list[tuple[str, bool]]]) -> list[Example]:
-    """Return an example for each prompt and reply. The mark of a reply's piece holds for the tokens that begin in that piece."""
-    texts = [start + "".join(text for text, _ in reply) + "<|im_end|>" for start, reply in zip(before, replies, strict=True)]
+    """Return an example for each prompt and reply. The mark of a reply's piece holds for the tokens that begin in that piece.
+
+    Behind the end of its turn comes a line, as in the chat template: a run that ignores the end should go on with text.
+    """
+    end = "<|im_end|>\n"
+    texts = [start + "".join(text for text, _ in reply) + end for start, reply in zip(before, replies, strict=True)]
     examples = []
     for encoding, start, reply in zip(vocabulary.encode_batch(texts), before, replies, strict=True):
         spans, at = [], len(start)

@@ -203,9 +203,8 @@ def test_a_chain_is_read_alike_however_it_is_asked_for(http: httpx.Client, optio
     if "stop" in options or options.get("max_tokens") == 60:
         assert answer == ""
         assert reasoning == tokens
-    elif "ignore_eos" in options:  # it thinks on behind its answer, which takes the answer back
-        assert reasoning == tokens
-        assert "\\boxed{182}" in thought
+    elif "ignore_eos" in options:  # it may think on behind its answer, which takes the answer back
+        assert "\\boxed{182}" in (thought if reasoning == tokens else answer)
     else:
         assert 0 < reasoning < tokens
         assert "\\boxed{182}" in answer

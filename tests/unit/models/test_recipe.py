@@ -156,7 +156,7 @@ def test_mistakes_are_not_learned(nano):
     wrong = next(text for text, learn in reply.pieces if not learn)
     assert wrong in reply.text
     assert wrong not in learned
-    assert learned.endswith(f"\\boxed{{{problem.answer}}}.<|im_end|>")
+    assert learned.endswith(f"\\boxed{{{problem.answer}}}.<|im_end|>\n")
     assert "user" not in learned
 
 

@@ -18,7 +18,7 @@ import socket
 import sys
 import time
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import msgspec
@@ -123,6 +123,13 @@ class Replicas:
         self._calls.connect(f"ipc://{folder}/calls")
         self._ended: dict[str, asyncio.Future[None]] = {}
         self._assigned: dict[str, int] = {}
+
+    def look_up(self, cached: Callable[[Any], Mapping[str, float] | None]) -> None:
+        """Do nothing: there is no choice."""
+
+    def known(self) -> list[str]:
+        """Return the only replica's id."""
+        return [REPLICA]
 
     def expect(self, request_id: str, work: Work) -> None:
         """Do nothing: there is no choice."""

@@ -7,6 +7,7 @@ import random
 import re
 import signal
 import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -97,7 +98,7 @@ async def ask(served: Served, user: int) -> str:
     """Ask as one browser, with cookies of its own; return the changes of the reply's state."""
     async with httpx.AsyncClient(base_url=served.url, timeout=120, trust_env=False) as http:
         (await http.get("/ui/")).raise_for_status()
-        return json.dumps(await use(http, user, f"What is {100 + user} + 5?"))
+        return json.dumps(await use(http, uuid.uuid4().hex, f"What is {100 + user} + 5?"))
 
 
 async def test_fifty_users_of_two_replicas(served: Served) -> None:

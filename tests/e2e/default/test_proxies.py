@@ -1,6 +1,7 @@
 """The application behind nginx and Caddy: the API streams, and the page works."""
 
 import asyncio
+import uuid
 from pathlib import Path
 
 import httpx
@@ -50,7 +51,7 @@ async def test_a_stream_and_the_pages_events_pass_as_they_come(served: Served, t
             await reading
             assert replies[0].well
             assert replies[0].same(replies[1])
-            states = await use(http, 1, "What is 100 + 5?")
+            states = await use(http, uuid.uuid4().hex, "What is 100 + 5?")
             assert [state["answer"] for state in states if "answer" in state] == [{"=": "105"}]
 
 

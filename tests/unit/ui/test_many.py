@@ -25,7 +25,7 @@ async def test_fifty_users_at_once() -> None:
     ui = Background(asgi(server.url))
     limits = httpx.Limits(max_connections=None)
     async with httpx.AsyncClient(base_url=ui.url, timeout=60, limits=limits, trust_env=False) as http:
-        users = [asyncio.create_task(use(http, user, asks(user))) for user in range(USERS)]
+        users = [asyncio.create_task(use(http, f"turn-{user}", asks(user))) for user in range(USERS)]
         fine = USERS - len(range(0, USERS, TROUBLED))
         what = f"{fine} streams at the same time"
         await until_async(lambda: api.open_streams, what, 60, holds=lambda streams: streams == fine)

@@ -1,7 +1,8 @@
 """LLM replicas without engines: each next token is a function of the number of tokens before it, so that a reply has one text."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs, EngineCoreRequest, FinishReason
 from vllm.v1.serial_utils import MsgpackDecoder, MsgpackEncoder
@@ -52,6 +53,11 @@ class ScriptedReplicas:
             output = EngineCoreOutput(request_id, [self._token(before + number)], finish_reason=reason)
             self._sender.open(address).send(MsgpackEncoder().encode(EngineCoreOutputs(outputs=[output])))
             await asyncio.sleep(0)
+
+    def look_up(self, cached: Callable[[Any], Mapping[str, float] | None]) -> None: ...
+
+    def known(self) -> list[str]:
+        return ["scripted"]
 
     def expect(self, request_id: str, work: Work) -> None: ...
 

@@ -61,7 +61,7 @@ async def test_frames_of_another_version_are_refused_at_both_ends() -> None:
         address = receiver.address
         older = b"\x01" + address.header[1:]
         sender = Sender()
-        with pytest.raises(EngineUnavailableError, match="version 5 here, 01 at the ingress"):
+        with pytest.raises(EngineUnavailableError, match="version 6 here, 01 at the ingress"):
             sender.open(replace(address, header=older))
         sender.close()
         with stranger(address, serverkey=address.key, **client_keys()) as another_release:

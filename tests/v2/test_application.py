@@ -76,7 +76,7 @@ CASES: dict[str, dict[str, Any]] = {
     "a vote": {"coat": {"vote": {"samples": 3, "temperature": 0.01, "stop_when_decided": False}}},
     "log probabilities": {"logprobs": True, "top_logprobs": 2},
     "two choices": {"n": 2, "temperature": 0.01},
-    "penalties": {"frequency_penalty": 2, "presence_penalty": 2},
+    "penalties": {"frequency_penalty": 2, "presence_penalty": 2, "repetition_penalty": 1.5},
     "a long prompt": {"messages": [question("What is 2 + 3?\n" * 30)], "max_tokens": 20},
     "a format alone": {"structured_outputs": {"regex": "[0-9]{3}( [0-9]{2}){5}"}, "coat": {"parse": False}},
     "a number in JSON": {"response_format": NUMBER},

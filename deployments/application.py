@@ -16,6 +16,7 @@ from ray.serve.schema import LoggingConfig
 from deployments import settings as settings_module
 from deployments.access import keys
 from deployments.errors import SettingsError
+from deployments.host import forked
 from deployments.ingress.deployment import Ingress
 from deployments.observability import logs
 from deployments.patching import patch
@@ -88,7 +89,11 @@ def build(settings: Settings, replica: type[LLM] = LLM) -> Application:
         graceful_shutdown_timeout_s=settings.ingress.graceful_shutdown_timeout_s,
         # Serve's config files accept no None here (Ray 2.60.0), so the option is left out when there is no bound.
         **({} if (bound := settings.ingress.max_replicas_per_node) is None else {"max_replicas_per_node": bound}),
-        ray_actor_options={"num_cpus": settings.ingress.num_cpus, "label_selector": settings.ingress.label_selector},
+        ray_actor_options={
+            "num_cpus": settings.ingress.num_cpus,
+            "label_selector": settings.ingress.label_selector,
+            **({} if (python := forked.python()) is None else {"runtime_env": {"py_executable": python}}),
+        },
     )
     if not settings.ui.enabled:
         return ingress.bind(settings, llm.bind(settings), None, api_keys)

@@ -1,8 +1,8 @@
 """What following the replicas' KV caches costs: the engine's step, and the index of an ingress.
 
-Two engines of nano are in this process, one with cache events as a replica has them. They take turns, step by step, the first one
-changing, with the same requests of long prompts, so that the steps of a pair are a fraction of a second apart. Printed are the
-ratio of the CPU times of all steps, with events to without, and the median of the pairs with the range of nine tenths of them.
+An engine of nano is in this process, with requests of long prompts. In each pair of its steps, one has cache events as a replica
+has them, the other has none; which one comes first changes. Printed are the ratio of the CPU times of all steps, with events to
+without, and the median of the pairs with the range of nine tenths of them. The time of the thread that sends events is counted.
 Then the index is filled with a million blocks of `--replicas` replicas: its size, and how long a look-up of a prompt takes, where
 all replicas have it and where none has.
 
@@ -17,6 +17,7 @@ import tempfile
 import time
 import tracemalloc
 from array import array
+from collections.abc import Callable
 from typing import Any
 
 from deployments.routing.cache_index import STORED, CacheIndex, Scheme
@@ -24,6 +25,8 @@ from deployments.settings import ROOT
 
 RAMP = 3
 """Steps at the beginning and at the end that are not compared."""
+SENT_S = 0.001
+"""How long is waited until a step's events are sent."""
 KV_BYTES = 1 << 28
 BLOCKS = 1_000_000
 PROMPT_TOKENS = 6000
@@ -50,8 +53,8 @@ def engine(requests: int, prompt: int, tokens: int) -> Any:
     return made
 
 
-def with_events(made: Any, address: str) -> None:
-    """Have an engine that has not taken a step yet send its cache events to `address`."""
+def with_events(made: Any, address: str) -> Callable[[bool], None]:
+    """Have an engine that has not taken a step yet send its cache events to `address`. Return what turns that on and off."""
     from vllm.distributed.kv_events import EventPublisherFactory
 
     from deployments.engine import cache_events
@@ -61,7 +64,11 @@ def with_events(made: Any, address: str) -> None:
     scheduler = made.engine_core.engine_core.scheduler
     manager = scheduler.kv_cache_manager
     scheduler.kv_event_publisher = EventPublisherFactory.create(config.kv_events_config)
-    manager.enable_kv_cache_events = manager.block_pool.enable_kv_cache_events = True
+
+    def turn(on: bool) -> None:
+        manager.enable_kv_cache_events = manager.block_pool.enable_kv_cache_events = on
+
+    return turn
 
 
 def steps(requests: int, prompt: int, tokens: int) -> list[tuple[float, float]]:
@@ -69,19 +76,21 @@ def steps(requests: int, prompt: int, tokens: int) -> list[tuple[float, float]]:
     import zmq
 
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-    engines = [engine(requests, prompt, tokens) for _ in range(2)]
+    made = engine(requests, prompt, tokens)
     taken: list[tuple[float, float]] = []
     with tempfile.TemporaryDirectory() as folder, zmq.Context() as context, context.socket(zmq.PULL) as socket:
         socket.bind(address := f"ipc://{folder}/cache")
-        with_events(engines[1], address)
-        while all(made.has_unfinished_requests() for made in engines):
+        turn = with_events(made, address)
+        while made.has_unfinished_requests():
             seconds = [0.0, 0.0]
-            for which in (0, 1) if len(taken) % 2 else (1, 0):
+            for on in (False, True) if len(taken) % 2 else (True, False):
+                turn(on)
                 began = time.process_time()
-                engines[which].step()
-                seconds[which] = time.process_time() - began
+                made.step()
+                time.sleep(SENT_S)
+                seconds[on] = time.process_time() - began
             taken.append((seconds[0], seconds[1]))
-        engines[1].engine_core.engine_core.scheduler.kv_event_publisher.shutdown()
+        made.engine_core.engine_core.scheduler.kv_event_publisher.shutdown()
         told = 0
         while socket.poll(0):
             socket.recv()

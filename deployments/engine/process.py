@@ -1,15 +1,19 @@
 """The process of an engine core: `python -m deployments.engine.process`, started by a replica (`deployments.replica.engine_core`).
 
+Where there is a fork server (`deployments.engine.forkserver`), it is forked, and vLLM has been imported already.
+
 Everything of vLLM that an engine needs is imported and made here, and nothing of it in the replica. The process ends with the
 replica, which holds the other end of its standard input open.
 """
 
 import contextlib
+import importlib.util
 import os
 import pickle
 import sys
 import threading
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -38,12 +42,18 @@ def main(pipe: int) -> None:
 
 
 def _run(pipe: int) -> None:
+    forked = "vllm" in sys.modules
     with no_collecting():
+        import vllm.logger
         import vllm.v1.engine.core
-        import vllm.v1.executor  # noqa: F401
+        import vllm.v1.executor
         from vllm.utils.numa_utils import configure_subprocess
         from vllm.utils.system_utils import get_mp_context
 
+    if forked:  # the import has left logging alone
+        from vllm.config.logging import LoggingConfig
+
+        vllm.logger.configure_logging(LoggingConfig())
     os.write(pipe, IMPORTED)
     settings, handshake_address, cache_address = pickle.load(sys.stdin.buffer)
     threading.Thread(target=_end_with_the_replica, daemon=True).start()
@@ -123,6 +133,25 @@ def kill_all(processes: Iterable[psutil.Process]) -> None:
     for process in processes:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
+
+
+def preloaded() -> dict[str, str]:
+    """Return the environment that vLLM (0.32.0, `platforms/cpu.py`) gives an engine on a CPU.
+
+    vLLM sets it when it makes the configuration, for the processes that it starts afterwards. Our engine is already running then.
+    """
+    found = []
+    for package, folders, pattern in (
+        ("vllm", ("libs",), "libtcmalloc_minimal*.so*"),
+        ("torch", ("../torch.libs", "lib"), "libgomp*.so*"),
+    ):
+        specification = importlib.util.find_spec(package)
+        assert specification is not None
+        assert specification.origin is not None
+        site = Path(specification.origin).parent
+        found += [str(path.resolve()) for folder in folders for path in sorted((site / folder).glob(pattern))][:1]
+    words = [*found, os.environ.get("LD_PRELOAD", "")]
+    return {"LD_PRELOAD": ":".join(filter(None, words))}
 
 
 def _gauges(config: Any) -> Any:

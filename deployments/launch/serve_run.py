@@ -21,10 +21,14 @@ from typing import Any
 import psutil
 
 from deployments.access import keys
+from deployments.engine import forkserver
+from deployments.engine.config import ENVIRONMENT
+from deployments.engine.process import preloaded
 from deployments.errors import SatoriError
 from deployments.host import cores
 from deployments.host.environment import SERVING, connections, haproxy_files, hard_stop
 from deployments.host.folders import TemporaryFolder, make_own
+from deployments.host.forked import SOCKET
 from deployments.host.run import FOLDER, RUN, marker
 from deployments.host.signals import STOPS
 from deployments.launch.preflight import IngressPorts, check_port, free_port
@@ -128,8 +132,10 @@ class Application:
         limits = hard_stop(settings.ingress.graceful_shutdown_timeout_s) | connections(settings.ingress)
         self._ports = IngressPorts()
         own = of_its_own(settings, self._folder.name, self._ports) if is_alone() else {}
+        forks = is_alone() and not settings.llm.num_gpus  # a GPU's libraries do not survive a fork
+        first = {SOCKET: f"{self._folder.name}/fork.sock"} if forks else {}
         more = own | limits | retries(settings) | dict(variables or {})
-        self._variables = environment(more) | cores.variables(settings) | {FOLDER: self._folder.name}
+        self._variables = first | environment(more) | cores.variables(settings) | {FOLDER: self._folder.name}
         self._headers = {"content-type": "application/json"}
         if guarded:
             self._headers["authorization"] = f"Bearer {add_key(self._variables)}"
@@ -141,6 +147,7 @@ class Application:
         # SCHED_BATCH makes for fewer preemptions: a process that a token has just woken does not push aside the one that sent it.
         # All processes started below inherit it. It saves 6 % of the CPU time that a token costs under load.
         os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+        self._forkserver = self._start_forkserver() if forks else None
         command = [sys.executable, "-m", "deployments.launch.driver", "run", "deployments.config", *arguments]
         # A process group of its own, so that only the launcher gets Ctrl-C. Not a session of its own, because Linux divides the CPU
         # by sessions (autogroup): on Linux 6.18, a busy application's session starved others, such as its clients', for seconds.
@@ -159,6 +166,21 @@ class Application:
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
+    def _start_forkserver(self) -> subprocess.Popen[bytes]:
+        """Start what engines and ingresses are forked from (`deployments.engine.forkserver`). It ends with this process."""
+        address = {SOCKET: self._variables[SOCKET]}  # the first of its variables
+        variables = address | ENVIRONMENT | self._variables | self._settings.llm.env | forkserver.ENVIRONMENT | preloaded()
+        return subprocess.Popen(
+            [sys.executable, "-u", "-m", forkserver.__name__, self._variables[SOCKET]],
+            cwd=ROOT,
+            env=variables | {"VLLM_TARGET_DEVICE": "cpu"},
+            stdin=subprocess.PIPE,
+            stdout=self._log.open("a"),
+            stderr=subprocess.STDOUT,
+            process_group=0,
+            umask=0o077,
+        )
+
     def _take_place(self) -> None:
         """Show in `.run` of this checkout where the run's files are: its log, its folder and Ray's logs. Raises SatoriError."""
         port = self._settings.http.port
@@ -173,6 +195,7 @@ class Application:
             link.symlink_to(target)
         self._log.touch(0o600)
         self._log.chmod(0o600)
+        os.truncate(self._log, 0)
         hide_token()
 
     def _keep_logs(self) -> None:
@@ -184,7 +207,7 @@ class Application:
             shutil.move(target.resolve(), self._logs)
 
     def _read(self) -> None:
-        with self._log.open("w") as log:
+        with self._log.open("a") as log:
             for line in self._process.stdout or ():
                 log.write(line)
                 log.flush()
@@ -274,6 +297,8 @@ class Application:
                 self._process.send_signal(signal.SIGINT)
             while not now and not self._ended() and time.monotonic() - began < STOP_S:
                 time.sleep(0.1)
+        if self._forkserver is not None:
+            self._forkserver.communicate()
         for number in STOPS:  # further signals are ignored: the processes that are left are killed now
             signal.signal(number, signal.SIG_IGN)
         left = self._descendants()

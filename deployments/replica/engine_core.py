@@ -5,7 +5,6 @@ It speaks vLLM's protocol without vLLM (`deployments.transport.wire`).
 
 import asyncio
 import contextlib
-import importlib.util
 import itertools
 import os
 import pickle
@@ -14,7 +13,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any, NoReturn
 
 import msgspec
@@ -24,10 +22,11 @@ from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
-from deployments.engine.process import BY_POSITION, CONFIGURED, IMPORTED, kill, kill_all, started_by
+from deployments.engine.process import BY_POSITION, CONFIGURED, IMPORTED, kill, kill_all, preloaded, started_by
 from deployments.errors import EngineLostError
 from deployments.host.cores import ENGINE_MODULE
 from deployments.host.folders import TemporaryFolder
+from deployments.host.forked import Forked
 from deployments.settings import Settings
 from deployments.transport import wire
 from deployments.transport.cache_events import EngineBatch
@@ -62,13 +61,11 @@ class EngineProxy:
         self._numbers = itertools.count()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._pipe, pipe = os.pipe()
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))} | (_preloaded() if cpu else {})
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", ENGINE_MODULE, str(pipe)],
-            stdin=subprocess.PIPE,
-            pass_fds=(pipe,),
-            env=environment,
-        )
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))} | (preloaded() if cpu else {})
+        source, stdin = os.pipe()
+        self._process = _start(environment, source, pipe)
+        self._stdin = os.fdopen(stdin, "wb")
+        os.close(source)
         os.close(pipe)
         self._workers: set[psutil.Process] = set()
         self.seeded_by_position = False
@@ -88,11 +85,10 @@ class EngineProxy:
 
     def configure(self, settings: Settings) -> None:
         """Send it the settings, for a model on this host, and wait until it has made vLLM's configuration from them."""
-        assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # `_expect` raises the reason
             cache = self._cache_address if settings.routing.cache_events else None
-            pickle.dump((settings, self._addresses.pop("handshake"), cache), self._process.stdin)
-            self._process.stdin.flush()
+            pickle.dump((settings, self._addresses.pop("handshake"), cache), self._stdin)
+            self._stdin.flush()
         self.seeded_by_position = self._expect(CONFIGURED, BY_POSITION) == BY_POSITION
 
     def _expect(self, *words: bytes) -> bytes:
@@ -209,8 +205,9 @@ class EngineProxy:
     def close(self) -> None:
         """Kill the engine, which has nothing left to do: a regular shutdown would take it seconds."""
         self.kill()
-        with self._process:  # waits for it, and closes its standard input
-            pass
+        with contextlib.suppress(BrokenPipeError):
+            self._stdin.close()
+        self._process.wait()
         if self._loop is not None and not self._loop.is_closed():
             self._loop.remove_reader(self._output.fileno())
             self._loop.remove_reader(self._cache.fileno())
@@ -219,23 +216,12 @@ class EngineProxy:
         self._folder.cleanup()
 
 
-def _preloaded() -> dict[str, str]:
-    """Return the environment that vLLM (0.32.0, `platforms/cpu.py`) gives an engine on a CPU.
-
-    vLLM sets it when it makes the configuration, for the processes that it starts afterwards. Our engine is already running then.
-    """
-    found = []
-    for package, folders, pattern in (
-        ("vllm", ("libs",), "libtcmalloc_minimal*.so*"),
-        ("torch", ("../torch.libs", "lib"), "libgomp*.so*"),
-    ):
-        specification = importlib.util.find_spec(package)
-        assert specification is not None
-        assert specification.origin is not None
-        site = Path(specification.origin).parent
-        found += [str(path.resolve()) for folder in folders for path in sorted((site / folder).glob(pattern))][:1]
-    words = [*found, os.environ.get("LD_PRELOAD", "")]
-    return {"LD_PRELOAD": ":".join(filter(None, words))}
+def _start(environment: dict[str, str], stdin: int, pipe: int) -> subprocess.Popen[bytes] | Forked:
+    """Start the process of an engine with its standard input and its pipe, two file descriptors. It is forked where it can be."""
+    try:
+        return Forked(["-m", ENGINE_MODULE, str(pipe)], environment, {0: stdin, 1: 1, 2: 2, pipe: pipe})
+    except OSError:
+        return subprocess.Popen([sys.executable, "-m", ENGINE_MODULE, str(pipe)], stdin=stdin, pass_fds=(pipe,), env=environment)
 
 
 class Gauges(Collector):

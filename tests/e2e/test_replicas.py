@@ -185,7 +185,7 @@ async def test_a_short_soak_finds_nothing(served: Served) -> None:
     """Requests of every kind: `make soak` for a quarter of a minute, in which it does not kill."""
     run = await soak.run(served.stack, Clients(served.url, "nano", seed=1, pause_s=0.2), 4, seconds=15, every_s=600)
     assert (run.failures, run.kills) == ([], [])
-    assert len(run.clients.outcomes) > 20
+    assert len(run.clients.outcomes) >= 4, "each client has done something"
     measured = {(one.role, one.measure) for one in run.watch.series}
     assert {("ingress", "memory"), ("engine", "memory"), ("ingress", "tasks"), ("LLM replica", "series")} <= measured
     assert {role for role, _ in measured} >= {"HAProxy", "Serve controller", "Ray GCS", "raylet", "/tmp"}

@@ -67,6 +67,10 @@ OTHER_CHANGES = {
     ("engine/guidance.py", "backend_guidance.satori_installed"),
     ("ingress/direct_responses.py", "module.satori_installed"),
     ("host/lean.py", "sys.modules['pandas']"),
+    ("engine/forkserver.py", "sys.modules['ray']"),
+    ("engine/forkserver.py", "sys.argv"),
+    ("engine/forkserver.py", "sys.path[0]"),
+    ("engine/forkserver.py", "sys.path[1:1]"),
     ("ingress/special_tokens.py", "RENDERER_REGISTRY.renderers[mode]"),
     ("ingress/special_tokens.py", "self.tokenizer.__class__"),
 }

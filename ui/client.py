@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing, suppress
 from typing import Any, NamedTuple
 
@@ -69,8 +69,8 @@ class Client:
             raise ApiError("/v1/models did not answer with a list of models")
         return [{"id": model["id"], "max_model_len": model.get("max_model_len")} for model in body["data"]]
 
-    async def chat(self, question: Question, stored: bool) -> AsyncGenerator[Event]:
-        """Yield the events of a streamed chat completion, which the API is to keep where it is `stored`.
+    def chat(self, question: Question, stored: bool) -> AsyncGenerator[Event]:
+        """Return the events of a streamed chat completion, which the API is to keep where it is `stored`.
 
         Closing the iterator closes the connection; the API then stops a request that is not stored. Raises `UnreachableError` where
         the request was not sent, `LostError` where the stream ended early, and for a stored one `TakenError` where the API has its
@@ -78,32 +78,22 @@ class Client:
         """
         headers = _headers(question.key) | {"x-request-id": question.id} | ({RESUME: "1"} if stored else {})
         request = self._http.build_request("POST", PATH, json=question.body(), headers=headers)
-        try:
-            async with aclosing(self._stream(request)) as events:
-                async for event in events:
-                    yield event
-        except ApiError as error:
-            if error.code == "already_stored":
-                raise TakenError(error.message) from error
-            if stored and (error.code in NO_STORE or RESUME in error.message):
-                raise NotStoredError(error.message) from error
-            raise
 
-    async def resume(self, question: Question, after: int | None) -> AsyncGenerator[Event]:
-        """Yield the events of a stored reply after a number, those to come among them.
+        def kind(error: ApiError) -> type[ApiError] | None:
+            if error.code == "already_stored":
+                return TakenError
+            return NotStoredError if stored and (error.code in NO_STORE or RESUME in error.message) else None
+
+        return self._stream(request, kind)
+
+    def resume(self, question: Question, after: int | None) -> AsyncGenerator[Event]:
+        """Return the events of a stored reply after a number, those to come among them.
 
         Raises `GoneError` where the API does not have it, `ApiError` with a status that a server passes through, `LostError`.
         """
         params = {} if after is None else {"starting_after": after}
         request = self._http.build_request("GET", f"{PATH}/{question.id}", params=params, headers=_headers(question.key))
-        try:
-            async with aclosing(self._stream(request)) as events:
-                async for event in events:
-                    yield event
-        except ApiError as error:
-            if error.code == "chat_not_found":
-                raise GoneError(error.message) from error
-            raise
+        return self._stream(request, lambda error: GoneError if error.code == "chat_not_found" else None)
 
     async def delete(self, question_id: str, key: str = "") -> None:
         """End and remove a stored reply, if there is one. Raises `UnreachableError` where the API cannot do it now."""
@@ -114,7 +104,8 @@ class Client:
         if response.is_server_error:
             raise UnreachableError(f"HTTP {response.status_code}")
 
-    async def _stream(self, request: httpx.Request) -> AsyncGenerator[Event]:
+    async def _stream(self, request: httpx.Request, kind: Callable[[ApiError], type[ApiError] | None]) -> AsyncGenerator[Event]:
+        """Yield the events of a stream. `kind` says what an error of the API means here; None for no more than it says."""
         sending = asyncio.ensure_future(self._http.send(request, stream=True))
         try:
             response = await asyncio.shield(sending)
@@ -130,7 +121,8 @@ class Client:
         async with aclosing(response):
             if not response.is_success:
                 text = (await response.aread()).decode(errors="replace")
-                raise from_response(response.status_code, _body(text), response.headers)
+                refused = from_response(response.status_code, _body(text), response.headers)
+                raise refused if (meaning := kind(refused)) is None else meaning(refused.message)
             yield Event(None, {})
             number: int | None = None
             try:

@@ -69,11 +69,30 @@ def part_of(command: str) -> str:
 
 
 def engines(replica: psutil.Process) -> list[psutil.Process]:
-    """Return the engine processes of an LLM replica's actor."""
+    """Return the engine processes of an LLM replica's actor.
+
+    One that was forked is no child of its (`deployments.engine.forkserver`), but the replica holds its standard input open.
+    """
     try:
-        return [child for child in replica.children(recursive=True) if is_engine(child)]
-    except psutil.Error:
+        pipes, below = open_files(replica), set(replica.children(recursive=True))
+    except (psutil.Error, OSError):
         return []
+    found = []
+    for process in filter(is_engine, psutil.process_iter()):
+        with contextlib.suppress(psutil.Error, OSError):
+            roots = {process, *process.parents()}
+            if below & roots or any(is_engine(one) and str(Path(f"/proc/{one.pid}/fd/0").readlink()) in pipes for one in roots):
+                found.append(process)
+    return found
+
+
+def open_files(process: psutil.Process) -> set[str]:
+    """Return what a process's file descriptors stand for, as Linux names it. Raises OSError when it has ended."""
+    found = set()
+    for entry in Path(f"/proc/{process.pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            found.add(str(entry.readlink()))
+    return found
 
 
 def run_of(process: psutil.Process) -> str | None:

@@ -8,6 +8,7 @@ configuration finds all replicas on all nodes, as they come and go.
 import asyncio
 import contextlib
 import json
+import os
 import socketserver
 import threading
 import time
@@ -48,10 +49,9 @@ def show(part: str, settings: Settings) -> None:
     host = "127.0.0.1" if node == head and settings.http.is_loopback else node
     server = _serve(host, port_range(settings.ports.metrics))
     replica = part if part == metrics.CONTROLLER else serve.get_replica_context().replica_id.unique_id
-    process = psutil.Process()
     metrics.NODE_CPU.labels().set_function(CpuShare())
     metrics.NODE_MEMORY.labels().set_function(lambda: psutil.virtual_memory().available)
-    metrics.MEMORY.labels().set_function(lambda: _memory(process))
+    metrics.MEMORY.labels().set_function(lambda: _memory(os.getpid()))
     labels = {"deployment": part, "replica": replica, "node": node, "model": settings.served_model_name}
     if part == metrics.LLM:
         labels["__meta_satori_gpus"] = f"{settings.llm.num_gpus:g}"
@@ -125,10 +125,19 @@ def of_ingress() -> bytes:
     return ELSEWHERE.encode() + generate_latest()
 
 
-def _memory(process: psutil.Process) -> int:
-    """Return the resident bytes of a process and its descendants, including an engine's processes."""
+def count_memory_of(pid: int) -> None:
+    """Count the memory of another process as this one's, too: of its engine, which may be no child of it."""
+    metrics.MEMORY.labels().set_function(lambda: _memory(os.getpid(), pid))
+
+
+def _memory(*pids: int) -> int:
+    """Return the resident bytes of processes and their descendants."""
+    members = set()
+    for pid in pids:
+        with contextlib.suppress(psutil.Error):
+            members |= {psutil.Process(pid), *psutil.Process(pid).children(recursive=True)}
     total = 0
-    for member in (process, *process.children(recursive=True)):
+    for member in members:
         with contextlib.suppress(psutil.Error):
             total += member.memory_info().rss
     return total

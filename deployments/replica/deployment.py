@@ -94,6 +94,7 @@ class LLM:
         self._serve()
         REGISTRY.register(Gauges(self._core, self._rank, lambda: self._stats))
         exposition.count_tasks()
+        exposition.count_memory_of(self._core.pid)
         collect_less()
 
     def _start(self, settings: Settings) -> EngineProxy:

@@ -79,6 +79,11 @@ class EngineProxy:
         socket.bind(address)
         return socket, address
 
+    @property
+    def pid(self) -> int:
+        """The number of the engine's process."""
+        return self._process.pid
+
     def imported(self) -> None:
         """Wait until the process has imported vLLM. Raises EngineLostError if it has ended."""
         self._expect(IMPORTED)

@@ -180,7 +180,8 @@ class AutoscalingSettings(Section):
     The goal: 95 % of the requests have their first token within `ttft_p95_s`, and a mean time per token after it within
     `tpot_p95_s`. Spare replicas are kept for arrivals to rise, during one start-up, by the factor that `burst_share` of the last
     hour's moments did not exceed. Replicas are removed when the load of the last `downscale_hold_s` fits into fewer (of twice that
-    time, if only one or a tenth would go). Where `min_replicas` is 0, the last one is removed after `idle_s` without requests.
+    time, if only one or a tenth would go). Where `min_replicas` is 0, the last one is removed after `idle_s` without requests. For
+    lines of batches alone there are at most `batch_replicas`.
 
     The other settings say what a replica can do (defaults: a 7B model in bfloat16 on an RTX 4090; sources in
     `cluster/simulate/replica_model.py`): `startup_s` to start, `step_s` for a token and `step_per_request_s` more for each running
@@ -192,6 +193,7 @@ class AutoscalingSettings(Section):
     enabled: bool = False
     min_replicas: int = Field(1, ge=0)
     max_replicas: int = Field(8, ge=1)
+    batch_replicas: int = Field(1, ge=1)
     ttft_p95_s: float = Field(2.0, gt=0)
     tpot_p95_s: float = Field(0.05, gt=0)
     burst_share: float = Field(0.98, gt=0, le=1)

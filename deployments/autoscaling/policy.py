@@ -16,6 +16,8 @@ current ones times a factor: how much they rose within one start-up time in the 
 them, more of them the longer a start takes. A growing load is met ahead of time. A rise that happened only once is taken for an
 accident.
 
+Lines of batches take what is idle. They keep, and start, at most `batch_replicas`; beyond those, only other requests count.
+
 Nothing here knows Ray or the clock. `cluster/simulate` drives this same function.
 """
 
@@ -47,6 +49,7 @@ class Reason(StrEnum):
     QUEUE_TIME = "queue_time"  # one more, although the load should fit: requests wait for longer than TTFT allows
     PREEMPTIONS = "preemptions"  # one more, although the load should fit: KV caches overflow
     TPOT = "tpot"  # one more, although the load should fit: tokens come too slowly
+    BATCHES = "batches"  # more, for lines of batches
     HOLD = "hold"  # fewer would do, but have not for long enough
     LOWER_LOAD = "lower_load"  # fewer
     IDLE = "idle"  # none
@@ -70,7 +73,8 @@ def decide(signals: Signals, settings: AutoscalingSettings, memory: Memory) -> D
     memory = learn(memory, signals)
     needs, inputs = _needs(signals, settings, memory)
     leading = max(needs, key=lambda reason: needs[reason])
-    enough = math.ceil(max(needs.values()) * MARGIN - 1e-9)
+    batches = min(math.ceil(needs[Reason.BATCHES] * MARGIN - 1e-9), settings.batch_replicas)
+    enough = max(batches, *(math.ceil(need * MARGIN - 1e-9) for reason, need in needs.items() if reason is not Reason.BATCHES))
     memory = replace(memory, bin_needed=max(memory.bin_needed, enough))
     symptom = _symptom(signals, settings, inputs["requests_per_replica"])
     replicas, reason = _choose(signals, settings, memory, math.ceil(needs[leading] - 1e-9), leading, symptom)
@@ -106,7 +110,9 @@ def _needs(signals: Signals, settings: AutoscalingSettings, memory: Memory) -> t
     arrivals_per_s = now_per_s * (factor or 1.0)
     reply_s = costs.tokens_per_request * (costs.step_s + costs.step_per_request_s * per_replica)
     final = arrivals_per_s * reply_s
-    current = signals.running + signals.unplaced + WAITING_SHARE * signals.waiting
+    deferred = signals.deferred_running + WAITING_SHARE * signals.deferred_waiting
+    with_batches = signals.running + signals.unplaced + WAITING_SHARE * signals.waiting
+    current = max(with_batches - deferred, 0.0)
     expected = final + (current - final) * math.exp(-ahead_s / reply_s)
     if factor is None:
         expected += 2 * math.sqrt(expected)
@@ -115,6 +121,7 @@ def _needs(signals: Signals, settings: AutoscalingSettings, memory: Memory) -> t
         Reason.BACKLOG: current / per_replica,
         Reason.FORECAST: expected / per_replica,
         Reason.PROMPTS: prompts / settings.prefill_tokens_per_s,
+        Reason.BATCHES: min(with_batches / per_replica, settings.batch_replicas) if deferred else 0.0,
     }
     inputs = {
         "ongoing": signals.ongoing,
@@ -159,10 +166,13 @@ def _choose(
 def _symptom(signals: Signals, settings: AutoscalingSettings, per_replica: float) -> Reason | None:
     """Return the sign that replicas are overloaded although the learned costs say that they are not; None without one.
 
-    Slow tokens are a sign only if replicas are at least half full: of a few requests, some may just have begun.
+    Slow tokens are a sign only if replicas are at least half full: of a few requests, some may just have begun. Where most of the
+    running requests are lines of batches, there is room as soon as they step back.
     """
-    if signals.waiting and signals.queue_time_s > settings.ttft_p95_s:
+    if signals.waiting > signals.deferred_waiting and signals.queue_time_s > settings.ttft_p95_s:
         return Reason.QUEUE_TIME
+    if signals.deferred_running > signals.running / 2:
+        return None
     if signals.preemptions_per_s > PREEMPTED_SHARE * signals.ended_per_s:
         return Reason.PREEMPTIONS
     full = signals.running > per_replica * signals.reporting / 2

@@ -81,6 +81,8 @@ def _report(at_s: float, passed_s: float, now: dict[str, float], before: dict[st
         arrivals_per_s=rate("arrived"),
         ended_per_s=rate("ended"),
         queue_time_s=(now["queued_s"] - before.get("queued_s", 0.0)) / started if started > 0 else 0.0,
+        deferred_running=now.get("deferred_running", 0.0),
+        deferred_waiting=now.get("deferred_waiting", 0.0),
     )
 
 

@@ -13,6 +13,9 @@ class Report:
     generated tokens, `prefill_tokens_per_s` prompt tokens read. `arrivals_per_s` and `ended_per_s` are requests that arrived at
     this replica, and that left it. `queue_time_s` is the mean time from arrival to first scheduling of the requests that were
     first scheduled since the previous report; 0 without any.
+
+    `deferred_running` and `deferred_waiting` are the lines of batches among the requests. Neither `queued_prompt_tokens` nor
+    `arrivals_per_s` nor `queue_time_s` is of them: they come as fast as there is room, and are to wait.
     """
 
     at_s: float
@@ -26,6 +29,8 @@ class Report:
     arrivals_per_s: float = 0.0
     ended_per_s: float = 0.0
     queue_time_s: float = 0.0
+    deferred_running: float = 0.0
+    deferred_waiting: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,8 @@ class Signals:
     prefill_tokens_per_s: float = 0.0
     ended_per_s: float = 0.0
     queue_time_s: float = 0.0
+    deferred_running: float = 0.0
+    deferred_waiting: float = 0.0
 
     @property
     def ongoing(self) -> float:
@@ -91,4 +98,6 @@ def gather(
         prefill_tokens_per_s=total("prefill_tokens_per_s"),
         ended_per_s=total("ended_per_s"),
         queue_time_s=max((report.queue_time_s for report in fresh), default=0.0),
+        deferred_running=total("deferred_running"),
+        deferred_waiting=total("deferred_waiting"),
     )

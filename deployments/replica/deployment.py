@@ -26,7 +26,19 @@ from deployments.replica.others import TELL_S, Others
 from deployments.replica.speeds import Speeds
 from deployments.settings import Settings, is_path
 from deployments.transport import wire
-from deployments.transport.channel import BY_POSITION, BY_STEPS, CANCEL, HELLO, LAST, NOISE, OTHERS, REFUSED, SPEEDS, Address
+from deployments.transport.channel import (
+    BY_POSITION,
+    BY_STEPS,
+    CANCEL,
+    DEFERRED,
+    HELLO,
+    LAST,
+    NOISE,
+    OTHERS,
+    REFUSED,
+    SPEEDS,
+    Address,
+)
 from deployments.transport.sender import Lane, Sender
 from deployments.weights.download import download
 from deployments.weights.peers import from_cluster
@@ -58,7 +70,7 @@ class Running:
 
     Its tokens go to `lane`. `tag` is its tag in the fair order, or None once it has started. `prompt_tokens` is the length of its
     prompt, and `unread` how many tokens of it are not cached, until it has been read. `call` is done when its handle call ends; a
-    `carried` request shares that call with others.
+    `carried` request shares that call with others. A `deferred` one is a line of a batch.
     """
 
     lane: Lane
@@ -66,6 +78,7 @@ class Running:
     prompt_tokens: int
     call: asyncio.Future[None]
     carried: bool
+    deferred: bool = False
     unread: float = 0.0
 
 
@@ -235,7 +248,8 @@ class LLM:
         if not running.carried:
             running.unread = running.prompt_tokens
         self._running[request.request_id] = running
-        self._meter.arrived += client is not None
+        running.deferred = client is not None and client.startswith(DEFERRED)
+        self._meter.arrived += client is not None and not running.deferred
         return request
 
     def _leave(self, request_id: str, how: str) -> None:
@@ -264,11 +278,14 @@ class LLM:
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
         """Return this replica's load and counts for the autoscaler. Serve calls it all the time while autoscaling is on."""
-        stats, waiting = self._stats, [running.prompt_tokens for running in self._running.values() if running.tag is not None]
+        stats, waiting = self._stats, [running for running in self._running.values() if running.tag is not None]
+        deferred_waiting = sum(running.deferred for running in waiting)
         load = {
             "running": len(self._running) - len(waiting),
             "waiting": len(waiting),
-            "queued_prompt_tokens": sum(waiting),
+            "deferred_running": sum(running.deferred for running in self._running.values()) - deferred_waiting,
+            "deferred_waiting": deferred_waiting,
+            "queued_prompt_tokens": sum(running.prompt_tokens for running in waiting if not running.deferred),
             "kv_cache_usage": stats["kv_cache_usage"] if stats is not None and self._running else 0.0,
         }
         return load | asdict(self._meter)
@@ -380,7 +397,7 @@ class LLM:
             if running.tag is not None:
                 self._order.started(running.tag)
                 running.tag = None
-                self._meter.count_start(output, running.prompt_tokens)
+                self._meter.count_start(output, running.prompt_tokens, running.deferred)
                 running.unread = 0.0
             if (prefill := output.prefill_stats) is not None:
                 read += prefill["num_computed_tokens"]

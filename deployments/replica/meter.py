@@ -13,9 +13,10 @@ from deployments.transport.wire import QUEUED, SCHEDULED, Output
 class Meter:
     """A replica's counts since it started, under the names by which it reports them.
 
-    `arrived` and `ended` count requests; a request that moved here from a lost replica has arrived before and is not counted again.
+    `arrived` and `ended` count requests; a request that moved here from a lost replica has arrived before and is not counted again,
+    and lines of batches count only when they have ended.
     `generated` counts tokens, `read` counts the prompt tokens of requests that have had their first token, and `preempted` counts
-    requests. `queued_s` is the time that the `started` requests were queued in the engine.
+    requests. `queued_s` is the time that the `started` requests, without lines of batches, were queued in the engine.
     """
 
     arrived: int = 0
@@ -26,10 +27,12 @@ class Meter:
     started: int = 0
     queued_s: float = 0.0
 
-    def count_start(self, output: Output, prompt_tokens: int) -> None:
-        """Count a request's start, from its first output."""
-        self.started += 1
+    def count_start(self, output: Output, prompt_tokens: int, deferred: bool = False) -> None:
+        """Count a request's start, from its first output; a `deferred` one is a line of a batch."""
         self.read += prompt_tokens
+        if deferred:
+            return
+        self.started += 1
         times = {event.type: event.timestamp for event in reversed(output.events or ())}  # the first of each
         if QUEUED in times and SCHEDULED in times:
             self.queued_s += times[SCHEDULED] - times[QUEUED]

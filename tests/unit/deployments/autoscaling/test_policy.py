@@ -130,6 +130,47 @@ def test_an_idle_fleet_goes_whatever_was_expected() -> None:
     assert (second.replicas, second.reason) == (0, Reason.IDLE)
 
 
+@pytest.mark.parametrize(("bound", "replicas"), [(1, 4), (7, 7), (50, 12)])
+def test_lines_of_batches_start_no_more_replicas_than_they_may_have(bound: int, replicas: int) -> None:
+    """Lines that need 12 replicas, beside nobody, on 4."""
+    settings = AutoscalingSettings(max_replicas=100, batch_replicas=bound)
+    lines = steady(running=400, waiting=4000, deferred_running=400, deferred_waiting=4000, arrivals_per_s=0.0)
+    decided = decide(lines, settings, Memory())
+    assert decided.replicas == replicas
+    assert decided.reason is (Reason.BATCHES if bound > 4 else Reason.HOLD)
+
+
+def test_lines_of_batches_change_nothing_for_others() -> None:
+    """They run, wait long, make tokens slow and are preempted: as many replicas as without them, for the same reason."""
+    for load in (160.0, 420.0, 1000.0):
+        alone = decide(steady(running=load, decode_tokens_per_s=load / STEP_S), SETTINGS, Memory())
+        lines = {"running": load + 1200, "waiting": 500.0, "deferred_running": 1200.0, "deferred_waiting": 500.0}
+        beside = decide(steady(**lines, queue_time_s=0.1, preemptions_per_s=5.0, decode_tokens_per_s=9000.0), SETTINGS, Memory())
+        assert (beside.replicas, beside.reason) == (alone.replicas, alone.reason)
+
+
+def test_replicas_go_while_a_batch_runs_down_to_those_that_it_may_have() -> None:
+    settings, memory, target = AutoscalingSettings(max_replicas=100, batch_replicas=2), Memory(), 6
+    reasons = set()
+    for second in range(600):
+        lines = Signals(
+            float(second), target, target, target, running=600.0, deferred_running=600.0, decode_tokens_per_s=600 / STEP_S
+        )
+        decided = decide(lines, settings, memory)
+        memory, target = decided.memory, decided.replicas
+        reasons.add(decided.reason)
+    assert target == 2
+    assert reasons <= {Reason.HOLD, Reason.LOWER_LOAD, Reason.STEADY}
+
+
+def test_the_first_line_of_a_batch_starts_a_replica() -> None:
+    settings = AutoscalingSettings(min_replicas=0)
+    first = decide(Signals(1.0, target=0, ready=0, unplaced=1), settings, Memory())
+    alone = Signals(2.0, target=1, ready=1, reporting=1, running=64, deferred_running=64, waiting=9, deferred_waiting=9)
+    after = decide(alone, settings, first.memory)
+    assert (first.replicas, after.replicas) == (1, 1)
+
+
 def test_it_starts_replicas_before_a_growing_load_needs_them() -> None:
     fleet = Fleet(lambda now_s: 5 + now_s / 60, startup_s=120).run(1200)
     short = 0

@@ -21,7 +21,7 @@ Raw = dict[str, dict[str, list[TimeStampedValue]]]
 
 def raw(at_s: float, **replicas: dict[str, float]) -> Raw:
     """Return what Serve has of replicas that reported at a time; what they do not say is 0."""
-    names = {"running", "waiting", "queued_prompt_tokens", "kv_cache_usage", *vars(Meter())}
+    names = {"running", "waiting", "queued_prompt_tokens", "kv_cache_usage", "deferred_running", "deferred_waiting", *vars(Meter())}
     return {
         name: {replica: [TimeStampedValue(at_s, counts.get(name, 0.0))] for replica, counts in replicas.items()} for name in names
     }
@@ -33,6 +33,11 @@ def test_rates_are_of_two_reports() -> None:
     [report] = counts.reports(raw(104.0, a={"arrived": 18, "generated": 400, "started": 14, "queued_s": 3.0, "running": 5}))
     assert (report.at_s, report.arrivals_per_s, report.decode_tokens_per_s) == (104.0, 2.0, 100.0)
     assert (report.queue_time_s, report.running) == (0.5, 5)
+
+
+def test_lines_of_batches_are_told_apart() -> None:
+    [report] = Counts().reports(raw(100.0, a={"running": 9, "deferred_running": 5, "waiting": 4, "deferred_waiting": 3}))
+    assert (report.running, report.deferred_running, report.waiting, report.deferred_waiting) == (9, 5, 4, 3)
 
 
 def test_the_same_report_again_changes_nothing() -> None:

@@ -1,6 +1,7 @@
 """The LLM deployment over an engine core with scripted tokens."""
 
 import asyncio
+import os
 import time
 from collections.abc import AsyncIterator
 from types import SimpleNamespace
@@ -24,7 +25,7 @@ from deployments.replica import deployment
 from deployments.replica.deployment import LLM, QUESTION
 from deployments.settings import load
 from deployments.transport import wire
-from deployments.transport.channel import BY_POSITION, CANCEL, HELLO, LAST, NOISE, OTHERS, REFUSED, REQUEST, SPEEDS, Send
+from deployments.transport.channel import BY_POSITION, CANCEL, DEFERRED, HELLO, LAST, NOISE, OTHERS, REFUSED, REQUEST, SPEEDS, Send
 from deployments.transport.receiver import Receiver
 from tests.support.until import until_async
 
@@ -33,6 +34,7 @@ class Core:
     """An engine core whose steps are put into `steps` by the test."""
 
     seeded_by_position = True
+    pid = os.getpid()
 
     def __init__(self) -> None:
         self.steps: asyncio.Queue[wire.Step | Exception] = asyncio.Queue()
@@ -268,6 +270,19 @@ async def test_waiting_requests_start_in_an_order_that_is_fair_between_clients(l
     for call in [*calls[3:], late]:
         call.cancel()
     await asyncio.gather(*calls[3:], late, return_exceptions=True)
+
+
+async def test_the_autoscaler_is_told_which_requests_are_lines_of_batches(llm: LLM, ingress: Ingress) -> None:
+    calls = await started(llm, ingress, "a", "b", client="person")
+    calls += await started(llm, ingress, "c", "d", client=DEFERRED + "person")
+    llm._core.steps.put_nowait(step(("a", 1, False), ("c", 1, False)))
+    await ingress.has(a=[1], c=[1])
+    load = await llm.record_autoscaling_stats()
+    names = ("running", "waiting", "deferred_running", "deferred_waiting", "queued_prompt_tokens", "arrived", "started", "read")
+    assert {name: load[name] for name in names} == dict(zip(names, (2, 2, 1, 1, 1, 2, 1, 2), strict=True))
+    for call in calls:
+        call.cancel()
+    await asyncio.gather(*calls, return_exceptions=True)
 
 
 async def test_counters_of_a_step_without_tokens_are_sent_and_gauges_are_not(llm: LLM, ingress: Ingress) -> None:

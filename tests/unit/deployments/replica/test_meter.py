@@ -18,6 +18,12 @@ def test_a_first_output_counts_with_its_prompt_and_the_time_that_it_waited() -> 
     assert asdict(meter) == asdict(Meter(started=2, read=10, queued_s=2.5))
 
 
+def test_a_line_of_a_batch_counts_only_for_what_is_read() -> None:
+    meter = Meter()
+    meter.count_start(Output("a", [1], events=[Event(QUEUED, 10.0), Event(SCHEDULED, 99.0)]), prompt_tokens=7, deferred=True)
+    assert asdict(meter) == asdict(Meter(read=7))
+
+
 def test_preempted_requests_count() -> None:
     meter = Meter()
     for preempted in (2, 0, 3):

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from typing import Any, NamedTuple
 
 from deployments.ingress.bounds import DEPTH, is_deep
@@ -13,6 +13,10 @@ ERRORS = 100
 ID_CHARACTERS = 512
 ENDPOINTS = ("/v1/chat/completions", "/v1/completions", "/v1/responses")
 SHOWN = 80
+WINDOW_BYTES = 4 * 2**20
+"""How much of an input is ordered at a time."""
+PROMPTS = ("messages", "prompt", "input")
+PREFIX_CHARACTERS = 2**16
 TOO_DEEP = ("line_too_deep", f"the body is nested deeper than {DEPTH} levels", None)
 
 
@@ -42,6 +46,36 @@ async def split(pieces: AsyncIterator[bytes], most: int) -> AsyncIterator[list[L
             rest, too_long = b"", True
     if _counts(end := Line(number, None if too_long else rest)):
         yield [end]
+
+
+async def windows(groups: AsyncIterator[list[Line]]) -> AsyncIterator[list[Line]]:
+    """Yield the same lines in groups of `WINDOW_BYTES` and somewhat more; the last one may have less."""
+    window: list[Line] = []
+    size = 0
+    async for group in groups:
+        window += group
+        size += sum(len(line.text or b"") for line in group)
+        if size >= WINDOW_BYTES:
+            yield window
+            window, size = [], 0
+    if window:
+        yield window
+
+
+def by_prefix(lines: Iterable[Line]) -> list[Line]:
+    """Return the lines in an order in which those whose prompts begin alike follow each other: each finds the KV cache of the last.
+
+    Among equal ones, and where a body has no prompt, it is the order in which they came.
+    """
+    return sorted(lines, key=_prompt)
+
+
+def _prompt(line: Line) -> str:
+    try:
+        body = json.loads(line.text or b"")["body"]
+        return json.dumps([body.get("instructions"), *(body.get(name) for name in PROMPTS)])[:PREFIX_CHARACTERS]
+    except (ValueError, RecursionError, KeyError, TypeError, AttributeError):  # it is told when the line is asked for
+        return ""
 
 
 def _counts(line: Line) -> bool:

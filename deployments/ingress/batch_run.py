@@ -18,7 +18,7 @@ from deployments.errors import (
     SatoriError,
     error_body,
 )
-from deployments.ingress.batch_input import TOO_DEEP, Check, Line, error, split
+from deployments.ingress.batch_input import TOO_DEEP, Check, Line, by_prefix, error, split, windows
 from deployments.ingress.batch_pace import Pace
 from deployments.ingress.inner import Answer, Inner
 from deployments.ingress.middleware.access import Guard
@@ -155,8 +155,8 @@ class Run:
                 return check.errors
             self._checked = await store.batches.begin(self.lease, check.count)
         done = await store.batches.done(self.batch.id)
-        async for group in split(store.files.content(file), self._place.line_bytes):
-            for line in group:
+        async for window in windows(split(store.files.content(file), self._place.line_bytes)):
+            for line in await asyncio.to_thread(by_prefix, window):
                 if line.number not in done:
                     await self._most.acquire()
                     await self._wait_for_room()

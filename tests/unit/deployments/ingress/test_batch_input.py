@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import AsyncIterator
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deployments.ingress import batch_input
-from deployments.ingress.batch_input import Check, Line, split
+from deployments.ingress.batch_input import Check, Line, by_prefix, split, windows
 from deployments.ingress.bounds import DEPTH
 
 URL, MOST = "/v1/completions", 40
@@ -89,3 +90,32 @@ def test_only_so_many_lines_and_errors(monkeypatch: pytest.MonkeyPatch) -> None:
     assert checked(*map(line, range(4))) == [(None, "too_many_lines")]
     monkeypatch.setattr(batch_input, "ERRORS", 2)
     assert checked(*[b"{"] * 3) == [(1, "invalid_json_line"), (2, "invalid_json_line")]
+
+
+def asked(number: int, **body: Any) -> Line:
+    return Line(number, json.dumps({"custom_id": f"{100 - number}", "method": "POST", "url": URL, "body": body}).encode())
+
+
+def test_lines_whose_prompts_begin_alike_follow_each_other() -> None:
+    """They are three evaluations in mixed order, of each kind of prompt, and lines without one."""
+    lists = ["examples " * 50 + name for name in ("one", "two")]
+    lines = [asked(n, messages=[{"role": "user", "content": f"{lists[n % 2]}: question {n}"}]) for n in range(8)]
+    lines += [asked(n, prompt=f"{lists[n % 2]}: question {n}") for n in range(8, 14)]
+    lines += [asked(n, instructions=lists[n % 2], input=f"question {n}") for n in range(14, 20)]
+    strange = [Line(20, None), Line(21, b"nonsense"), Line(22, b'{"body": 7}'), Line(23, b"[]"), Line(24, b"[" * 100_000)]
+    order = by_prefix([*lines, *strange])
+    assert order[:5] == strange
+    parts = [[line.number % 2 for line in order if line.number in part] for part in (range(8), range(8, 14), range(14, 20))]
+    assert [sum(one != other for one, other in pairwise(part)) for part in parts] == [1, 1, 1]
+    assert sorted(order) == [*lines, *strange]
+
+
+async def test_windows_have_all_lines_in_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batch_input, "WINDOW_BYTES", 10)
+    groups = [[Line(1, b"abcd")], [Line(2, None), Line(3, b"efghij")], [Line(4, b"x" * 30)], [], [Line(5, b"k")]]
+
+    async def come() -> AsyncIterator[list[Line]]:
+        for group in groups:
+            yield group
+
+    assert [[line.number for line in window] async for window in windows(come())] == [[1, 2, 3], [4], [5]]

@@ -186,10 +186,14 @@ def test_a_reply_goes_on_after_servers_were_started_anew(
 
 def test_the_page_says_that_the_api_is_lost(chat: Chat, api: ScriptedApi, server: Background) -> None:
     begun(chat, api)
+    facts = chat.replies.locator(".thought > summary .facts")
+    expect(facts).to_contain_text("3–21 s left")
     server.stop()
     expect(chat.replies.get_by_role("status")).to_have_text(LOST)
+    expect(facts).not_to_contain_text("left")
     again = Background(api.app, server.port)
     expect(chat.replies.get_by_role("status")).to_have_text("")
+    expect(facts).to_contain_text("3–21 s left")
     whole(chat, api)
     again.stop()
 

@@ -161,7 +161,7 @@ class Thought {
     const known = reply.steps.every((step) => step.tokens !== null);
     const tokens = known ? t("unit.tokens", { count: reply.steps.reduce((sum, step) => sum + step.tokens, 0) }) : "";
     setText(this.title, t(thinking ? "thought.now" : "thought.past"));
-    setText(this.facts, [t("unit.steps", { count: reply.steps.length }), total, tokens, ...progress(reply.progress)].filter((fact) => fact).join(" · "));
+    setText(this.facts, [t("unit.steps", { count: reply.steps.length }), total, tokens, ...(reply.lost ? [] : progress(reply.progress))].filter((fact) => fact).join(" · "));
     this.details.classList.toggle("running", thinking);
     if (!this.chosen && (reply.phase === "answering" || reply.phase === "done")) this.details.open = false;
   }

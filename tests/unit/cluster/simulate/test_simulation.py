@@ -1,6 +1,8 @@
 """The simulator beside an engine that makes every step, its books, its policies and its reading of traces."""
 
 import json
+import random
+import re
 from collections import deque
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -8,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cluster.simulate.__main__ import main
+from cluster.simulate.__main__ import main, spread
 from cluster.simulate.fleet import Fleet, _spread
 from cluster.simulate.policies import Hpa, Oracle, Ours, RequestCount, Static
 from cluster.simulate.replica_model import Floats, ReplicaModel
@@ -203,6 +205,18 @@ def test_arrivals_have_the_rate_and_variation_asked_for() -> None:
         gaps = np.diff(renewals(np.random.default_rng(0), seconds, np.full(10_001, 5.0), variation))
         assert gaps.mean() == pytest.approx(0.2, rel=0.1)
         assert gaps.std() / gaps.mean() == pytest.approx(variation, rel=0.1)
+
+
+def test_a_mean_has_its_interval() -> None:
+    assert spread([0.5], ".2f") == "0.50"
+    assert spread([2.0, 2.0, 2.0], ".1f") == "2.0 (2.0 to 2.0)"
+    rng = random.Random(1)
+    inside = 0
+    for _ in range(200):
+        mean, low, high = map(float, re.findall(r"[\d.]+", spread([rng.gauss(10, 3) for _ in range(20)], ".4f")))
+        assert low < mean < high
+        inside += low < 10 < high
+    assert 175 <= inside <= 198, "95 %, and somewhat less with few values"
 
 
 @pytest.mark.parametrize("name", WORKLOADS)

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextvars
+import time
 import uuid
 from dataclasses import dataclass
 
@@ -13,6 +14,7 @@ from deployments.access.usage import client, deferrable
 from deployments.ingress.error_handlers import Misread
 from deployments.ingress.middleware.body import BodyLimit
 from deployments.observability import logs, record
+from deployments.observability.writer import Writer
 from deployments.settings import HttpSettings
 
 logger = logs.logger("ingress")
@@ -30,10 +32,10 @@ class Answer:
 
 
 class Inner:
-    """The app, for requests from this process."""
+    """The app, for requests from this process. Their tokens are counted by `writer`, if there is one."""
 
-    def __init__(self, app: FastAPI, http: HttpSettings) -> None:
-        self._app, self._http = app, http
+    def __init__(self, app: FastAPI, http: HttpSettings, writer: Writer | None = None) -> None:
+        self._app, self._http, self._writer = app, http, writer
         self._asgi: ASGIApp | None = None
 
     async def ask(self, path: str, body: bytes, owner: str, measured: record.Record, gone: asyncio.Event) -> Answer:
@@ -51,6 +53,10 @@ class Inner:
             await asyncio.wait([task], timeout=GONE_S)
             task.cancel()
             raise
+        finally:
+            measured.status, measured.complete, measured.ended = request.status, not gone.is_set(), time.monotonic()
+            if self._writer is not None:
+                self._writer.count(measured)
         return Answer(request.id, request.status, b"".join(request.parts))
 
     def _stack(self) -> ASGIApp:

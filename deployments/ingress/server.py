@@ -146,13 +146,14 @@ async def build(
     engine = frontend(arguments, config, client)
     app = build_app(arguments, TASKS, config.model_config)
     keep_allowed(app)
+    writer = Writer(settings.served_model_name, settings.slo, guard.cost) if settings.measuring.enabled else None
     app.user_middleware = stack(
         app.user_middleware,
         http=settings.http,
         guard=guard,
         ongoing=ongoing,
         pace_s=lambda: client.pace_s,
-        writer=Writer(settings.served_model_name, settings.slo, guard.cost) if settings.measuring.enabled else None,
+        writer=writer,
         tracer=tracer,
     )
     error_handlers.install(app)
@@ -167,7 +168,7 @@ async def build(
     chats.mount(app, chats.Chats(app.state.openai_serving_chat, engine, responses, settings.store, settings.served_model_name))
     stored_files = files.Files(responses, settings.store)
     files.mount(app, stored_files)
-    stored_batches = batches.Batches(responses, stored_files, Inner(app, settings.http), guard, settings)
+    stored_batches = batches.Batches(responses, stored_files, Inner(app, settings.http, writer), guard, settings)
     batches.mount(app, stored_batches)
     docs.mount(app)
     if coat:

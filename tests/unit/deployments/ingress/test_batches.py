@@ -16,9 +16,11 @@ from deployments.access.usage import client as client_of
 from deployments.engine_client.client import ServeEngineClient
 from deployments.ingress import batch_run
 from deployments.ingress.batches import OF_A_KEY
+from deployments.observability.writer import NO_KEY
 from deployments.store.schema import batches as table
 from deployments.transport.channel import DEFERRED
 from tests.support.in_process import Server, served
+from tests.support.samples import Grown
 from tests.support.scripted_replicas import ScriptedReplicas
 from tests.support.until import until_async
 
@@ -94,6 +96,7 @@ def line(number: int, url: str = COMPLETIONS, **fields: Any) -> dict[str, Any]:
 
 async def test_each_line_has_its_result(ingresses: Ingresses) -> None:
     bad = [line(98, max_tokens=-1), line(99, model="other")]
+    grown = Grown()
     made = await ingresses.make([*(line(number) for number in range(20)), *bad], metadata={"of": "ada"})
     assert (made.object, made.status, made.endpoint, made.metadata) == ("batch", "validating", COMPLETIONS, {"of": "ada"})
     assert made.expires_at == made.created_at + 86400
@@ -107,6 +110,8 @@ async def test_each_line_has_its_result(ingresses: Ingresses) -> None:
     response = output["sum 7"]["response"]
     assert (response["status_code"], output["sum 7"]["error"], response["body"]["usage"]["completion_tokens"]) == (200, None, 3)
     assert set(ingresses.replicas[0].clients) == {DEFERRED}, "they start after all others"
+    assert (grown("satori_key_requests_total", key=NO_KEY), grown("satori_key_tokens_total", key=NO_KEY, kind="output")) == (20, 60)
+    assert grown("satori_tokens_total", model="nano", kind="prompt") > 20
     alone = await ingresses.first.completions.create(**line(7)["body"])
     assert response["body"]["choices"][0]["text"] == alone.choices[0].text
     assert {name: found["response"]["status_code"] for name, found in errors.items()} == {"sum 98": 400, "sum 99": 404}

@@ -44,6 +44,22 @@ def write(model: str, *records: Record, ttft_s: float = 10, tpot_s: float = 10) 
     return grown
 
 
+def test_a_line_of_a_batch_counts_with_its_tokens_and_its_key_alone(model: str) -> None:
+    priced, grown = (
+        Writer(model, SloSettings(), lambda key, prompt, output: prompt + output / 10 if key == model else None),
+        Grown(),
+    )
+    priced.count(Record(100.0, [timeline(client=model)], status=200, complete=True, ended=105.0))
+    priced.count(Record(100.0, status=429, complete=True, ended=101.0))
+    assert grown("satori_tokens_total", model=model, kind="prompt") == 4
+    assert grown("satori_tokens_total", model=model, kind="answer") == 3
+    assert grown("satori_key_requests_total", key=model) == 1
+    assert grown("satori_key_tokens_total", key=model, kind="output") == 3
+    assert grown("satori_key_cost_total", key=model) == pytest.approx(4.3)
+    assert grown("satori_e2e_seconds_count", model=model) == 0
+    assert grown("satori_requests_total", model=model, outcome="ok") == 0
+
+
 def test_the_times_of_a_stream(model: str) -> None:
     grown = write(model, streamed(answered=103.25))
     times = {

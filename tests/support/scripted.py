@@ -8,6 +8,7 @@ With vLLM's CUDA build on a host without a GPU, this shows that the ingress need
 """
 
 import asyncio
+import os
 from typing import Any
 
 from ray.serve import Application
@@ -26,6 +27,7 @@ class ScriptedCore:
     """An engine core that answers every request with `ANSWER`, a token a step."""
 
     seeded_by_position = False
+    pid = os.getpid()
 
     def __init__(self) -> None:
         self._steps: asyncio.Queue[wire.Step] = asyncio.Queue()

@@ -159,9 +159,9 @@ class Streams:
 
 
 @asynccontextmanager
-async def streaming(direct: bool, **arguments: Any) -> AsyncIterator[Streams]:
-    """Serve the in-process ingress, with direct streams or without."""
-    async with served(SteppedCore, ingress__direct_streams=direct, **arguments) as server:
+async def streaming(direct: bool, core: Any = SteppedCore, **arguments: Any) -> AsyncIterator[Streams]:
+    """Serve the in-process ingress, with direct streams or without, on a core that the test steps, or on what `core` makes."""
+    async with served(core, ingress__direct_streams=direct, **arguments) as server:
         config = uvicorn.Config(server.app, port=0, lifespan="off", access_log=False, log_config=None, timeout_graceful_shutdown=1)
         running = uvicorn.Server(config)
         task = asyncio.create_task(running._serve())

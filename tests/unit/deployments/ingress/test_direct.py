@@ -17,6 +17,7 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from vllm.v1.engine import EngineCoreRequest, FinishReason
 
 from deployments.access.keys import digest
+from deployments.engine_client.client import ServeEngineClient
 from deployments.errors import EngineLostError
 from deployments.ingress import outlet
 from deployments.ingress.direct import DirectStream
@@ -24,7 +25,9 @@ from deployments.ingress.middleware import keepalive
 from deployments.ingress.middleware.deadline import _Timed
 from deployments.observability import metrics
 from deployments.reasoning.parser import CoatReasoningParser
+from deployments.transport.channel import Address
 from tests.support.paths import NANO
+from tests.support.scripted_replicas import ScriptedReplicas
 from tests.support.streams import Script, Streams, rounds, streaming
 from tests.support.until import until_async
 
@@ -344,6 +347,70 @@ async def test_a_client_that_leaves_ends_its_request(streams: Streams) -> None:
     reply.writer.close()
     await until_async(lambda: streams.core.aborted, "the request is aborted")
     await until_async(outcomes, "it is counted", holds=lambda found: found["disconnected"] == before["disconnected"] + 1)
+
+
+@BOTH
+async def test_a_drain_lets_streams_end_and_refuses_others(streams: Streams, monkeypatch: pytest.MonkeyPatch) -> None:
+    reply = await streams.ask(CHAT, QUESTION)
+    await streams.opened()
+    for _ in range(3):
+        await streams.core.step()
+    monkeypatch.setattr("deployments.ingress.middleware.draining.draining", lambda: True)
+    refused = await streams.ask(CHAT, QUESTION)
+    await refused.read()
+    assert refused.status == 503
+    assert streams.server.ongoing.count == 1
+    await streams.core.run(until=lambda: not streams.core.open)
+    assert "".join(map(text, (await reply.read())[:-1])) == decoded(TOKENS[:-1])
+
+
+@pytest.mark.parametrize("direct", [True, False], ids=["direct", "queued"])
+async def test_a_stream_whose_replica_dies_goes_on_and_is_logged(
+    direct: bool, taken: list[DirectStream], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The real engine client moves it; each time its text is the same, and there is one line of it in the log."""
+    logged: list[Any] = []
+    monkeypatch.setattr("deployments.observability.logs.ended", lambda *words, tokens, seconds: logged.append((words[1], tokens)))
+    fleet = Mortal(lambda position: TOKENS[position % 7])
+
+    def core(*_: Any, hooks: Any, ports: Any, **options: Any) -> ServeEngineClient:
+        return ServeEngineClient(fleet, "127.0.0.1", hooks=hooks, **options)  # type: ignore[arg-type]
+
+    said = []
+    async with streaming(direct, core) as streams:
+        for tokens in (Mortal.NEVER, 1, 20, 59):
+            fleet.allowed = tokens
+            reply = await streams.ask(CHAT, QUESTION | {"max_tokens": 60})
+            if tokens < Mortal.NEVER:
+                await until_async(lambda: tokens_of(streams), f"{tokens} tokens are here", holds=lambda here, n=tokens: here == [n])
+                fleet.kill()
+            said.append("".join(map(text, (await reply.read())[:-1])))
+        await until_async(lambda: logged, "all are logged", holds=lambda lines: len(lines) == 4)
+    fleet.close()
+    assert said == [said[0]] * 4
+    assert len(said[0]) > 60
+    assert logged == [("ended (length)", 60)] * 4
+    assert len(fleet.asked) == 4 + 3
+    assert bool(taken) == direct
+
+
+def tokens_of(streams: Streams) -> list[int]:
+    """Return how many tokens each open request of the real engine client has."""
+    requests: Any = streams.server.core._requests  # type: ignore[attr-defined]
+    return [len(opened.tokens) for opened in requests.by_id.values()]
+
+
+class Mortal(ScriptedReplicas):
+    """Replicas of which the first one that a request is on can be killed; the next one goes on."""
+
+    NEVER = 10**6
+
+    def kill(self) -> None:
+        self.deadly, self.allowed = 0, self.NEVER
+
+    async def generate(self, group: str, request_id: str, address: Address, encoded: list[bytes], client: str | None) -> None:
+        self.deadly = self.NEVER
+        await super().generate(group, request_id, address, encoded, client)
 
 
 @BOTH

@@ -10,17 +10,19 @@ from typing import Any
 import openai
 import pytest
 import pytest_asyncio
+from openai.types import Batch, FileDeleted, FileObject
+from pydantic import TypeAdapter
 from sqlalchemy import update
 
 from deployments.access.usage import client as client_of
 from deployments.engine_client.client import ServeEngineClient
 from deployments.ingress import batch_run
 from deployments.ingress.batches import OF_A_KEY
+from deployments.observability import metrics
 from deployments.observability.writer import NO_KEY
 from deployments.store.schema import batches as table
 from deployments.transport.channel import DEFERRED
 from tests.support.in_process import Server, served
-from tests.support.samples import Grown
 from tests.support.scripted_replicas import ScriptedReplicas
 from tests.support.until import until_async
 
@@ -94,9 +96,14 @@ def line(number: int, url: str = COMPLETIONS, **fields: Any) -> dict[str, Any]:
     return {"custom_id": f"sum {number}", "method": "POST", "url": url, "body": body}
 
 
+def of_no_key() -> tuple[float, float]:
+    """Return how many requests, and tokens of replies, were counted without a key."""
+    return metrics.KEY_REQUESTS.labels(NO_KEY)._value.get(), metrics.KEY_TOKENS.labels(NO_KEY, "output")._value.get()
+
+
 async def test_each_line_has_its_result(ingresses: Ingresses) -> None:
     bad = [line(98, max_tokens=-1), line(99, model="other")]
-    grown = Grown()
+    counted = of_no_key()
     made = await ingresses.make([*(line(number) for number in range(20)), *bad], metadata={"of": "ada"})
     assert (made.object, made.status, made.endpoint, made.metadata) == ("batch", "validating", COMPLETIONS, {"of": "ada"})
     assert made.expires_at == made.created_at + 86400
@@ -110,8 +117,7 @@ async def test_each_line_has_its_result(ingresses: Ingresses) -> None:
     response = output["sum 7"]["response"]
     assert (response["status_code"], output["sum 7"]["error"], response["body"]["usage"]["completion_tokens"]) == (200, None, 3)
     assert set(ingresses.replicas[0].clients) == {DEFERRED}, "they start after all others"
-    assert (grown("satori_key_requests_total", key=NO_KEY), grown("satori_key_tokens_total", key=NO_KEY, kind="output")) == (20, 60)
-    assert grown("satori_tokens_total", model="nano", kind="prompt") > 20
+    assert [now - before for now, before in zip(of_no_key(), counted, strict=True)] == [20, 60]
     alone = await ingresses.first.completions.create(**line(7)["body"])
     assert response["body"]["choices"][0]["text"] == alone.choices[0].text
     assert {name: found["response"]["status_code"] for name, found in errors.items()} == {"sum 98": 400, "sum 99": 404}
@@ -324,3 +330,22 @@ async def test_batches_go_when_their_time_is_over(ingresses: Ingresses) -> None:
     with pytest.raises(openai.NotFoundError):
         await ingresses.first.batches.retrieve(done.id)
     assert len(await ingresses.read(done.output_file_id)) == 1, "which has its own time"
+
+
+async def test_all_is_as_openais_schema_says(ingresses: Ingresses) -> None:
+    """Its types are made from the schema that OpenAI publishes. Here they are checked, which the client itself does not do."""
+    http = ingresses.servers[1].http
+    ended = await ingresses.ended(await ingresses.make([line(1), line(2, max_tokens=-1)]), "completed")
+    cancelled = await ingresses.make([line(1)])
+    await ingresses.first.batches.cancel(cancelled.id)
+    refused = await ingresses.ended(await ingresses.make(["nonsense"]), "failed")
+    for name in (ended.id, cancelled.id, refused.id):
+        Batch.model_validate_json((await http.get(f"/v1/batches/{name}")).content)
+    for name in (ended.input_file_id, ended.output_file_id, ended.error_file_id):
+        FileObject.model_validate_json((await http.get(f"/v1/files/{name}")).content)
+    batches = json.loads((await http.get("/v1/batches")).content)
+    files = json.loads((await http.get("/v1/files")).content)
+    assert TypeAdapter(list[Batch]).validate_python(batches["data"])
+    assert TypeAdapter(list[FileObject]).validate_python(files["data"])
+    assert {"object", "data", "has_more", "first_id", "last_id"} <= batches.keys() & files.keys()
+    FileDeleted.model_validate_json((await http.delete(f"/v1/files/{ended.output_file_id}")).content)

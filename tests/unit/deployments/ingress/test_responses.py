@@ -1,12 +1,15 @@
 """Stored responses, by OpenAI's own client: two ingresses (the real app and engine client), one store, scripted replicas."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from typing import Any
 
 import openai
 import pytest
 import pytest_asyncio
+from openai.types.responses import Response, ResponseItemList, ResponseStreamEvent
+from pydantic import TypeAdapter
 
 from deployments.access.usage import client as client_of
 from tests.support.in_process import served
@@ -244,3 +247,27 @@ async def test_a_server_without_a_store_says_so() -> None:
         with pytest.raises(openai.NotFoundError):
             await gpt.responses.retrieve("resp_1")
         assert (await gpt.responses.create(model="nano", input="1", store=True)).model_dump()["store"] is False
+
+
+EVENT: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
+
+
+async def test_all_is_as_openais_schema_says(ingresses: Clients) -> None:
+    """Its types are made from the schema that OpenAI publishes. Here they are checked, which the client itself does not do."""
+    http = ingresses.servers[1].http
+    made = [await ingresses.make(store=True), await ingresses.make(background=True), await ingresses.make(background=True)]
+    await ingresses.first.responses.cancel(made[2].id)
+    for one in made:
+        await ingresses.ended(one.id)
+        told = await http.get(f"/v1/responses/{one.id}")
+        Response.model_validate_json(told.content)
+        items = await http.get(f"/v1/responses/{one.id}/input_items")
+        ResponseItemList.model_validate_json(items.content)
+        stream = await http.get(f"/v1/responses/{one.id}", params={"stream": "true"})
+        events = [line.removeprefix("data: ") for line in stream.text.splitlines() if line.startswith("data: {")]
+        assert len(events) > 2
+        for event in events:
+            if '"response.cancelled"' in event:  # the schema has a state of that name, and no event for it
+                Response.model_validate(json.loads(event)["response"])
+            else:
+                EVENT.validate_json(event)

@@ -298,7 +298,8 @@ class Application:
             while not now and not self._ended() and time.monotonic() - began < STOP_S:
                 time.sleep(0.1)
         if self._forkserver is not None:
-            self._forkserver.communicate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._forkserver.communicate(timeout=GONE_S)
         for number in STOPS:  # further signals are ignored: the processes that are left are killed now
             signal.signal(number, signal.SIG_IGN)
         left = self._descendants()

@@ -91,7 +91,9 @@ def test_stop_frees_the_engine_and_retry_asks_again(served: Served, chat: Chat) 
     chat.until(lambda: not any(requests("replica").values()), "the replica holds no request")
 
 
-def test_a_reply_goes_on_after_a_reload_as_if_there_were_none(served: Served, chat: Chat) -> None:
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("how", ["reload", "killed ingress"])
+def test_a_reply_goes_on_as_if_nothing_had_been(served: Served, chat: Chat, how: str) -> None:
     engine = served.engine()
     engine.suspend()
     try:
@@ -107,8 +109,13 @@ def test_a_reply_goes_on_after_a_reload_as_if_there_were_none(served: Served, ch
 
         chat.until(written, "the first words are there")
         chat.keeps('"stored":true')
-        chat.page.reload()
-        chat.steps.first.wait_for()
+        if how == "reload":
+            chat.page.reload()
+            chat.steps.first.wait_for()
+        else:
+            [ingress] = [process for process in served.processes() if "ServeReplica:default:Ingress" in command_line(process)]
+            ingress.kill()
+            expect(chat.replies.get_by_role("status")).to_contain_text("The connection is lost")
         expect(chat.replies).to_have_attribute("aria-busy", "true")
     finally:
         engine.resume()

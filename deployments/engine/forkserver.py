@@ -6,8 +6,11 @@ The import takes most of the CPU time of a start, and runs beside Ray's own star
 starts the server and keeps its standard input open; it ends with `make serve`. Its clients are `deployments.host.forked`.
 
 A forked process has what its client would have given to one that it starts: arguments, environment, file descriptors, working
-directory, limits. Its parent is this server, which kills it when its client has closed the connection, and tells the client its
-status. Ray is not imported here: its library reads some variables of a worker's environment when it is loaded, and never again.
+directory, limits. Its parent is this server, which kills it when its client has closed the connection. Ray is not imported here:
+its library reads some variables of a worker's environment when it is loaded, and never again.
+
+Linux itself reaps these processes (SIGCHLD is ignored), so nobody learns their status. A parent that asks for it may wait for long:
+Linux 6.18 has held one up for minutes, because others had looked at the files in /proc of a process that had ended.
 """
 
 import fcntl
@@ -19,20 +22,17 @@ import selectors
 import signal
 import socket
 import sys
-from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from deployments.engine.config import sparing_logging
-from deployments.host.forked import FDS, LENGTH, STATUS, own_fds
+from deployments.host.forked import FDS, LENGTH, PID, own_fds
 from deployments.host.garbage import no_collecting
 
 ORDER_S = 10.0
 """How long a client may take to send an order."""
-ZOMBIES = 100
-"""How many processes that have ended may be there at most."""
 ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1"}
 """What the server itself needs: a process that has threads cannot be forked, and NumPy's OpenBLAS would start some."""
 
@@ -76,19 +76,18 @@ class Server:
         self._listener.bind(path)
         self._listener.listen(64)
         self._selector = selectors.DefaultSelector()
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
         self._clients: dict[socket.socket, int] = {}
-        self._ended: deque[int] = deque()
 
     def serve(self) -> Order | None:
         """Fork what is ordered. Returns the order in the forked process; None in the server, once its standard input is closed."""
         self._selector.register(0, selectors.EVENT_READ, self._end)
         self._selector.register(self._listener, selectors.EVENT_READ, self._accept)
         while True:
-            for key, _ in self._selector.select():
-                if key.fileobj in self._selector.get_map():
-                    done, order = key.data(key.fileobj)
-                    if done:
-                        return order
+            key, _ = self._selector.select()[0]  # one at a time: what it closes, others of these may be of
+            done, order = key.data(key.fileobj)
+            if done:
+                return order
 
     def _end(self, _: Any) -> tuple[bool, None]:
         return not os.read(0, 1), None
@@ -105,40 +104,35 @@ class Server:
         pid = os.fork()
         if pid == 0:
             return True, order
-        pidfd = os.pidfd_open(pid)
         for fd in order.received:
             os.close(fd)
+        try:
+            pidfd = os.pidfd_open(pid)
+        except ProcessLookupError:  # it has ended already
+            client.close()
+            return False, None
         with suppress(OSError):
-            socket.send_fds(client, [pid.to_bytes(STATUS, "big")], [pidfd])
-        self._clients[client] = pid
+            socket.send_fds(client, [pid.to_bytes(PID, "big")], [pidfd])
+        self._clients[client] = pidfd
         self._selector.register(client, selectors.EVENT_READ, self._closed)
-        self._selector.register(pidfd, selectors.EVENT_READ, lambda pidfd: self._reap(pidfd, pid, client))
+        self._selector.register(pidfd, selectors.EVENT_READ, lambda pidfd: self._forget(pidfd, client))
         return False, None
 
     def _closed(self, client: socket.socket) -> tuple[bool, None]:
         """A client has closed its connection: its process is killed."""
         self._selector.unregister(client)
-        os.kill(self._clients.pop(client), signal.SIGKILL)
+        with suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self._clients.pop(client), signal.SIGKILL)
         client.close()
         return False, None
 
-    def _reap(self, pidfd: int, pid: int, client: socket.socket) -> tuple[bool, None]:
-        """A process has ended: its client gets its status.
-
-        It stays a zombie for now. Linux (6.18) has held up for minutes who reaps a process whose files in /proc others look at.
-        """
-        found = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    def _forget(self, pidfd: int, client: socket.socket) -> tuple[bool, None]:
+        """A process has ended: nothing is left to kill when its client closes the connection."""
         self._selector.unregister(pidfd)
         os.close(pidfd)
-        if self._clients.pop(client, None):
+        if self._clients.pop(client, None) is not None:
             self._selector.unregister(client)
-            status = -found.si_status if found.si_code in (os.CLD_KILLED, os.CLD_DUMPED) else found.si_status  # type: ignore[union-attr]
-            with suppress(OSError):
-                client.sendall(status.to_bytes(STATUS, "big", signed=True))
             client.close()
-        self._ended.append(pid)
-        if len(self._ended) > ZOMBIES:
-            os.waitpid(self._ended.popleft(), 0)
         return False, None
 
 
@@ -161,6 +155,7 @@ def read(client: socket.socket) -> Order:
 def become(order: Order) -> None:
     """Make of this process, which has been forked, the one that was ordered, and run it."""
     os.setpgid(0, 0)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     above = max(order.fds, default=2) + 1
     moved = [fcntl.fcntl(fd, fcntl.F_DUPFD, above) for fd in order.received]
     for fd, target in zip(moved, order.fds, strict=True):

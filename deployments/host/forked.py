@@ -2,7 +2,7 @@
 
     python -IS deployments/host/forked.py SCRIPT [ARGUMENT ...]
 
-runs a script of Python's in such a process, and ends with its status; where there is no fork server, in a process of its own. Ray
+runs a script of Python's in such a process, and ends with it; where there is no fork server, in a process of its own. Ray
 starts an ingress's worker with it, and setup takes it tens of milliseconds: it imports nothing but Python's own library.
 """
 
@@ -19,12 +19,9 @@ from pathlib import Path
 
 SOCKET = "SATORI_FORK_SERVER"
 """The environment variable with the path of the fork server's socket. It is that server's first variable."""
-LENGTH, STATUS = 4, 4
-"""Bytes of the length that precedes an order, and of a status."""
+LENGTH, PID = 4, 4
+"""Bytes of the length that precedes an order, and of a process's number."""
 FDS = 64
-STATUS_S = 5.0
-UNKNOWN = 255
-"""The status of a process whose fork server has died before it."""
 
 
 class Forked:
@@ -39,7 +36,7 @@ class Forked:
         """
         if SOCKET not in os.environ:
             raise FileNotFoundError(f"{SOCKET} is not set: there is no fork server")
-        self.returncode: int | None = None
+        self.ended = False
         self._lock = threading.Lock()
         self._connection = socket.socket(socket.AF_UNIX)
         try:
@@ -48,7 +45,7 @@ class Forked:
             socket.send_fds(self._connection, [len(order).to_bytes(LENGTH, "big")], list(fds.values()))
             self._connection.sendall(order)
             # An answer comes when the server has imported vLLM, none when it has failed.
-            answer, found, _, _ = socket.recv_fds(self._connection, STATUS, 1)
+            answer, found, _, _ = socket.recv_fds(self._connection, PID, 1)
             if not found:
                 raise ConnectionResetError(f"{os.environ[SOCKET]}: the fork server has ended")
         except BaseException:
@@ -57,25 +54,16 @@ class Forked:
         self.pid = int.from_bytes(answer, "big")
         self._pidfd = found[0]
 
-    def wait(self) -> int:
-        """Return its status when it has ended: negative the number of the signal that killed it."""
+    def wait(self) -> None:
+        """Return when it has ended; its status is not known."""
         with self._lock:
-            if self.returncode is None:
+            if not self.ended:
                 poller = select.poll()
                 poller.register(self._pidfd, select.POLLIN)
                 poller.poll()
-                self.returncode = self._status()
+                self.ended = True
                 os.close(self._pidfd)
                 self._connection.close()
-        return self.returncode
-
-    def _status(self) -> int:
-        self._connection.settimeout(STATUS_S)
-        try:
-            word = self._connection.recv(STATUS)
-        except OSError:
-            word = b""
-        return int.from_bytes(word, "big", signed=True) if word else UNKNOWN
 
 
 def _order(arguments: Sequence[str], environment: Mapping[str, str], fds: list[int]) -> dict[str, object]:
@@ -106,7 +94,7 @@ def main(words: list[str]) -> None:
         process = Forked(words, os.environ, {fd: fd for fd in own_fds() if _is_open(fd)})
     except OSError:
         os.execv(sys.executable, [sys.executable, *words])
-    sys.exit(process.wait() % 256)
+    process.wait()
 
 
 def _is_open(fd: int) -> bool:

@@ -105,7 +105,7 @@ class EngineProxy:
         """Raise the error with which the process has ended, as far as it could report it."""
         with open(self._pipe, closefd=False, errors="replace") as pipe:
             failure = pipe.read()
-        raise EngineLostError(failure or f"the engine's process ended during its start, with status {self._process.wait()}")
+        raise EngineLostError(failure or f"the engine's process ended during its start{_with(self._process.wait())}")
 
     def load(self) -> None:
         """Wait until it has loaded the model and takes requests."""
@@ -144,7 +144,7 @@ class EngineProxy:
         status = self._process.wait()
         kill_all(self._workers)
         with contextlib.suppress(RuntimeError):  # the loop has ended, too
-            loop.call_soon_threadsafe(self._end, f"its process ended with status {status}")
+            loop.call_soon_threadsafe(self._end, f"its process ended{_with(status)}")
 
     def _end(self, why: str) -> None:
         error = EngineLostError(f"the engine is dead: {why}")
@@ -203,7 +203,7 @@ class EngineProxy:
 
         Also those that it left behind when something else had killed it: a worker keeps its GPU's memory.
         """
-        if self._process.returncode is None:
+        if not (self._process.ended if isinstance(self._process, Forked) else self._process.returncode is not None):
             kill(self._process.pid)
         kill_all(self._workers)
 
@@ -227,6 +227,11 @@ def _start(environment: dict[str, str], stdin: int, pipe: int) -> subprocess.Pop
         return Forked(["-m", ENGINE_MODULE, str(pipe)], environment, {0: stdin, 1: 1, 2: 2, pipe: pipe})
     except OSError:
         return subprocess.Popen([sys.executable, "-m", ENGINE_MODULE, str(pipe)], stdin=stdin, pass_fds=(pipe,), env=environment)
+
+
+def _with(status: int | None) -> str:
+    """Return words for a status, where it is known: nobody knows that of a forked process."""
+    return "" if status is None else f" with status {status}"
 
 
 class Gauges(Collector):

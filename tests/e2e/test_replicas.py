@@ -62,7 +62,8 @@ async def test_bursts_are_spread_evenly(served: Served) -> None:
             now = await served_by_replica(http)
             shares = [now[replica] - before[replica] for replica in now]
             assert sum(shares) == BURST, "each request was served by one replica, once"
-            assert max(shares) <= 1.25 * BURST / 2, shares
+            # Replicas measure their speeds. Of equal ones 1.25 is tested without engines; on a crowded machine one is slower.
+            assert max(shares) <= 1.5 * BURST / 2, shares
             before = now
 
 

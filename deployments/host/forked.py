@@ -25,7 +25,7 @@ FDS = 64
 
 
 class Forked:
-    """A process that the fork server has forked; it has what is used here of `subprocess.Popen`.
+    """A process that the fork server has forked.
 
     It is killed when this end of its connection is closed, as when this process dies.
     """

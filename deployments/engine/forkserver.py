@@ -27,7 +27,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from deployments.engine.config import sparing_logging
+from deployments.engine.config import prepare, sparing_logging
 from deployments.host.forked import FDS, LENGTH, PID, own_fds
 from deployments.host.garbage import no_collecting
 
@@ -52,6 +52,7 @@ class Order:
 
 def load() -> None:
     """Import of vLLM what an engine and an ingress need."""
+    prepare({"VLLM_TARGET_DEVICE": "cpu"})
     sys.modules["ray"] = None  # type: ignore[assignment]  # vLLM goes on without it
     try:
         with sparing_logging(), no_collecting():
@@ -162,8 +163,7 @@ def become(order: Order) -> None:
         os.dup2(fd, target)
     for fd in own_fds():
         if fd not in order.fds:
-            with suppress(OSError):  # the one with which they were listed
-                os.close(fd)
+            os.close(fd)
     # A variable that has not changed stays where it is, above all the first one: libraries that change a process's title, Ray's and
     # vLLM's, find the place for it by the address of that.
     for name in os.environ.keys() - order.environment.keys():

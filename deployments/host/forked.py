@@ -83,22 +83,20 @@ def python() -> str | None:
 
 
 def own_fds() -> list[int]:
-    """Return the open file descriptors of this process."""
-    with os.scandir("/proc/self/fd") as entries:
-        return [int(entry.name) for entry in entries]
+    """Return the open file descriptors of this process, without the one with which they are listed."""
+    return [fd for fd in [int(entry.name) for entry in Path("/proc/self/fd").iterdir()] if _is_open(fd)]
 
 
 def main(words: list[str]) -> None:
     """Run a script (its path, and its arguments) in a forked process, or else in this one."""
     try:
-        process = Forked(words, os.environ, {fd: fd for fd in own_fds() if _is_open(fd)})
+        process = Forked(words, os.environ, {fd: fd for fd in own_fds()})
     except OSError:
         os.execv(sys.executable, [sys.executable, *words])
     process.wait()
 
 
 def _is_open(fd: int) -> bool:
-    """Return whether a file descriptor is open; the one with which they were listed is not any more."""
     try:
         os.fstat(fd)
     except OSError:

@@ -22,7 +22,6 @@ import psutil
 
 from deployments.access import keys
 from deployments.engine import forkserver
-from deployments.engine.config import ENVIRONMENT
 from deployments.engine.process import preloaded
 from deployments.errors import SatoriError
 from deployments.host import cores
@@ -133,7 +132,7 @@ class Application:
         self._ports = IngressPorts()
         own = of_its_own(settings, self._folder.name, self._ports) if is_alone() else {}
         forks = is_alone() and not settings.llm.num_gpus  # a GPU's libraries do not survive a fork
-        first = {SOCKET: f"{self._folder.name}/fork.sock"} if forks else {}
+        first = {SOCKET: f"{self._folder.name}/fork.sock"} if forks else {}  # of all variables: it never changes (`become`)
         more = own | limits | retries(settings) | dict(variables or {})
         self._variables = first | environment(more) | cores.variables(settings) | {FOLDER: self._folder.name}
         self._headers = {"content-type": "application/json"}
@@ -168,18 +167,18 @@ class Application:
 
     def _start_forkserver(self) -> subprocess.Popen[bytes]:
         """Start what engines and ingresses are forked from (`deployments.engine.forkserver`). It ends with this process."""
-        address = {SOCKET: self._variables[SOCKET]}  # the first of its variables
-        variables = address | ENVIRONMENT | self._variables | self._settings.llm.env | forkserver.ENVIRONMENT | preloaded()
-        return subprocess.Popen(
-            [sys.executable, "-u", "-m", forkserver.__name__, self._variables[SOCKET]],
-            cwd=ROOT,
-            env=variables | {"VLLM_TARGET_DEVICE": "cpu"},
-            stdin=subprocess.PIPE,
-            stdout=self._log.open("a"),
-            stderr=subprocess.STDOUT,
-            process_group=0,
-            umask=0o077,
-        )
+        variables = self._variables | self._settings.llm.env | forkserver.ENVIRONMENT | preloaded()
+        with self._log.open("a") as log:
+            return subprocess.Popen(
+                [sys.executable, "-u", "-m", forkserver.__name__, self._variables[SOCKET]],
+                cwd=ROOT,
+                env=variables,
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                process_group=0,
+                umask=0o077,
+            )
 
     def _take_place(self) -> None:
         """Show in `.run` of this checkout where the run's files are: its log, its folder and Ray's logs. Raises SatoriError."""

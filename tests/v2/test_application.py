@@ -234,15 +234,18 @@ async def test_drafts_are_accepted_and_those_of_other_texts_too(served: Served, 
 
 
 async def test_nothing_is_drafted_where_too_many_requests_run_for_it_to_pay(served: Served, mode: str) -> None:
+    """The first and last steps draft, as not all requests run in them: the rest of the drafts of as many requests alone is saved."""
+    tokens = 16
     async with client(served) as http:
         before = await count(http, "spec_decode_num_drafts")
-        await ask(http, body(ignore_eos=True, max_tokens=12))
+        await ask(http, body(ignore_eos=True, max_tokens=tokens))
         between = await count(http, "spec_decode_num_drafts")
-        await ask(http, body(ignore_eos=True, max_tokens=8, n=FULL, temperature=0.01))
+        await ask(http, body(ignore_eos=True, max_tokens=tokens, n=FULL, temperature=0.01))
         after = await count(http, "spec_decode_num_drafts")
-    print(f"{between - before:.0f} drafts in 12 tokens of a request, {after - between:.0f} in {8 * FULL} tokens of {FULL}")
-    assert (between > before) == (mode == "speculating")
-    assert after - between < 8 * FULL / 10
+    alone, together = between - before, after - between
+    print(f"{alone:.0f} drafts in {tokens} tokens of a request, {together:.0f} in those of {FULL}")
+    assert (alone > 0) == (mode == "speculating")
+    assert together <= FULL * alone / 3
 
 
 def stream(number: int) -> dict[str, Any]:

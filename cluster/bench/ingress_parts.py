@@ -12,6 +12,7 @@ SOCKET is the number of a listening one that the process inherits.
 import asyncio
 import contextlib
 import logging
+import math
 import os
 import pickle
 import socket
@@ -124,8 +125,14 @@ class Replicas:
         self._ended: dict[str, asyncio.Future[None]] = {}
         self._assigned: dict[str, int] = {}
 
-    def look_up(self, cached: Callable[[Any], Mapping[str, float] | None]) -> None:
+    def look_up(
+        self, cached: Callable[[Any], Mapping[str, float] | None], coming: Callable[[Any, str], Callable[[], None] | None]
+    ) -> None:
         """Do nothing: there is no choice."""
+
+    def idle(self, kept: float) -> float:
+        """Return that there is room."""
+        return math.inf
 
     def known(self) -> list[str]:
         """Return the only replica's id."""

@@ -16,8 +16,10 @@ that moves find where it goes?
 
 import argparse
 import asyncio
+import contextlib
+import json
 import random
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import httpx
@@ -95,6 +97,9 @@ class Tokens:
     prompt: int
     cached: int
 
+    def __add__(self, other: "Tokens") -> "Tokens":
+        return Tokens(self.prompt + other.prompt, self.cached + other.cached)
+
     def __sub__(self, other: "Tokens") -> "Tokens":
         return Tokens(self.prompt - other.prompt, self.cached - other.cached)
 
@@ -104,28 +109,40 @@ class Tokens:
         return self.prompt - self.cached
 
 
-def samples(url: str) -> Iterator[Sample]:
-    """Yield all samples of the metrics of all processes of the application at `url`."""
+def samples(url: str) -> dict[str, list[Sample]]:
+    """Return all samples of the metrics of the application at `url`, by the address of the process; one that just ends has none."""
+    found = {}
     for target in httpx.get(f"{url}/metrics/targets", timeout=10, trust_env=False).json():
-        text = httpx.get(f"http://{target['targets'][0]}/metrics", timeout=10, trust_env=False).text
-        for family in text_string_to_metric_families(text):
-            yield from family.samples
+        address = target["targets"][0]
+        with contextlib.suppress(httpx.TransportError):
+            text = httpx.get(f"http://{address}/metrics", timeout=10, trust_env=False).text
+            found[address] = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
+    return found
+
+
+def counted_by_process(url: str) -> dict[str, Tokens]:
+    """Return what vLLM has counted since the application started, by the address of the process."""
+    found = {}
+    for address, of_process in samples(url).items():
+        sums = dict.fromkeys(COUNTED, 0.0)
+        for sample in of_process:
+            if sample.name in sums:
+                sums[sample.name] += sample.value
+        found[address] = Tokens(*map(int, sums.values()))
+    return found
 
 
 def counted(url: str) -> Tokens:
     """Return what vLLM has counted since the application started."""
-    sums = dict.fromkeys(COUNTED, 0.0)
-    for sample in samples(url):
-        if sample.name in sums:
-            sums[sample.name] += sample.value
-    return Tokens(*map(int, sums.values()))
+    return sum(counted_by_process(url).values(), Tokens(0, 0))
 
 
 async def known(url: str, rng: random.Random, ingresses: int, replicas: int) -> None:
     """Send prompts until each ingress knows the caches of all replicas: of one that has cached nothing yet none is known."""
     while True:
         await ask(url, [[[{"role": "user", "content": digits(rng, 200)}]] for _ in range(8)], 8, rng)
-        if [sample.value for sample in samples(url) if sample.name == "satori_cache_known_replicas"] == [replicas] * ingresses:
+        told = (sample for of_process in samples(url).values() for sample in of_process)
+        if [sample.value for sample in told if sample.name == "satori_cache_known_replicas"] == [replicas] * ingresses:
             return
         await asyncio.sleep(0.5)
 
@@ -151,12 +168,13 @@ async def busiest(processes: Sequence[psutil.Process], seconds: float = 0.3) -> 
 
 
 async def moved(started: stack.Stack, seed: int) -> Tokens:
-    """Return the tokens of a request that moves, and those that it found in the cache of its second replica."""
+    """Return the tokens of a prompt whose request moves, and those that it found in the cache of its second replica."""
     rng = random.Random(f"{seed} moved")
     await known(started.url, rng, ingresses=1, replicas=3)
     chat = [{"role": "user", "content": digits(rng, 3000)}]
     await ask(started.url, [[chat], [chat]], 2, rng)  # the second does not wait for the first, and so goes to another replica
     body = {"model": "nano", "messages": chat, "max_tokens": 600, "temperature": 0, "ignore_eos": True, "stream": True}
+    body["stream_options"] = {"include_usage": True}
     async with (
         httpx.AsyncClient(base_url=started.url, timeout=300, trust_env=False) as http,
         http.stream("POST", "/v1/chat/completions", json=body) as response,
@@ -164,11 +182,13 @@ async def moved(started: stack.Stack, seed: int) -> Tokens:
         lines = response.aiter_lines()
         for _ in range(20):
             await anext(lines)
-        before = counted(started.url)
+        before = counted_by_process(started.url)
         stack.kill([await busiest([engine for replica in started.llm_replicas() for engine in stack.engines(replica)])])
         said = [line async for line in lines if line]
     assert said[-1] == "data: [DONE]"
-    return counted(started.url) - before
+    prompt = json.loads(said[-2].removeprefix("data: "))["usage"]["prompt_tokens"]
+    after = counted_by_process(started.url)
+    return Tokens(prompt, sum(tokens.cached - before[address].cached for address, tokens in after.items() if address in before))
 
 
 def application(words: Sequence[str]) -> stack.Server:

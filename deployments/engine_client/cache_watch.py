@@ -56,7 +56,7 @@ class CacheWatch:
             task.cancel()
 
     def cached_tokens(self, prompt: Prompt | tuple[()]) -> dict[str, float] | None:
-        """Return how many of a prompt's tokens each replica has cached, by id, those not known left out; None if none is known.
+        """Return how many of a prompt's tokens each replica has cached or will have, by id; None if nothing is known of any.
 
         Of a call without a prompt nothing is known.
         """
@@ -77,6 +77,16 @@ class CacheWatch:
                     found = blocks
                     cached[replica] = found * scheme.block_size
         return cached or None
+
+    def coming(self, prompt: Prompt | tuple[()], replica: str) -> Callable[[], None] | None:
+        """Count a prompt as cached on a replica that will read it, until what is returned is called."""
+        if not prompt or (scheme := self.index.scheme(replica)) is None:
+            return None
+        try:
+            return self.index.coming.expect(replica, prompt.hashes(scheme)[:])
+        except Exception:  # as above
+            logger.exception("what a replica will have cached of a prompt could not be hashed")
+            return None
 
     async def _watch(self) -> None:
         while True:

@@ -108,7 +108,7 @@ class ServeEngineClient(EngineCoreClient):
         self._watch = CacheWatch(replicas, self._receiver.address, cache_blocks) if cache_blocks else None
         self._prompt: tuple[str, Prompt] | None = None
         if self._watch is not None:
-            replicas.look_up(self._watch.cached_tokens)
+            replicas.look_up(self._watch.cached_tokens, self._watch.coming)
         self._failover = Failover(
             self._requests,
             replicas,
@@ -139,6 +139,10 @@ class ServeEngineClient(EngineCoreClient):
     def unassigned(self) -> int:
         """The number of requests that wait for a replica. Other threads may read it."""
         return sum(not self._replicas.assigned(wire_id) for wire_id in list(self._requests.by_wire_id))
+
+    def idle(self, kept: float) -> float:
+        """Return how many more requests the replicas can run at once, if each keeps this share of its slots free."""
+        return self._replicas.idle(kept)
 
     @property
     def open_requests(self) -> list[str]:

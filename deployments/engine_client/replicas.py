@@ -38,9 +38,11 @@ class LLMReplicas:
         followed: bool = await self._handle("follow_cache").remote(replica, address)
         return followed
 
-    def look_up(self, cached: Callable[[Any], Mapping[str, float] | None]) -> None:
-        """Have the placement ask this how many tokens of a prompt (`Work.blocks`) each replica has cached."""
-        PLACEMENT.cached = cached
+    def look_up(
+        self, cached: Callable[[Any], Mapping[str, float] | None], coming: Callable[[Any, str], Callable[[], None] | None]
+    ) -> None:
+        """Have the placement ask how many tokens of a prompt (`Work.blocks`) each replica has cached, and tell where it will be."""
+        PLACEMENT.cached, PLACEMENT.coming = cached, coming
 
     def known(self) -> list[str]:
         """Return the ids of the replicas that there are, as far as Serve has told."""
@@ -74,6 +76,10 @@ class LLMReplicas:
     def progressed(self, request_id: str, expected_tokens: float) -> None:
         """Record that the request's prompt has been read, and how many tokens are still expected of it."""
         PLACEMENT.progressed(request_id, expected_tokens)
+
+    def idle(self, kept: float) -> float:
+        """Return how many more requests the replicas can run at once, if each keeps this share of its slots free."""
+        return PLACEMENT.idle(kept)
 
     def assigned(self, request_id: str) -> int:
         """Return how often the request was given to a replica: 0 while it waits for one."""

@@ -8,11 +8,15 @@ Events come in batches, each with the numbers of batches before and after it. A 
 gap. The replica is then out of step, and unknown until its whole content has come again. It is also unknown when nothing of it was
 heard for `SILENT_S`, and when there is no room for it: the index holds the blocks of as many caches as fit into `max_blocks`, at
 some 45 bytes a block (`python -m cluster.bench.cache`).
+
+What requests that were given to a replica will have read there counts as cached, too (`Coming`): the next request with the same
+prompt need not have it read elsewhere.
 """
 
 import time
 from array import array
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass
 
 STORED, REMOVED, CLEARED = 0, 1, 2
@@ -58,7 +62,8 @@ class Blocks:
     def __len__(self) -> int:
         return self._count
 
-    def __contains__(self, block: int) -> bool:
+    def __contains__(self, block: object) -> bool:
+        assert isinstance(block, int)
         bucket = self._buckets[block & self._mask]
         return bucket is not None and block in bucket
 
@@ -109,6 +114,44 @@ class _Cache:
     heard: float
 
 
+class Coming:
+    """The blocks that requests will have in a replica's cache, from when they are given to it until events tell of them.
+
+    They are counted, since requests share them.
+    """
+
+    def __init__(self) -> None:
+        self._counts: dict[str, Counter[int]] = {}
+
+    def expect(self, replica: str, blocks: Sequence[int]) -> Callable[[], None]:
+        """Count these blocks on a replica, until what is returned is called, once."""
+        counts = self._counts.setdefault(replica, Counter())
+        counts.update(blocks)
+
+        def forget() -> None:
+            for block in blocks:
+                counts[block] -= 1
+                if not counts[block]:
+                    del counts[block]
+            if not counts and self._counts.get(replica) is counts:
+                del self._counts[replica]
+
+        return forget
+
+    def of(self, replica: str) -> Container[int]:
+        """Return those of a replica."""
+        return self._counts.get(replica, ())
+
+
+@dataclass(frozen=True, slots=True)
+class _Either:
+    cached: Container[int]
+    coming: Container[int]
+
+    def __contains__(self, block: object) -> bool:
+        return block in self.cached or block in self.coming
+
+
 class CacheIndex:
     """The KV caches of the LLM replicas. One thread changes it; others may ask it meanwhile."""
 
@@ -116,6 +159,7 @@ class CacheIndex:
         self._max_blocks = max_blocks
         self._clock = clock
         self._caches: dict[str, _Cache] = {}
+        self.coming = Coming()
 
     @property
     def blocks(self) -> int:
@@ -166,18 +210,24 @@ class CacheIndex:
                 known.setdefault(cache.scheme, []).append(replica)
         return known
 
+    def scheme(self, replica: str) -> Scheme | None:
+        """Return how a replica's hashes are made, if its content is known."""
+        cache = self._caches.get(replica)
+        return cache.scheme if cache is not None and cache.blocks is not None else None
+
     def cached_blocks(self, replica: str, hashes: Sequence[int], near: int = 0) -> int | None:
-        """Return how many of a prompt's blocks, from the first on, a replica has cached; None when that is not known.
+        """Return how many of a prompt's blocks, from the first on, a replica has cached or will have; None when that is not known.
 
         `near` is a guess. `hashes` may be made as they are asked for: few behind the last one that is cached are.
         """
         cache = self._caches.get(replica)
         if cache is None or cache.blocks is None or self._clock() - cache.heard > SILENT_S:
             return None
-        return depth(cache.blocks, hashes, near)
+        coming = self.coming.of(replica)
+        return depth(_Either(cache.blocks, coming) if coming else cache.blocks, hashes, near)
 
 
-def depth(blocks: Blocks, hashes: Sequence[int], near: int = 0) -> int:
+def depth(blocks: Container[int], hashes: Sequence[int], near: int = 0) -> int:
     """Return how many of `hashes`, from the first on, are in `blocks`: by bisection from `near`, since the last ones go first.
 
     (vLLM frees a request's blocks from the last to the first, and whoever uses a block uses all before it.)

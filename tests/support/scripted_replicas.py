@@ -1,6 +1,7 @@
 """LLM replicas without engines: each next token is a function of the number of tokens before it, so that a reply has one text."""
 
 import asyncio
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -54,10 +55,15 @@ class ScriptedReplicas:
             self._sender.open(address).send(MsgpackEncoder().encode(EngineCoreOutputs(outputs=[output])))
             await asyncio.sleep(0)
 
-    def look_up(self, cached: Callable[[Any], Mapping[str, float] | None]) -> None: ...
+    def look_up(
+        self, cached: Callable[[Any], Mapping[str, float] | None], coming: Callable[[Any, str], Callable[[], None] | None]
+    ) -> None: ...
 
     def known(self) -> list[str]:
         return ["scripted"]
+
+    def idle(self, kept: float) -> float:
+        return math.inf
 
     def expect(self, request_id: str, work: Work) -> None: ...
 

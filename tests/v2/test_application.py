@@ -234,7 +234,7 @@ async def test_drafts_are_accepted_and_those_of_other_texts_too(served: Served, 
 
 
 async def test_nothing_is_drafted_where_too_many_requests_run_for_it_to_pay(served: Served, mode: str) -> None:
-    """The first and last steps draft, as not all requests run in them: the rest of the drafts of as many requests alone is saved."""
+    """Not all requests run in the first and last steps, which draft. The rest of the drafts of as many requests alone is saved."""
     tokens = 16
     async with client(served) as http:
         before = await count(http, "spec_decode_num_drafts")

@@ -23,6 +23,7 @@ from types import SimpleNamespace
 from typing import Any, Protocol
 
 from cluster.simulate.routing.replica import BLOCK, Replica, Request
+from deployments.routing.cache_index import Coming
 from deployments.routing.placement import Placement
 from deployments.routing.score import Load, Work, choose
 
@@ -163,6 +164,9 @@ class Index:
 
     blocks: dict[str, set[int]]
 
+    def __post_init__(self) -> None:
+        self.coming = Coming()
+
     def hear(self, now_s: float, replicas: Iterable[Replica]) -> None:
         """Take what was told until now."""
         for replica in replicas:
@@ -176,12 +180,12 @@ class Index:
                     there.discard(block)
 
     def cached(self, blocks: list[int]) -> dict[str, float]:
-        """Return how many tokens of a prompt each replica has."""
+        """Return how many tokens of a prompt each replica has or will have."""
         found = {}
         for name, there in self.blocks.items():
-            count = 0
+            count, coming = 0, self.coming.of(name)
             for block in blocks:
-                if block not in there:
+                if block not in there and block not in coming:
                     break
                 count += 1
             found[name] = float(count * BLOCK)
@@ -224,6 +228,7 @@ class Ours(Simple):
         for placement in self.placements:
             if index:
                 placement.cached = self._index.cached
+                placement.coming = lambda blocks, replica: self._index.coming.expect(replica, blocks)
 
     def _handle(self, replica: Replica) -> Any:
         if replica.name not in self._handles:

@@ -120,6 +120,29 @@ async def test_an_ingress_learns_what_was_cached_before_and_what_is_cached_after
         assert watch.index.blocks == 4
 
 
+async def test_what_a_replica_will_read_counts_there_and_needs_no_event() -> None:
+    fleet = Fleet("a", "b")
+    fleet.replicas["a"].store(1)
+    async with watching(fleet) as watch:
+        await knows(watch, [1, 2, 3], a=4, b=0)
+        forget = watch.coming(prompt_of([1, 2, 3]), "a")
+        assert forget is not None
+        assert watch.cached_tokens(prompt_of([1, 2, 5])) == {"a": 8, "b": 0}
+        assert watch.coming(prompt_of([1]), "nobody") is watch.coming((), "a") is None
+        forget()
+        assert watch.cached_tokens(prompt_of([1, 2, 5])) == {"a": 4, "b": 0}
+
+
+async def test_a_prompt_that_cannot_be_hashed_fails_nothing() -> None:
+    fleet = Fleet("a", "b")
+    fleet.replicas["a"].store(1)
+    async with watching(fleet) as watch:
+        await knows(watch, [1], a=4, b=0)
+        broken = prompt_of([])
+        broken.hashes = lambda scheme: 1 / 0  # type: ignore[assignment, method-assign, return-value]
+        assert watch.coming(broken, "a") is watch.cached_tokens(broken) is None
+
+
 async def test_of_a_single_replica_nothing_is_asked_until_there_is_another() -> None:
     fleet = Fleet("a")
     async with watching(fleet) as watch:

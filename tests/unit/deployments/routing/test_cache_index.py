@@ -51,6 +51,20 @@ def test_random_contents_are_kept_as_a_count_of_copies_says() -> None:
     assert Counter(array("Q", again.packed())) == +counts
 
 
+def test_what_requests_will_have_cached_counts_until_the_last_of_them_is_done() -> None:
+    index = index_of(1, 2)
+    index.replace("b", SCHEME, 100, 0, b"")
+    one, two = (index.coming.expect("a", hashes) for hashes in ([1, 2, 3, 4], [1, 2, 3, 5]))
+    assert [index.cached_blocks("a", hashes) for hashes in ([1, 2, 3, 4, 6], [1, 2, 3, 5], [7])] == [4, 4, 0]
+    assert index.cached_blocks("a", [1, 2, 3, 4], near=4) == 4
+    assert index.cached_blocks("b", [1, 2, 3]) == 0
+    one()
+    assert [index.cached_blocks("a", hashes) for hashes in ([1, 2, 3, 4, 6], [1, 2, 3, 5])] == [3, 4]
+    two()
+    assert index.cached_blocks("a", [1, 2, 3]) == 2
+    assert vars(index.coming)["_counts"] == {}
+
+
 def test_a_prompts_blocks_count_from_the_first_on() -> None:
     index = index_of(1, 2, 3, 9)
     assert index.cached_blocks("a", [1, 2, 3, 4, 5]) == 3

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from deployments.routing.placement import TOLD_S, Placement
+from deployments.routing.placement import COMING_TOKENS, TOLD_S, Placement
 from deployments.routing.score import Reason, Work
 from deployments.settings import load
 from tests.support.clock import Clock
@@ -54,6 +54,57 @@ def test_a_request_goes_where_its_prompt_is_cached_and_is_counted_there_at_once(
     placed.ended("one")
     assert placed.of(b.replica_id) == 0
     assert reasons == [(Reason.CACHED, 96)]
+
+
+def test_a_prompt_counts_as_cached_where_it_will_be_read_until_cache_events_tell_of_it() -> None:
+    placed, both = Placement(rng=lambda: 0.0), replicas("ab")
+    placed.update(both)
+    coming: list[tuple[list[str], str]] = []
+
+    def expect(blocks: list[str], replica: str) -> Any:
+        coming.append((blocks, replica))
+        return lambda: coming.remove((blocks, replica))
+
+    placed.cached = lambda blocks: {replica: 1000.0 for there, replica in coming if there == blocks}
+    placed.expect("other", Work(100, 10))
+    placed.assign("other", both[1].replica_id, "other")
+    placed.coming = expect
+    for name in ("one", "two"):
+        placed.expect(name, Work(1001, 10, ["prompt"]))
+        chosen = placed.choose(name, both, name)
+        assert chosen is both[0], "the second waits for what the first reads"
+        placed.assign(name, chosen.replica_id, name)
+    assert coming == [(["prompt"], "a")], "of the second hardly anything must be read"
+    placed.progressed("one", 10)
+    assert coming, "events come later than the first token"
+    placed.progressed("one", 5)
+    assert not coming
+    placed.progressed("one", 1)
+    placed.choose("two", both[1:], "two")
+    placed.assign("two", both[1].replica_id, "two")
+    assert coming == [(["prompt"], "b")]
+    placed.left("two")
+    placed.left("one")
+    assert not coming
+
+
+@pytest.mark.parametrize(
+    ("given", "there", "tokens"),
+    [
+        ({}, "a", 1000),
+        ({}, "ab", COMING_TOKENS - 1),
+        ({"engine.enable_prefix_caching": False}, "ab", 1000),
+        ({"routing.policy": "requests"}, "ab", 1000),
+    ],
+)
+def test_no_prompt_is_expected_to_be_cached_where_that_changes_little(given: dict[str, Any], there: str, tokens: int) -> None:
+    placed = Placement()
+    placed.set_up(load({"preset": "nano-cpu", **given}))
+    placed.update(replicas(there))
+    placed.coming = lambda blocks, replica: pytest.fail("it is")
+    placed.expect("one", Work(tokens, 10, ["prompt"]))
+    placed.assign("one", Id("a"), "one")  # type: ignore[arg-type]
+    assert placed.assigned("one") == 1
 
 
 def test_a_request_that_waits_again_keeps_what_is_expected_of_it() -> None:
@@ -189,3 +240,17 @@ def test_a_request_goes_to_the_replica_that_reads_faster_as_it_has_measured() ->
     assert placed.choose("one", both, "one") is both[0]
     placed.update(both[1:])
     assert list(vars(placed)["_measured"]) == ["b"]
+
+
+@pytest.mark.parametrize("policy", ["tokens", "requests"])
+def test_what_replicas_have_idle_is_what_they_run_at_once_less_what_they_keep_and_have(policy: str) -> None:
+    placed, both = Placement(), replicas("ab")
+    placed.set_up(load({"preset": "nano-cpu", "engine.max_num_seqs": 16, "routing.policy": policy}))
+    assert placed.idle(0.25) == 0, "there is none"
+    placed.update(both)
+    assert placed.idle(0.25) == 24
+    placed.assign("one", both[0].replica_id, "one")
+    placed.told("b", 20, 0)
+    assert placed.idle(0.25) == 11
+    placed.lost("one")
+    assert placed.idle(0) == 0

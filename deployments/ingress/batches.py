@@ -7,6 +7,7 @@ import re
 import time
 import uuid
 from collections import Counter
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI, Query
@@ -69,12 +70,14 @@ class BatchRequest(BaseModel):
 
 
 class Batches:
-    """The batches of an ingress: those that it runs, and the routes to all of them."""
+    """The batches of an ingress: those that it runs, and the routes to all of them. For `idle` see `Pace`."""
 
-    def __init__(self, responses: Responses, files: Files, inner: Inner, guard: Guard, settings: Settings) -> None:
+    def __init__(
+        self, responses: Responses, files: Files, inner: Inner, guard: Guard, settings: Settings, idle: Callable[[float], float]
+    ) -> None:
         self._responses, self._files, self._inner, self._guard, self._settings = responses, files, inner, guard, settings
         self._model = settings.served_model_name
-        self.pace = Pace(settings.batches.max_lines, settings.batches.queue_s)
+        self.pace = Pace(settings.batches.max_lines, settings.batches.queue_s, idle)
         self._runs: dict[str, Run] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._wake = asyncio.Event()

@@ -168,7 +168,7 @@ async def build(
     chats.mount(app, chats.Chats(app.state.openai_serving_chat, engine, responses, settings.store, settings.served_model_name))
     stored_files = files.Files(responses, settings.store)
     files.mount(app, stored_files)
-    stored_batches = batches.Batches(responses, stored_files, Inner(app, settings.http, writer), guard, settings)
+    stored_batches = batches.Batches(responses, stored_files, Inner(app, settings.http, writer), guard, settings, client.idle)
     batches.mount(app, stored_batches)
     docs.mount(app)
     if coat:

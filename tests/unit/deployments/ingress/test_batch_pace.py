@@ -1,11 +1,12 @@
 """How many lines run at a time."""
 
 import asyncio
+import math
 
 import pytest
 
 from deployments.ingress.batch_pace import Pace
-from deployments.observability.record import Record, Timeline
+from deployments.observability.record import Record, Timeline, Visit
 from tests.support.clock import Clock
 
 QUEUE_S = 0.2
@@ -18,7 +19,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def pace(clock: Clock) -> Pace:
-    return Pace(20, QUEUE_S, clock)
+    return Pace(20, QUEUE_S, lambda kept: math.inf, clock)
 
 
 def starts(record: Record, queue_s: float = 0.0) -> None:
@@ -93,3 +94,51 @@ async def test_lines_enter_in_turn_and_no_more_than_may(pace: Pace) -> None:
     tasks[3].cancel()  # at that moment
     await asyncio.wait(tasks[3:])
     assert (entered, pace.running) == ([0, 2, 4], 1)
+
+
+async def test_lines_leave_to_others_what_each_replica_keeps_free(clock: Clock) -> None:
+    others = 0
+    placed: list[Record] = []
+    pace = Pace(20, QUEUE_S, lambda kept: 16 * (1 - kept) - others - len(placed), clock)
+    pace.limit = 20
+
+    async def next_ones(count: int) -> list[Record]:
+        """Have so many lines come; return those that enter."""
+        tasks = [asyncio.create_task(pace.enter()) for _ in range(count)]
+        await asyncio.wait(tasks, timeout=0.01)
+        for task in tasks:
+            task.cancel()
+        return [task.result() for task in tasks if task.done() and not task.cancelled()]
+
+    records = await next_ones(20)
+    assert len(records) == 14, "none has a replica yet, and all will"
+    assert await next_ones(1) == []
+    for record in records:
+        starts(record)
+        record.engine[0].visits.append(Visit())
+        placed.append(record)
+    assert await next_ones(1) == []
+    pace.tick()
+    assert pace.limit == 20, "nothing waited"
+    others = 3
+    pace.leave(placed.pop())
+    assert await next_ones(1) == [], "others have come"
+    while placed:
+        pace.leave(placed.pop())
+    others = 16
+    assert len(await next_ones(2)) == 1, "one always runs"
+
+
+async def test_it_does_not_grow_where_replicas_have_no_more_room(clock: Clock) -> None:
+    pace = Pace(20, QUEUE_S, lambda kept: 0.0, clock)
+    asked = [asyncio.create_task(pace.enter()) for _ in range(3)]
+    await asyncio.sleep(0)
+    starts(asked[0].result())
+    pace.tick()
+    assert pace.limit == 2
+    await asyncio.sleep(0)
+    assert not asked[1].done()
+    pace.tick()
+    assert pace.limit == 2
+    for task in asked:
+        task.cancel()

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,7 @@ class Ingress:
 
     def __init__(self, path: Path) -> None:
         self.store = Store(str(path / "responses.sqlite"), "me", lease_s=60, max_bytes=MAX_BYTES)
-        self.inner, self.pace = Inner(), Pace(20, 0.2)
+        self.inner, self.pace = Inner(), Pace(20, 0.2, lambda kept: math.inf)
         self.place = Place(self.store, self.inner, Guard(None), self.pace, 3600, LINE_BYTES)  # type: ignore[arg-type]
 
     async def make(self, lines: int, **body: Any) -> None:

@@ -35,6 +35,15 @@ class Message(BaseModel):
     content: str
 
 
+class Step(BaseModel):
+    """A segment of a thought, as the page has it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    action: Literal["continue", "reflect", "explore"] | None = None
+    text: str
+
+
 class Settings(BaseModel):
     """The user's settings. None leaves a value to the API."""
 
@@ -67,13 +76,17 @@ class Settings(BaseModel):
 
 
 class Question(BaseModel):
-    """One request for an answer. The API stores the reply under `id`; `resumed` says that it has it already."""
+    """One request for an answer. The API stores the reply under `id`; `resumed` says that it has it already.
+
+    The model goes on from `thought`, if there is any: the steps that it is to have written.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
     id: Id
     resumed: bool = False
     messages: Annotated[list[Message], Field(min_length=1)]
+    thought: list[Step] = []
     settings: Settings = Settings()
     key: str = ""
 
@@ -91,6 +104,10 @@ class Question(BaseModel):
             "stream_options": {"include_usage": True, "continuous_usage_stats": True},
             "coat": self.settings.coat,
         }
+        if self.thought:
+            text = "".join(f"<|{step.action}|>{step.text}" if step.action else step.text for step in self.thought)
+            body["messages"].append({"role": "assistant", "content": text})
+            body |= {"add_generation_prompt": False, "continue_final_message": True, "echo": True}
         if self.settings.model:
             body["model"] = self.settings.model
         if self.settings.max_tokens is not None:

@@ -1,5 +1,7 @@
 """Reading and typing: versions, the place in a conversation, dialogs, the focus, sizes of what is touched."""
 
+import re
+
 import pytest
 from playwright.sync_api import Locator, expect
 
@@ -42,6 +44,84 @@ def test_an_edit_and_another_try_make_versions(chat: Chat, api: ScriptedApi) -> 
     chat.reload()
     expect(bubbles).to_have_text([QUESTION, "half of one"])
     expect(first.locator(".versions")).to_have_text("1/3")
+
+
+def test_the_model_goes_on_from_a_step_that_was_changed(chat: Chat, api: ScriptedApi) -> None:
+    chat.ask()
+    chat.answered()
+    first = chat.panel.locator(".turn").first
+    first.locator(".thought > summary").click()
+    change = chat.steps.nth(1).get_by_role("button", name="Change it and go on")
+    change.click()
+    box = chat.steps.nth(1).get_by_role("textbox", name="The step's text")
+    expect(box).to_be_focused()
+    expect(box).to_have_value(re.compile(r"Going back, \\\(182 \+ 100 = 282\\\)"))
+    box.fill("never asked")
+    box.press("Escape")
+    expect(change).to_be_focused()
+    expect(chat.steps.nth(1)).to_contain_text("That is right.")
+    change.click()
+    box.fill("Let me check that. Is 282 right?")
+    chat.button("Go on from here").click()
+    expect(first.locator(".versions")).to_have_text("2/2")
+    expect(first).to_contain_text("Goes on from 2 steps of an earlier reply")
+    chat.answered()
+    first.locator(".thought > summary").click()
+    expect(chat.steps.nth(1)).to_contain_text("Is 282 right?")
+    expect(chat.steps).to_have_count(4)
+    planted = api.asked[1]["messages"][-1]
+    assert planted["role"] == "assistant"
+    assert planted["content"].startswith("<|continue|>First the product")
+    assert planted["content"].endswith("<|reflect|>Let me check that. Is 282 right?")
+    chat.reload()
+    expect(first).to_contain_text("Goes on from 2 steps of an earlier reply")
+    first.get_by_role("button", name="Try again").click()
+    expect(first.locator(".versions")).to_have_text("3/3")
+    chat.answered()
+    assert api.asked[2]["messages"] == api.asked[1]["messages"]
+
+
+def test_a_thought_is_a_tree_and_a_reflection_leads_to_what_it_checks(chat: Chat) -> None:
+    chat.ask("set aside")
+    chat.answered()
+    chat.panel.locator(".thought > summary").click()
+    refuted = [bool(re.search("refuted", one.get_attribute("class") or "")) for one in chat.steps.all()]
+    assert refuted == [True, True] + 6 * [False]
+    expect(chat.steps.nth(0)).to_contain_text("set aside")
+    depths = chat.panel.locator(".step").evaluate_all("all => all.map(one => getComputedStyle(one).marginLeft)")
+    assert len(set(depths)) == 3, "each exploration opens a branch"
+    assert depths == sorted(depths, key=lambda depth: float(depth.removesuffix("px")))
+    chat.steps.nth(0).locator("summary").click()  # folds it
+    chat.steps.nth(2).get_by_role("button", name="Checks steps 1 to 2").click()
+    expect(chat.steps.nth(0).locator("summary")).to_be_focused()
+    expect(chat.steps.nth(0).locator(".written")).to_be_visible()
+    expect(chat.steps.nth(5).get_by_role("button", name="Checks steps 4 to 5")).to_be_visible()
+
+
+def test_a_very_long_thought_has_an_overview_that_leads_to_each_step(chat: Chat) -> None:
+    chat.ask("a hundred steps")
+    chat.answered()
+    chat.panel.locator(".thought > summary").click()
+    marks = chat.panel.locator(".overview span")
+    expect(marks).to_have_count(100)
+    chat.panel.locator(".filters button").first.click()
+    hidden = chat.steps.nth(62)
+    expect(hidden).to_be_hidden()
+    marks.nth(62).click()
+    expect(hidden).to_be_in_viewport()
+    expect(hidden.locator("summary")).to_be_focused()
+
+
+def test_no_step_is_changed_while_the_reply_is_written(chat: Chat, api: ScriptedApi) -> None:
+    api.gate.close()
+    api.gate.open(8)
+    chat.ask()
+    chat.steps.first.wait_for()
+    expect(chat.steps.first.locator(".go-on")).to_have_count(0)
+    api.gate.open()
+    chat.answered()
+    chat.panel.locator(".thought > summary").click()
+    expect(chat.steps.first.locator(".go-on")).to_be_visible()
 
 
 def test_a_question_typed_while_busy_waits_and_escape_stops(chat: Chat, api: ScriptedApi) -> None:

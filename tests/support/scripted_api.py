@@ -91,6 +91,20 @@ SCRIPTS["hundred"] = (
     "The final answer is \\boxed{7}.",
     "7",
 )
+SCRIPTS["set aside"] = (
+    [
+        ("continue", "47 * 6 = 283."),
+        ("continue", "283 - 100 = 183."),
+        ("reflect", "Let me check: 7 * 6 = 42. Wrong."),
+        ("explore", "Let me try again: 47 * 6 = 282."),
+        ("continue", "282 - 100 = 182."),
+        ("reflect", "Let me check: 182 + 100 = 282. Right."),
+        ("continue", "So it is 182."),
+        ("explore", "Another way: 47 * 6 - 100 = 40 * 6 + 42 - 100 = 182."),
+    ],
+    "The final answer is \\boxed{182}.",
+    "182",
+)
 ERRORS: dict[str, tuple[int, dict[str, str], str]] = {
     "queue_full": (429, {"Retry-After": "7"}, "too many requests"),
     "too_long": (400, {}, "This model's maximum context length is 4096 tokens. However, you requested 9000 tokens."),
@@ -195,7 +209,7 @@ class ScriptedApi:
             return refused("a stored chat has this id", 409, "already_stored")
         self.asked.append(body)
         self.keys.append(request.headers.get("authorization"))
-        question = body["messages"][-1]["content"]
+        question = next(one["content"] for one in reversed(body["messages"]) if one["role"] == "user")
         named = re.search(r"trouble: (\w+)", question)
         trouble = named[1] if named else self.trouble
         if trouble in ERRORS:
@@ -256,6 +270,9 @@ class ScriptedApi:
 
     async def _events(self, body: dict[str, Any], question: str, trouble: str | None) -> AsyncIterator[str]:
         segments, statement, answer = next((script for mark, script in SCRIPTS.items() if mark in question), DEFAULT)
+        if body.get("continue_final_message"):  # with `echo`, what was planted comes again
+            planted = re.findall(r"<\|(\w+)\|>([^<]*)", body["messages"][-1]["content"])
+            segments = [*planted, *segments[len(planted) :]] if body["echo"] else segments[len(planted) - 1 :]
         coat = body.get("coat") or {}
         vote: dict[str, Any] | None = None
         numbers = itertools.count()

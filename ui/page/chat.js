@@ -107,6 +107,7 @@ export class Chat {
     const view = new TurnView(turn, this.views.size + 1, {
       edited: (text) => this.edit(turn, text),
       retry: () => this.retry(turn),
+      goOn: (thought) => this.goOn(turn, thought),
       chosen: (other, arrow) => this.choose(other, arrow),
     });
     this.views.set(turn.id, view);
@@ -118,8 +119,8 @@ export class Chat {
     this.ask(this.kept, this.turn(path(this.kept).at(-1)?.id ?? null, text));
   }
 
-  turn(parent, question) {
-    return { id: store.newId(), parent, question, settings: {}, reply: null };
+  turn(parent, question, thought = []) {
+    return { id: store.newId(), parent, question, thought, settings: {}, reply: null };
   }
 
   // Asks another question in the place of one: both are kept, each with the turns behind it.
@@ -131,7 +132,13 @@ export class Chat {
 
   // Asks again. What had arrived is kept, as a version.
   retry(turn) {
-    this.ask(this.kept, hasText(turn.reply) ? this.turn(turn.parent, turn.question) : turn);
+    this.ask(this.kept, hasText(turn.reply) ? this.turn(turn.parent, turn.question, turn.thought) : turn);
+    this.composer.box.focus();
+  }
+
+  // Has the model go on from these steps of a thought. The reply is another version.
+  goOn(turn, thought) {
+    this.ask(this.kept, this.turn(turn.parent, turn.question, thought));
     this.composer.box.focus();
   }
 
@@ -146,6 +153,7 @@ export class Chat {
   ask(kept, turn) {
     const fresh = !kept.turns.some((one) => one.id === turn.id);
     turn.settings = effective("chat", this.models());
+    if (turn.thought.length) turn.settings.votes = 1; // one chain goes on
     turn.reply = blank("held", store.newReplyId());
     put(kept, turn);
     choose(kept, turn);
@@ -186,7 +194,7 @@ export class Chat {
     this.queue = this.queue.filter((one) => one !== entry);
     this.running.push(entry);
     if (!entry.again) this.receive(kept, turn, blank("sent", turn.reply.id));
-    const question = { id: turn.reply.id, messages: this.messages(kept, turn), settings: forRequest(turn.settings) };
+    const question = { id: turn.reply.id, messages: this.messages(kept, turn), thought: turn.thought, settings: forRequest(turn.settings) };
     this.replies.follow(question, turn.reply, (state) => this.receive(kept, turn, state));
   }
 

@@ -11,7 +11,7 @@ const REFUSED = [400, 403, 413, 415, 422]; // what a server says whatever it is 
 
 class Refused extends Error {}
 
-const question = ({ id, resumed, messages, settings }) => ({ id, resumed, messages, settings, key: store.key() });
+const question = ({ id, resumed, messages, thought, settings }) => ({ id, resumed, messages, thought, settings, key: store.key() });
 
 // Returns what a change, as ui/changes.py writes it, makes of a value.
 export function changed(value, change) {
@@ -50,7 +50,7 @@ export class Replies {
     this.sendStops();
   }
 
-  // Sends a question {id, messages, settings}; `receive` is called with each state of its reply. `reply` is what is known of it.
+  // Sends a question {id, messages, thought, settings}; `receive` is called with each state of its reply. `reply` is what is known of it.
   follow(asked, reply, receive) {
     const one = { ...asked, reply, receive, connection: new AbortController() };
     this.active.set(asked.id, one);

@@ -1,6 +1,6 @@
 // A reply on the page: the outline of its thought, the votes, the answer, the measurements. `update` draws only what has changed.
 
-import { copyButton, h, icon, setText } from "./dom.js";
+import { composing, copyButton, h, icon, setText } from "./dom.js";
 import { Prose, writeAnswer } from "./markup.js";
 import { isRunning, unanswered } from "./turns.js";
 import { t } from "./words.js";
@@ -9,28 +9,79 @@ export const seconds = (value) => t("unit.seconds", { count: value < 10 ? value.
 export const wholeSeconds = (value) => t("unit.seconds", { count: Math.round(value) });
 
 const LONG = 4; // steps from which a thought has tools
+const VERY_LONG = 20; // and a map
+const DEEPEST = 4; // branches are indented no further
 
 class Step {
-  constructor(action) {
+  // `goOn(text)` has the model go on from this step with another text; null where it cannot. `jump(place)` shows another step.
+  constructor(action, number, goOn, jump) {
     const name = action ?? "none";
-    Object.assign(this, { action, name });
+    Object.assign(this, { action, name, goOn, jump });
+    this.number = h("span", { class: "facts" }, String(number));
+    this.refuted = h("span", { class: "facts refuted-word", hidden: true }, t("thought.refuted"));
     this.preview = h("span", { class: "preview", dir: "auto" });
     this.facts = h("span", { class: "facts" });
     this.body = h("div", { class: "written" });
-    this.element = h("li", { class: `step ${name}` }, h("details", { open: true },
-      h("summary", {}, icon(name), h("span", { class: "word" }, t(`step.${name}`)), this.preview, this.facts), this.body));
+    this.details = h("details", { open: true },
+      h("summary", {}, icon(name), this.number, h("span", { class: "word" }, t(`step.${name}`)), this.refuted, this.preview, this.facts), this.body);
+    this.element = h("li", { class: `step ${name}` }, this.details);
     this.prose = new Prose(this.body);
   }
 
-  // Draws a step; `growing` says that it is still written.
-  update(step, growing) {
-    const time = step.seconds === null ? "" : seconds(step.seconds);
-    const tokens = step.tokens === null ? "" : t("unit.tokens", { count: step.tokens });
+  // Draws a step; `growing` says that it is still written, `running` that the reply is.
+  update(step, growing, running) {
+    if (!running && this.goOn && !this.button) {
+      this.button = h("button", { type: "button", class: "quiet go-on", onclick: () => this.edit() }, icon("edit"), t("thought.edit"));
+      this.details.append(this.button);
+    }
+    const given = step.tokens === 0; // the model has not written it
+    const time = step.seconds === null || given ? "" : seconds(step.seconds);
+    const tokens = step.tokens === null || given ? "" : t("unit.tokens", { count: step.tokens });
     setText(this.facts, [time, tokens].filter((fact) => fact).join(" · "));
     if (step.text === this.text && growing === this.growing) return;
     Object.assign(this, { text: step.text, growing });
     this.preview.textContent = step.text.trim().split("\n")[0].replace(/\\[()[\]]|\$/g, "").slice(0, 120);
     this.prose.write(step.text, growing);
+  }
+
+  // Draws where a step is in the tree of a thought (`treeOf`).
+  place({ depth, refuted, checked }) {
+    const drawn = `${depth} ${refuted} ${checked?.from} ${checked?.to}`;
+    if (this.placed === drawn) return;
+    Object.assign(this, { placed: drawn, checked });
+    this.element.style.setProperty("--depth", Math.min(depth, DEEPEST));
+    this.element.classList.toggle("refuted", refuted);
+    this.refuted.hidden = !refuted;
+    if (!checked) return;
+    this.checks ??= this.body.insertAdjacentElement("afterend", h("button", { type: "button", class: "quiet checks", onclick: () => this.jump(this.checked.from) }));
+    setText(this.checks, t("thought.checks", { count: checked.to - checked.from + 1, from: checked.from + 1, to: checked.to + 1 }));
+  }
+
+  show() {
+    this.details.open = true;
+    this.element.scrollIntoView({ block: "nearest" });
+    this.element.querySelector("summary").focus({ preventScroll: true });
+  }
+
+  // Shows the text to be changed, with the markup in which the model has written it.
+  edit() {
+    const box = h("textarea", { rows: Math.min(12, this.text.split("\n").length + 1), dir: "auto", "aria-label": t("thought.text"), value: this.text });
+    const shown = (form) => {
+      this.form?.remove();
+      this.form = form;
+      this.body.hidden = this.button.hidden = Boolean(form);
+    };
+    const cancel = () => { shown(null); this.button.focus({ preventScroll: true }); };
+    const submit = () => { if (box.value.trim()) { shown(null); this.goOn(box.value); } };
+    box.addEventListener("keydown", (event) => {
+      if (event.key === "Enter" && !event.shiftKey && !composing(event)) { event.preventDefault(); submit(); }
+      if (event.key === "Escape") { event.stopPropagation(); cancel(); }
+    });
+    shown(h("div", { class: "question" }, box, h("div", { class: "actions" },
+      h("button", { type: "button", class: "primary", onclick: submit }, t("thought.go_on")),
+      h("button", { type: "button", onclick: cancel }, t("action.cancel")))));
+    this.details.append(this.form);
+    box.focus({ preventScroll: true });
   }
 }
 
@@ -52,6 +103,45 @@ class Votes {
       const bar = h("span", { class: "bar", "aria-hidden": "true" }, h("span", { style: `width: ${(100 * votes) / vote.samples}%` }));
       return h("li", { class: place ? "" : "leader" }, words, bar, h("span", { class: "number" }, t("vote.votes", { count: votes })));
     }));
+  }
+}
+
+// Returns the tree of a thought from its actions, for each step: how many branches it is within (`depth`: an exploration opens one), the
+// steps that it looks at again (`checked`), if it is a reflection, and whether it was set aside (`refuted`: an exploration follows a
+// reflection on it, as in ui/assurance.py).
+export function treeOf(actions) {
+  const tree = [];
+  let [begun, unchecked] = [0, 0];
+  actions.forEach((action, at) => {
+    if (action === "explore") {
+      if (actions[at - 1] === "reflect") tree.forEach((one, index) => { one.refuted ||= index >= begun && actions[index] !== "reflect"; });
+      [begun, unchecked] = [at, at];
+    }
+    const checked = action === "reflect" && unchecked < at ? { from: unchecked, to: at - 1 } : null;
+    if (action === "reflect") unchecked = at + 1;
+    tree.push({ depth: (tree.at(-1)?.depth ?? 0) + (action === "explore"), refuted: false, checked });
+  });
+  return tree;
+}
+
+// All steps of a very long thought in a strip, for the mouse: the keyboard has the filters.
+class Overview {
+  constructor(jump) {
+    this.element = h("div", { class: "overview", "aria-hidden": "true", hidden: true, onclick: ({ target }) => {
+      const place = [...this.element.children].indexOf(target);
+      if (place >= 0) jump(place);
+    } });
+  }
+
+  update(steps, tree) {
+    this.element.hidden = steps.length < VERY_LONG;
+    if (this.element.hidden) return;
+    while (this.element.children.length > steps.length) this.element.lastChild.remove();
+    steps.forEach(({ name }, place) => {
+      const wanted = `tone ${name}${tree[place].refuted ? " refuted" : ""}`;
+      const mark = this.element.children[place] ?? this.element.appendChild(h("span", { title: `${place + 1}` }));
+      if (mark.className !== wanted) mark.className = wanted;
+    });
   }
 }
 
@@ -109,6 +199,13 @@ class Tools {
     element.scrollIntoView({ block: "end" });
     element.querySelector("summary").focus({ preventScroll: true });
   }
+
+  // Shows a step, and all others again where the filter hides it.
+  jump(place) {
+    if (this.steps[place].element.hidden) this.only = null;
+    this.show();
+    this.steps[place].show();
+  }
 }
 
 // How fast a thought is written, and when it may end, in words. A reply that was kept by an older page has no progress.
@@ -120,14 +217,21 @@ function progress(known) {
     known.eta_s ? t("thought.left", { left }) : ""];
 }
 
+// Returns steps as a thought to go on from, the last one with another text.
+const thoughtOf = (steps, text) => steps.map((step, at) => ({ action: step.action, text: at === steps.length - 1 ? text : step.text }));
+
 class Thought {
-  constructor() {
+  // `goOn(thought)` has the model go on from these steps; null where it cannot.
+  constructor(goOn) {
+    this.goOn = goOn;
     this.steps = [];
     this.title = h("span", { class: "word" });
     this.facts = h("span", { class: "facts" });
     this.list = h("ol", {});
     this.tools = new Tools(this.steps);
-    this.details = h("details", { class: "thought", open: true, hidden: true }, h("summary", {}, h("span", { class: "spinner", "aria-hidden": "true" }), icon("menu"), this.title, this.facts), this.tools.element, this.list);
+    this.jump = (place) => this.tools.jump(place);
+    this.overview = new Overview(this.jump);
+    this.details = h("details", { class: "thought", open: true, hidden: true }, h("summary", {}, h("span", { class: "spinner", "aria-hidden": "true" }), icon("menu"), this.title, this.facts), this.tools.element, this.overview.element, this.list);
     // Once the reader has folded or unfolded it, it stays that way.
     this.details.firstChild.addEventListener("click", () => { this.chosen = true; });
     this.element = this.details;
@@ -144,18 +248,22 @@ class Thought {
   }
 
   update(reply) {
+    this.reply = reply;
     const thinking = ["thinking", "voting"].includes(reply.phase);
     this.details.hidden = !reply.steps.length;
     reply.steps.forEach((step, index) => {
       const drawn = this.steps[index];
       if (drawn?.action !== step.action) {
-        this.steps[index] = new Step(step.action);
+        this.steps[index] = new Step(step.action, index + 1, this.goOn && ((text) => this.goOn(thoughtOf(this.reply.steps.slice(0, index + 1), text))), this.jump);
         if (drawn) drawn.element.replaceWith(this.steps[index].element);
         else this.list.append(this.steps[index].element);
       }
-      this.steps[index].update(step, thinking && index === reply.steps.length - 1);
+      this.steps[index].update(step, thinking && index === reply.steps.length - 1, isRunning(reply));
     });
+    const tree = treeOf(reply.steps.map((step) => step.action));
+    this.steps.forEach((step, index) => step.place(tree[index]));
     this.tools.update();
+    this.overview.update(this.steps, tree);
     const timed = !reply.vote && reply.steps.every((step) => step.seconds !== null); // not where it was read anew
     const total = timed ? seconds(reply.steps.reduce((sum, step) => sum + step.seconds, 0)) : "";
     const known = reply.steps.every((step) => step.tokens !== null);
@@ -196,12 +304,12 @@ function problem(error, retry) {
 }
 
 export class ReplyView {
-  // `retry` asks again.
-  constructor({ retry }) {
+  // `retry` asks again, `goOn(thought)`, if it is given, has the model go on from these steps.
+  constructor({ retry, goOn = null }) {
     this.retry = retry;
     this.status = h("p", { class: "waiting", hidden: true });
     this.votes = new Votes();
-    this.thought = new Thought();
+    this.thought = new Thought(goOn);
     this.content = h("div", { class: "written content" });
     this.prose = new Prose(this.content);
     this.answer = h("div", { class: "answer", role: "group", hidden: true, "aria-label": t("answer.title") });

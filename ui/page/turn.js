@@ -5,15 +5,17 @@ import { ReplyView } from "./reply.js";
 import { t } from "./words.js";
 
 export class TurnView {
-  // `edited(text)` asks another question in its place, `retry()` asks again, `chosen(turn)` shows another version.
-  constructor(turn, number, { edited, retry, chosen }) {
+  // `edited(text)` asks another question in its place, `retry()` asks again, `goOn(thought)` has the model go on from these steps,
+  // `chosen(turn)` shows another version.
+  constructor(turn, number, { edited, retry, goOn, chosen }) {
     Object.assign(this, { turn, edited, chosen });
-    this.reply = new ReplyView({ retry });
+    this.reply = new ReplyView({ retry, goOn });
+    const begun = turn.thought.length;
     this.question = h("div", { class: "question" });
     this.versions = h("div", { class: "versions", role: "group", "aria-label": t("versions.label"), hidden: true });
     this.elsewhere = h("p", { class: "note", hidden: true }, t("state.elsewhere"));
     this.element = h("section", { class: "turn", "data-turn": turn.id, "aria-label": t("question.title", { number }) },
-      h("h2", { class: "offscreen" }, t("question.title", { number })), this.question, this.elsewhere, this.reply.element);
+      h("h2", { class: "offscreen" }, t("question.title", { number })), this.question, begun ? h("p", { class: "note" }, t("state.begun", { count: begun })) : null, this.elsewhere, this.reply.element);
     this.read();
   }
 

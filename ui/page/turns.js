@@ -1,5 +1,6 @@
 // A conversation: {id, title, turns, shown}. Its turns are a tree: each has the `parent` before it (null: it is a first one), and turns
-// with the same parent are versions of each other. `shown` has the version that is seen, by parent. Nothing here touches the page.
+// with the same parent are versions of each other. `shown` has the version that is seen, by parent. A turn's `thought`, where it has one,
+// are the steps from which its reply went on. Nothing here touches the page.
 
 const UNANSWERED = ["held", "sent", "waiting"];
 const RUNNING = [...UNANSWERED, "voting", "thinking", "answering"];
@@ -58,6 +59,8 @@ function soundStep(step) {
   return isObject(step) && isText(step.text) && orNull(isText)(step.action) && orNull(Number.isFinite)(step.seconds) && orNull(Number.isFinite)(step.tokens);
 }
 
+const soundThought = (thought) => Array.isArray(thought) && thought.every((step) => isObject(step) && isText(step.text) && orNull(isText)(step.action));
+
 function soundVote(vote) {
   return isObject(vote) && [vote.counted, vote.samples].every(Number.isFinite) && Array.isArray(vote.votes) &&
     vote.votes.every((one) => isObject(one) && isText(one.answer) && Number.isFinite(one.votes));
@@ -72,11 +75,11 @@ export function soundReply(reply) {
 // Returns a conversation as this page keeps it, from one that it, or an older page, has written; null where it is none.
 export function sound(value) {
   if (!isObject(value) || !isText(value.id) || !value.id || !Array.isArray(value.turns)) return null;
-  if (!value.turns.every((turn) => isObject(turn) && isText(turn.id) && turn.id && isText(turn.question) && orNull(soundReply)(turn.reply))) return null;
+  if (!value.turns.every((turn) => isObject(turn) && isText(turn.id) && turn.id && isText(turn.question) && orNull(soundReply)(turn.reply) && orNull(soundThought)(turn.thought))) return null;
   const ids = value.turns.map((turn) => turn.id);
   if (new Set(ids).size < ids.length) return null;
-  const turns = value.turns.map(({ id, parent, question, settings, reply }, at) => ({
-    id, question, settings: isObject(settings) ? settings : {}, reply: reply ?? null,
+  const turns = value.turns.map(({ id, parent, question, thought, settings, reply }, at) => ({
+    id, question, thought: thought ?? [], settings: isObject(settings) ? settings : {}, reply: reply ?? null,
     // Turns were a list once. A parent comes before its versions, so that no turn is its own ancestor.
     parent: parent === undefined ? ids[at - 1] ?? null : ids.slice(0, at).includes(parent) ? parent : null,
   }));

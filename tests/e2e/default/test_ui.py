@@ -158,3 +158,20 @@ def test_it_keeps_working_while_the_llm_replica_is_replaced(served: Served, chat
     chat.ask()
     expect(status).to_be_hidden(timeout=120_000)
     answered(chat, "182")
+
+
+def test_a_step_made_wrong_is_found_and_the_answer_is_right(chat: Chat) -> None:
+    chat.ask()
+    answered(chat, "182")
+    chat.panel.locator(".thought > summary").click()
+    first = chat.steps.first
+    first.get_by_role("button", name="Change it and go on").click()
+    box = first.get_by_role("textbox")
+    box.fill(box.input_value().replace("282", "283"))
+    chat.button("Go on from here").click()
+    expect(chat.panel.locator(".versions").first).to_have_text("2/2")
+    answered(chat, "182")
+    chat.panel.locator(".thought > summary").click()
+    expect(chat.steps.first).to_contain_text("283")
+    expect(chat.panel.locator(".step.refuted").first).to_contain_text("set aside")
+    expect(chat.steps.locator(".word").filter(has_text="Explore")).to_have_count(1)

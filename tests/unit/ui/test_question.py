@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from ui.question import Question
+from ui.question import Message, Question
 
 
 def body(**settings: Any) -> dict[str, Any]:
@@ -51,6 +51,19 @@ def test_model_and_tokens() -> None:
 def test_the_model_cards_prompt() -> None:
     content = body(card_prompt=True)["messages"][0]["content"]
     assert content.endswith("put your final answer within \\boxed{}.\nProblem: 2 + 2?")
+
+
+def test_a_thought_is_the_beginning_of_the_reply_and_comes_again_with_it() -> None:
+    steps = [{"text": "Well. "}, {"action": "continue", "text": "2+2=5\n"}, {"action": "reflect", "text": "Let me"}]
+    made = Question(id="1", messages=[Message(role="user", content="2 + 2?")], thought=steps).body()  # type: ignore[arg-type]
+    assert made["messages"][-1] == {"role": "assistant", "content": "Well. <|continue|>2+2=5\n<|reflect|>Let me"}
+    assert (made["add_generation_prompt"], made["continue_final_message"], made["echo"]) == (False, True, True)
+    assert "echo" not in body()
+
+
+def test_an_action_of_a_thought_is_one_of_three() -> None:
+    with pytest.raises(ValidationError, match="thought"):
+        Question(id="1", messages=[Message(role="user", content="2?")], thought=[{"action": "x", "text": ""}])  # type: ignore[arg-type,list-item]
 
 
 @pytest.mark.parametrize(

@@ -88,8 +88,8 @@ def percentile(values: Sequence[float], percent: float) -> float:
     return sorted(values)[max(0, math.ceil(len(values) * percent / 100) - 1)] if values else math.nan
 
 
-def message(host: str, port: int, model: str, prompt: str, tokens: int) -> bytes:
-    """Return an HTTP request for a streaming chat of exactly `tokens` tokens, greedy."""
+def message(host: str, port: int, model: str, prompt: str, tokens: int, header: str = "") -> bytes:
+    """Return an HTTP request for a streaming chat of exactly `tokens` tokens, greedy, with another `header` ("name: value")."""
     body = json.dumps(
         {
             "model": model,
@@ -102,6 +102,7 @@ def message(host: str, port: int, model: str, prompt: str, tokens: int) -> bytes
         }
     ).encode()
     head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: {host}:{port}\r\nContent-Type: application/json\r\n"
+    head += f"{header}\r\n" if header else ""
     return head.encode() + b"Content-Length: %d\r\n\r\n" % len(body) + body
 
 
@@ -111,13 +112,13 @@ def problem(rng: random.Random) -> str:
     return f"({first} + {second}) * {rng.randint(2, 9)} - {less} = ?"
 
 
-async def run(host: str, port: int, model: str, clients: int, requests: int, tokens: int, seed: int) -> Sample:
-    """Return the measurements of `requests` streams of `tokens` tokens each, over `clients` connections.
+async def run(host: str, port: int, model: str, clients: int, requests: int, tokens: int, seed: int, header: str = "") -> Sample:
+    """Return the measurements of `requests` streams of `tokens` tokens each, over `clients` connections, with another `header`.
 
     Raises ConnectionError if a request fails. The same seed gives the same requests.
     """
     rng = random.Random(seed)
-    messages = [message(host, port, model, problem(rng), tokens) for _ in range(requests)]
+    messages = [message(host, port, model, problem(rng), tokens, header) for _ in range(requests)]
     sample = Sample(clients)
     loop = asyncio.get_running_loop()
 

@@ -23,8 +23,9 @@ from dataclasses import dataclass, field
 
 import httpx
 
-from cluster.bench import load, prefixes, stack
+from cluster.bench import load, stack
 from cluster.bench.load import percentile
+from cluster.bench.scraper import samples
 from deployments import settings as settings_module
 
 ALWAYS = ["ingress.num_replicas=1", "ui.enabled=false"]
@@ -57,7 +58,7 @@ class Round:
 
 def generated(url: str) -> float:
     """Return how many tokens the engines have generated."""
-    return sum(sample.value for of_process in prefixes.samples(url).values() for sample in of_process if sample.name == GENERATED)
+    return sum(sample.value for of_process in samples(url).values() for sample in of_process if sample.name == GENERATED)
 
 
 def address(url: str) -> tuple[str, int]:

@@ -16,7 +16,6 @@ that moves find where it goes?
 
 import argparse
 import asyncio
-import contextlib
 import json
 import random
 from collections.abc import Callable, Iterable, Sequence
@@ -24,10 +23,9 @@ from dataclasses import dataclass
 
 import httpx
 import psutil
-from prometheus_client.parser import text_string_to_metric_families
-from prometheus_client.samples import Sample
 
 from cluster.bench import stack
+from cluster.bench.scraper import samples
 from deployments import settings as settings_module
 
 TOKENS = 24
@@ -107,17 +105,6 @@ class Tokens:
     def computed(self) -> int:
         """Those that were read anew."""
         return self.prompt - self.cached
-
-
-def samples(url: str) -> dict[str, list[Sample]]:
-    """Return all samples of the metrics of the application at `url`, by the address of the process; one that just ends has none."""
-    found = {}
-    for target in httpx.get(f"{url}/metrics/targets", timeout=10, trust_env=False).json():
-        address = target["targets"][0]
-        with contextlib.suppress(httpx.TransportError):
-            text = httpx.get(f"http://{address}/metrics", timeout=10, trust_env=False).text
-            found[address] = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
-    return found
 
 
 def counted_by_process(url: str) -> dict[str, Tokens]:

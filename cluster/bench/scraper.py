@@ -12,6 +12,10 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 
+import httpx
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
+
 SCRAPE_S = 5.0
 KINDS = {"unmeasured": ["measuring.enabled=false", "engine.disable_log_stats=true"], "measured": []}
 """The names of an application of ours without and with all of its measuring, and its settings for that."""
@@ -50,6 +54,17 @@ def scrape(url: str) -> int:
         ):
             answered += bool(response.read())
     return answered
+
+
+def samples(url: str) -> dict[str, list[Sample]]:
+    """Return all samples of the metrics of the application at `url`, by the address of the process; one that just ends has none."""
+    found = {}
+    for target in httpx.get(f"{url}/metrics/targets", timeout=10, trust_env=False).json():
+        address = target["targets"][0]
+        with contextlib.suppress(httpx.TransportError):
+            text = httpx.get(f"http://{address}/metrics", timeout=10, trust_env=False).text
+            found[address] = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
+    return found
 
 
 @contextlib.contextmanager

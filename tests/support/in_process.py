@@ -1,6 +1,7 @@
 """The ingress without Ray: its real app (vLLM's server, our middlewares and checks) in this process, on a scripted engine core."""
 
 import asyncio
+import math
 import types
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -38,6 +39,9 @@ class Core(EngineCoreClient):
         self.clients: list[str] = []
         self._hooks = hooks
         self._outputs: asyncio.Queue[EngineCoreOutputs] = asyncio.Queue()
+
+    def idle(self, kept: float) -> float:
+        return math.inf
 
     async def get_supported_tasks_async(self) -> tuple[Any, ...]:
         return config.TASKS

@@ -62,3 +62,16 @@ export class Composer {
     this.send(text);
   }
 }
+
+// Returns the elements in which a text is changed in its place: Enter or the button `word` calls `submit(text)`, Escape `cancel()`.
+export function editor({ value, rows, label, word, submit, cancel }) {
+  const box = h("textarea", { rows, dir: "auto", "aria-label": label, value });
+  const send = () => { if (box.value.trim()) submit(box.value); };
+  box.addEventListener("keydown", (event) => {
+    if (event.key === "Enter" && !event.shiftKey && !composing(event)) { event.preventDefault(); send(); }
+    if (event.key === "Escape") { event.stopPropagation(); cancel(); }
+  });
+  return [box, h("div", { class: "actions" },
+    h("button", { type: "button", class: "primary", onclick: send }, word),
+    h("button", { type: "button", onclick: cancel }, t("action.cancel")))];
+}

@@ -1,6 +1,7 @@
 // A reply on the page: the outline of its thought, the votes, the answer, the measurements. `update` draws only what has changed.
 
-import { composing, copyButton, h, icon, setText } from "./dom.js";
+import { editor } from "./composer.js";
+import { copyButton, h, icon, setText } from "./dom.js";
 import { Prose, writeAnswer } from "./markup.js";
 import { isRunning, unanswered } from "./turns.js";
 import { t } from "./words.js";
@@ -65,21 +66,16 @@ class Step {
 
   // Shows the text to be changed, with the markup in which the model has written it.
   edit() {
-    const box = h("textarea", { rows: Math.min(12, this.text.split("\n").length + 1), dir: "auto", "aria-label": t("thought.text"), value: this.text });
     const shown = (form) => {
       this.form?.remove();
       this.form = form;
       this.body.hidden = this.button.hidden = Boolean(form);
     };
     const cancel = () => { shown(null); this.button.focus({ preventScroll: true }); };
-    const submit = () => { if (box.value.trim()) { shown(null); this.goOn(box.value); } };
-    box.addEventListener("keydown", (event) => {
-      if (event.key === "Enter" && !event.shiftKey && !composing(event)) { event.preventDefault(); submit(); }
-      if (event.key === "Escape") { event.stopPropagation(); cancel(); }
-    });
-    shown(h("div", { class: "question" }, box, h("div", { class: "actions" },
-      h("button", { type: "button", class: "primary", onclick: submit }, t("thought.go_on")),
-      h("button", { type: "button", onclick: cancel }, t("action.cancel")))));
+    const submit = (text) => { shown(null); this.goOn(text); };
+    const rows = Math.min(12, this.text.split("\n").length + 1);
+    const [box, actions] = editor({ value: this.text, rows, label: t("thought.text"), word: t("thought.go_on"), submit, cancel });
+    shown(h("div", { class: "question" }, box, actions));
     this.details.append(this.form);
     box.focus({ preventScroll: true });
   }

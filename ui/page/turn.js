@@ -1,6 +1,7 @@
 // A turn on the page: its question, which can be edited, its versions, and the reply.
 
-import { composing, copyButton, h, icon } from "./dom.js";
+import { editor } from "./composer.js";
+import { copyButton, h, icon } from "./dom.js";
 import { ReplyView } from "./reply.js";
 import { t } from "./words.js";
 
@@ -40,16 +41,9 @@ export class TurnView {
   }
 
   edit() {
-    const box = h("textarea", { rows: 3, dir: "auto", "aria-label": t("action.edit"), value: this.turn.question });
     const cancel = () => { this.read(); this.question.querySelector(".edit").focus({ preventScroll: true }); };
-    const submit = () => { if (box.value.trim()) this.edited(box.value.trim()); };
-    box.addEventListener("keydown", (event) => {
-      if (event.key === "Enter" && !event.shiftKey && !composing(event)) { event.preventDefault(); submit(); }
-      if (event.key === "Escape") { event.stopPropagation(); cancel(); }
-    });
-    this.question.replaceChildren(box, h("div", { class: "actions" },
-      h("button", { type: "button", class: "primary", onclick: submit }, t("composer.send")),
-      h("button", { type: "button", onclick: cancel }, t("action.cancel"))));
+    const [box, actions] = editor({ value: this.turn.question, rows: 3, label: t("action.edit"), word: t("composer.send"), submit: (text) => this.edited(text.trim()), cancel });
+    this.question.replaceChildren(box, actions);
     box.focus({ preventScroll: true });
   }
 

@@ -152,6 +152,27 @@ async def test_requests_that_run_are_counted_over_all_ingresses(redis: Redis, mo
         await store.close()
 
 
+async def test_a_client_that_leaves_ends_its_call(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cancelled call ends as one, in whichever step of it the client leaves."""
+    monkeypatch.setattr("deployments.access.counts.WAIT_S", 60)
+    counts, key = Counts(redis.url), limited("alice", 1_000_000)
+    await counts.settle(key, 0)  # connected
+    ended_alone = cancelled = 0
+    for call in range(400):
+        task = asyncio.create_task(counts.begin(key, str(call), 0, 0))
+        for _ in range(call % 8):
+            await asyncio.sleep(0)
+        if task.done():
+            ended_alone += 1
+            continue
+        task.cancel()
+        await asyncio.wait([task])
+        assert task.cancelled(), f"call {call} went on after {call % 8} steps"
+        cancelled += 1
+    assert cancelled > ended_alone
+    await counts.close()
+
+
 async def let_in(guards: list[Guard], key: Key) -> int:
     """Return how many requests of a key are let in, as long as one of the ingresses lets it in."""
     count = 0

@@ -90,7 +90,7 @@ class Counts:
     """The counts in the Redis at `url`. Each operation takes at most `WAIT_S`; it raises AwayError where Redis does not do it."""
 
     def __init__(self, url: str) -> None:
-        # With a time limit of its own, redis-py waits by `asyncio.wait_for`, which in Python 3.11 can lose a cancellation (and ours).
+        # With a time limit of its own, redis-py waits by `asyncio.wait_for`, which can lose a cancellation in Python 3.11.
         options: dict[str, Any] = {"socket_timeout": None, "retry": Retry(NoBackoff(), 0)}
         pool: Any = BlockingConnectionPool.from_url(url, max_connections=CONNECTIONS, timeout=WAIT_S, **options)
         self._redis: Any = Redis(connection_pool=pool)

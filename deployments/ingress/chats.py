@@ -26,8 +26,9 @@ from deployments.ingress.frontend import BoundedLLM
 from deployments.ingress.middleware.intake import prepared
 from deployments.ingress.responses import BUSY, Responses, Run, beyond, context_of
 from deployments.observability import logs, metrics
+from deployments.reasoning.chains import check_coat
 from deployments.reasoning.request import CoatChatRequest
-from deployments.reasoning.serving import PATH, check_coat
+from deployments.reasoning.serving import PATH
 from deployments.settings import StoreSettings
 from deployments.store.chain import Chain
 from deployments.store.values import Stored

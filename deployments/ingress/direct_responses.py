@@ -25,7 +25,7 @@ TEXT = (
 )
 REASONING = (
     b'event: response.reasoning_text.delta\ndata: {"content_index":%d,"delta":%b,"item_id":%b,"output_index":%d,'
-    b'"sequence_number":%d,"type":"response.reasoning_text.delta"}\n\n'
+    b'"sequence_number":%d,"type":"response.reasoning_text.delta","coat":%b}\n\n'
 )
 
 
@@ -58,7 +58,7 @@ class ResponseStream(DirectStream):
         state.accumulated_text += delta.text
         event = self._number(SimpleNamespace(sequence_number=0))
         words = state.content_index, encode(delta.text), encode(state.current_item_id), state.output_index, event.sequence_number
-        return (TEXT if delta.content else REASONING) % words
+        return TEXT % words if delta.content else REASONING % (*words, self.parser.coat_of(delta.number))
 
 
 def install(responses: Any) -> None:
@@ -79,7 +79,7 @@ def install(responses: Any) -> None:
         outlet = outlets.current.get()
         plain = (
             type(context) is SimpleContext
-            and not (request.background or request.store or request.tools)
+            and not (request.background or request.store or request.tools or getattr(request, "tells_eta", False))
             and sampling_params.structured_outputs is None
             and outlet is not None
         )

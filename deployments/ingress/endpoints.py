@@ -17,6 +17,8 @@ from deployments.errors import error_body
 from deployments.ingress.content import reading_all_parts
 from deployments.ingress.frontend import BoundedLLM
 from deployments.patching import patch
+from deployments.reasoning.formatted import has_format
+from deployments.reasoning.parser import CoatParser
 
 ERROR = 'data: {"error"'
 PARSER_FLAG = "--tool-call-parser"
@@ -73,6 +75,9 @@ def check_responses_early(engine: BoundedLLM, responses: Any) -> None:
     """Have vLLM's server for `/v1/responses` check a request before its stream begins."""
 
     def generate(*, engine_input: Any, sampling_params: Any, **options: Any) -> Any:
+        parser = options["context"].response_parser
+        if isinstance(parser, CoatParser) and parser.coat.off and has_format(sampling_params.structured_outputs):
+            options["reasoning_parser_kwargs"] = None  # a raw reply has the format from its first token on, as in a chat
         engine.check(engine_input, sampling_params, **options)
         return original(engine_input=engine_input, sampling_params=sampling_params, **options)
 

@@ -27,7 +27,6 @@ from typing import TYPE_CHECKING, Any
 from fastapi import FastAPI, Query, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from vllm.entrypoints.openai.responses import serving, streaming_events, utils
-from vllm.entrypoints.openai.responses.protocol import ResponsesRequest
 from vllm.entrypoints.serve.engine.protocol import ErrorResponse
 from vllm.exceptions import GracefulHTTPError, VLLMValidationError
 from vllm.renderers import chat_utils
@@ -41,6 +40,8 @@ from deployments.ingress.frontend import BoundedLLM
 from deployments.ingress.middleware.intake import prepared
 from deployments.observability import logs, metrics
 from deployments.patching import patch
+from deployments.reasoning.chains import check_coat
+from deployments.reasoning.request import CoatResponsesRequest
 from deployments.settings import ROOT, StoreSettings
 from deployments.store import chain as chains
 from deployments.store.chain import Chain
@@ -77,7 +78,7 @@ def default_url(port: int) -> str | None:
     return str(ROOT / ".run" / "store" / f"{port}.sqlite") if RUN in os.environ else None
 
 
-def wanted(request: ResponsesRequest) -> bool:
+def wanted(request: CoatResponsesRequest) -> bool:
     """Return whether a response is to be stored: its request says so. OpenAI's default is to store; here it is not to."""
     return bool(request.background) or ("store" in request.model_fields_set and bool(request.store))
 
@@ -102,7 +103,7 @@ class Responses:
     """
 
     def __init__(self, vllm: Any, engine: BoundedLLM, settings: StoreSettings, url: str | None, model: str) -> None:
-        self._vllm, self._engine, self._settings, self._model = vllm, engine, settings, model
+        self.server, self._engine, self._settings, self._model = vllm, engine, settings, model
         self._url = url if settings.enabled and not vllm.use_harmony else None
         self._opened: Store | None = None
         self.makers: dict[str, Make] = {"resp": self._events}
@@ -166,7 +167,7 @@ class Responses:
 
     # What clients ask for.
 
-    async def create(self, request: ResponsesRequest, raw_request: Request) -> Response:
+    async def create(self, request: CoatResponsesRequest, raw_request: Request) -> Response:
         """Make a stored response; answer with its events, with the response when it has ended, or at once in the background."""
         await self._open(self._check(request))
         body = json.loads(await raw_request.body())  # what `json` gives has vLLM's items in it by now
@@ -186,7 +187,7 @@ class Responses:
         if request.previous_response_id is not None:
             items = body["input"] = [*await self.before(request.previous_response_id), *items]
         stored = replace(stored, request=json.dumps(body), input=json.dumps(items))
-        made = await self._vllm.create_responses(self._inner(stored), raw_request)
+        made = await self.server.create_responses(self._inner(stored), raw_request)
         if isinstance(made, ErrorResponse):
             return JSONResponse(made.model_dump(mode="json", by_alias=True), made.error.code)
         self._engine.check_admission(1)
@@ -277,12 +278,13 @@ class Responses:
             raise VLLMValidationError(message, parameter="previous_response_id")
         return [*json.loads(stored.input), *json.loads(stored.result)["output"]]
 
-    def _check(self, request: ResponsesRequest) -> str:
+    def _check(self, request: CoatResponsesRequest) -> str:
         """Return where the store is. Raises VLLMValidationError for what cannot be stored."""
         if self._url is None:
             message = "background: replies are not kept here (store.url), so none can be written in the background; leave it out"
             raise VLLMValidationError(message, parameter="background")
         for name, given in (
+            ("coat.vote", request.vote is not None),
             ("include", request.is_include_output_logprobs()),
             ("enable_response_messages", request.enable_response_messages),
             ("previous_input_messages", request.previous_input_messages),
@@ -293,10 +295,10 @@ class Responses:
 
     # Making them.
 
-    def _inner(self, stored: Stored) -> ResponsesRequest:
+    def _inner(self, stored: Stored) -> CoatResponsesRequest:
         """Return the request that vLLM's server gets for a stored one."""
         body = json.loads(stored.request) | {"background": False, "store": False, "stream": True, "request_id": stored.id}
-        return ResponsesRequest.model_validate(body | {"previous_response_id": None})
+        return CoatResponsesRequest.model_validate(body | {"previous_response_id": None})
 
     def _response(self, stored: Stored, made: dict[str, Any], status: str) -> dict[str, Any]:
         """Return the response that clients see, of the one that vLLM has made."""
@@ -349,7 +351,7 @@ class Responses:
         status = "failed"
         try:
             if made is None:
-                made = await self._vllm.create_responses(self._inner(stored), None)
+                made = await self.server.create_responses(self._inner(stored), None)
                 if isinstance(made, ErrorResponse):
                     raise VLLMValidationError(made.error.message)
             async for each in made:
@@ -507,14 +509,15 @@ def mount(app: FastAPI, responses: Responses) -> None:
     options: dict[str, Any] = {"dependencies": original.dependencies, "responses": original.responses}  # type: ignore[attr-defined]
 
     @app.post(PATH, **options)
-    async def create_responses(request: ResponsesRequest, raw_request: Request) -> Any:
-        """Make a response."""
+    async def create_responses(request: CoatResponsesRequest, raw_request: Request) -> Any:
+        """Make a response, with the extension `coat`."""
+        check_coat(request, responses.server)
         if wanted(request) and (responses.enabled or request.background):
             return await responses.create(request, raw_request)
         if (before := request.previous_response_id) is not None:
             body = json.loads(await raw_request.body())
             body["input"] = [*await responses.before(before), *input_items(body["input"], request.request_id)]
-            request = ResponsesRequest.model_validate(body | {"previous_response_id": None})
+            request = CoatResponsesRequest.model_validate(body | {"previous_response_id": None})
             previous.set(before)
         return await original.endpoint(request=request, raw_request=raw_request)  # type: ignore[attr-defined]
 

@@ -5,6 +5,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from vllm.entrypoints.openai.responses.protocol import ResponseUsage
 from vllm.entrypoints.serve.engine.protocol import CompletionTokenUsageInfo, UsageInfo
 from vllm.outputs import CompletionOutput, RequestOutput
 
@@ -130,6 +131,12 @@ class Ballot:
         usage.completion_tokens = self.tokens
         usage.total_tokens = usage.prompt_tokens + self.tokens
         usage.completion_tokens_details = CompletionTokenUsageInfo(reasoning_tokens=self._reasoning_tokens)
+
+    def count_into_response(self, usage: ResponseUsage) -> None:
+        """Make a response's usage that of all samples."""
+        usage.output_tokens = self.tokens
+        usage.total_tokens = usage.input_tokens + self.tokens
+        usage.output_tokens_details.reasoning_tokens = self._reasoning_tokens
 
     async def winner(self) -> AsyncGenerator[RequestOutput, None]:
         """Yield one result with one choice: a sample with the winning answer, or the first sample if none has an answer."""

@@ -116,11 +116,17 @@ class CoatReasoningParser(ReasoningParser):
         """Return this piece first, which `step` has returned."""
         self._waiting.appendleft(delta)
 
+    def waiting(self) -> list[Delta]:
+        """Return what waits for the next chunk, which must show it."""
+        waiting = list(self._waiting)
+        self._waiting.clear()
+        return waiting
+
     def rest(self) -> tuple[str | None, str | None]:
         """End the parsing; return the reasoning and the content that were not returned yet."""
         self._add(self.reading.finish())
-        parts = ["".join(delta.text for delta in self._waiting if delta.content == content) for content in (False, True)]
-        self._waiting.clear()
+        waiting = self.waiting()
+        parts = ["".join(delta.text for delta in waiting if delta.content == content) for content in (False, True)]
         return parts[0] or None, parts[1] or None
 
     def raw(self, text: str, ids: Sequence[int], *, ended: bool) -> str:
@@ -170,6 +176,8 @@ class CoatParser(DelegatingParser):
         self._prompt: Sequence[int] = ()
         self._begun = self._planted = False
         self._told = 0  # actions that the client knows of
+        self.chunk_coat: dict[str, Any] = {}
+        """What the last chunk of reasoning had under `coat`, without the summary."""
         self._forced = False
         self._eta_due: float | None = None  # when the stream says next how long it takes; None if nobody asks
         self._choice: str | None = None  # what the reply may have instead of calls, where it is left to the model
@@ -232,7 +240,8 @@ class CoatParser(DelegatingParser):
         if self._read:
             delta_token_ids, self._read = delta_token_ids[self._read :], 0
         if self.coat.off:
-            return self._raw(self.coat.raw(delta_text, delta_token_ids, ended=finished), request, finished)
+            unread = "".join(delta.text for delta in self.coat.waiting())
+            return self._raw(unread + self.coat.raw(delta_text, delta_token_ids, ended=finished), request, finished)
         delta = self.coat.step(delta_text, delta_token_ids)
         if finished:
             return self._last(delta, request)
@@ -247,7 +256,8 @@ class CoatParser(DelegatingParser):
         coat: dict[str, Any] = {"index": delta.number} if delta.number >= 0 else {}
         if self._eta_due is not None:
             coat |= self._eta(self._eta_due)
-        return _reasoning(delta.text, coat if delta.number < self._told else coat | self._news(delta.number + 1))
+        self.chunk_coat = coat if delta.number < self._told else coat | self._news(delta.number + 1)
+        return _reasoning(delta.text, self.chunk_coat)
 
     def read(self, text: str, ids: list[int]) -> Delta | None:
         """Return what `parse_delta` shows of text in mid-reply, without a message of vLLM's.
@@ -277,13 +287,15 @@ class CoatParser(DelegatingParser):
         shown = _json(delta.text)
         if delta.content:
             return b'{"content":%b}' % shown
-        if (number := delta.number) < 0:
-            coat = b"{}"
-        elif number < self._told:
-            coat = b'{"index":%d}' % number
-        else:
-            coat = _json({"index": number} | self._news(number + 1))
-        return b'{"reasoning":%b,"reasoning_content":%b,"coat":%b}' % (shown, shown, coat)
+        return b'{"reasoning":%b,"reasoning_content":%b,"coat":%b}' % (shown, shown, self.coat_of(delta.number))
+
+    def coat_of(self, number: int) -> bytes:
+        """Return what a chunk of this segment has under `coat`, as JSON."""
+        if number < 0:
+            return b"{}"
+        if number < self._told:
+            return b'{"index":%d}' % number
+        return _json({"index": number} | self._news(number + 1))
 
     def summary(self) -> dict[str, Any]:
         """Return what the client gets under `coat` of the finished reply."""
@@ -337,7 +349,8 @@ class CoatParser(DelegatingParser):
         elif delta is not None:
             reasoning, index = delta.text + (reasoning or ""), delta.number
         if self._shows_reasoning:
-            coat = ({"index": index} if reasoning and index >= 0 else {}) | self._news(actions) | coat
+            self.chunk_coat = ({"index": index} if reasoning and index >= 0 else {}) | self._news(actions)
+            coat = self.chunk_coat | coat
         shown = reasoning if self._shows_reasoning else None
         message = _reasoning(shown, coat) if shown else DeltaMessage(coat=coat)
         if content:

@@ -1,13 +1,14 @@
-"""The chat endpoint's request: vLLM's own with the extension `coat`.
+"""The requests of chats and Responses: vLLM's own with the extension `coat`.
 
 With it, a request sets limits on its chain, asks for a vote over several chains, or turns the parsing of actions off. For what
-replies carry, see `deployments.reasoning.serving`.
+replies carry, see `deployments.reasoning.serving` and `deployments.reasoning.responses`.
 """
 
 from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+from vllm.entrypoints.openai.responses.protocol import ResponsesRequest
 from vllm.sampling_params import RequestOutputKind, SamplingParams
 
 from deployments.reasoning.limits import ARGUMENT
@@ -60,7 +61,39 @@ class CoatOptions(BaseModel):
         return {name: value for name, value in most.items() if value is not None} | least
 
 
-class CoatChatRequest(ChatCompletionRequest):
+class CoatRequest:
+    """What requests with the extension have in common, beside vLLM's classes."""
+
+    coat: CoatOptions | None
+    _tokens: dict[str, Any]
+
+    @property
+    def tells_eta(self) -> bool:
+        """Whether the stream says how long it still takes."""
+        return self.coat is not None and self.coat.eta
+
+    @property
+    def vote(self) -> Vote | None:
+        """The vote that is asked for; None without one."""
+        return self.coat.vote if self.coat else None
+
+    @property
+    def parsed(self) -> bool:
+        """Whether actions are parsed."""
+        return self.coat is None or self.coat.parse
+
+    def _apply(self, params: SamplingParams) -> SamplingParams:
+        """Return vLLM's sampling parameters with what is asked for; limits go to the engine's logits processor."""
+        if self.coat and (limits := self.coat.limits):
+            params.extra_args = (params.extra_args or {}) | {ARGUMENT: self._tokens | limits}
+        if self.vote:
+            params.n = self.vote.samples
+            params.temperature = self.vote.temperature
+            params.output_kind = RequestOutputKind.DELTA
+        return params
+
+
+class CoatChatRequest(CoatRequest, ChatCompletionRequest):
     """vLLM's chat request with the extension `coat`."""
 
     coat: CoatOptions | None = None
@@ -88,32 +121,28 @@ class CoatChatRequest(ChatCompletionRequest):
             raise ValueError("coat.eta is told in a stream with one choice: set stream and leave n out, or leave coat.eta out")
         return self
 
-    @property
-    def tells_eta(self) -> bool:
-        """Whether the stream says how long it still takes."""
-        return self.coat is not None and self.coat.eta
-
-    @property
-    def vote(self) -> Vote | None:
-        """The vote that is asked for; None without one."""
-        return self.coat.vote if self.coat else None
-
-    @property
-    def parsed(self) -> bool:
-        """Whether actions are parsed."""
-        return self.coat is None or self.coat.parse
-
     def resolve_reasoning_ended(self, parser: Any, prompt_token_ids: list[int]) -> bool | None:
         """Return whether a format holds from the first token: not where the reply is a thought first, shown or not."""
         return not self.parsed
 
     def to_sampling_params(self, max_tokens: int, default_sampling_params: dict[str, Any]) -> SamplingParams:
         """Return vLLM's sampling parameters; limits go to the engine's logits processor."""
-        params = super().to_sampling_params(max_tokens, default_sampling_params)
-        if self.coat and (limits := self.coat.limits):
-            params.extra_args = (params.extra_args or {}) | {ARGUMENT: self._tokens | limits}
-        if self.vote:
-            params.n = self.vote.samples
-            params.temperature = self.vote.temperature
-            params.output_kind = RequestOutputKind.DELTA
-        return params
+        return self._apply(super().to_sampling_params(max_tokens, default_sampling_params))
+
+
+class CoatResponsesRequest(CoatRequest, ResponsesRequest):
+    """vLLM's request for a response, with the extension `coat`."""
+
+    coat: CoatOptions | None = None
+    field_names: ClassVar[set[str] | None] = None
+    _tokens: dict[str, Any] = PrivateAttr(default_factory=dict)  # as above
+
+    @model_validator(mode="after")
+    def _eta_in_a_stream(self) -> Self:
+        if self.tells_eta and not self.stream:
+            raise ValueError("coat.eta is told in a stream: set stream, or leave coat.eta out")
+        return self
+
+    def to_sampling_params(self, default_max_tokens: int, default_sampling_params: dict[str, Any] | None = None) -> SamplingParams:
+        """Return vLLM's sampling parameters; limits go to the engine's logits processor."""
+        return self._apply(super().to_sampling_params(default_max_tokens, default_sampling_params))

@@ -125,7 +125,7 @@ async def served(core: Any = Core, **arguments: Any) -> AsyncIterator[Server]:
             yield server
         finally:
             await server.http.aclose()
-            if (comparer := getattr(server.app.state.openai_serving_chat, "_comparer", None)) is not None:
-                comparer.close()
+            if (chains := getattr(server.app.state.openai_serving_chat, "chains", None)) is not None:
+                chains.comparer.close()
             server.app.state.grammars.close()
             server.engine.shutdown()

@@ -165,7 +165,12 @@ def response(http: httpx.Client, options: dict[str, Any]) -> list[Read]:
     with http.stream("POST", "/v1/responses", json=asked | {"stream": True}) as events:
         lines = [json.loads(line[6:]) for line in events.iter_lines() if line.startswith("data: {")]
     found = []
+    events = [line for line in lines if line["type"] == "response.reasoning_text.delta"]
+    begun = [action for event in events for action in event["coat"].get("actions", [])]
+    coat = lines[-1]["response"]["coat"]
+    assert begun == [segment["action"] for segment in coat["segments"]][: len(begun)]
     for done in (http.post("/v1/responses", json=asked).json(), lines[-1]["response"]):
+        assert done["coat"] == coat
         texts = {item["type"]: "".join(part["text"] for part in item["content"]) for item in done["output"]}
         used = done["usage"]
         counts = used["output_tokens_details"]["reasoning_tokens"], used["output_tokens"]
@@ -352,6 +357,22 @@ def test_a_vote(http: httpx.Client) -> None:
     assert sum(entry["votes"] for entry in vote["votes"]) <= vote["counted"] <= 8
     assert vote["votes"][0]["answer"] == "182"
     assert http.get("/ready").json()["ingress"]["states"] == 0, "the samples that could not change the outcome were stopped"
+
+
+def test_a_response_has_limits_and_votes(http: httpx.Client) -> None:
+    """By OpenAI's client."""
+    client = openai.OpenAI(base_url=f"{http.base_url}/v1".replace("//v1", "/v1"), api_key="none")
+    asked: dict[str, Any] = {"model": "nano", "input": QUESTION, "temperature": 0}
+    limited = client.responses.create(**asked, extra_body={"coat": {"max_reflections": 0, "max_explorations": 0}}).model_dump()
+    assert {segment["action"] for segment in limited["coat"]["segments"]} == {"continue"}
+    voting = {"coat": {"vote": {"samples": 6, "temperature": 0.5}}}
+    events = [event.model_dump() for event in client.responses.create(**asked, extra_body=voting, stream=True)]
+    assert [event["sequence_number"] for event in events] == list(range(len(events)))
+    counted = [event["response"]["coat"]["vote"]["counted"] for event in events if "coat" in (event.get("response") or {})]
+    assert counted == sorted(counted)
+    last = events[-1]["response"]
+    assert last["coat"]["vote"]["votes"][0]["answer"] == last["coat"]["answer"] == "182"
+    assert last["usage"]["output_tokens"] == last["coat"]["vote"]["tokens"]
 
 
 def test_a_vote_that_may_not_stop_counts_all(http: httpx.Client) -> None:

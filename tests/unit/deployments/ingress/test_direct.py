@@ -84,7 +84,16 @@ def request(rng: random.Random, name: str) -> tuple[str, dict[str, Any]]:
         schema = {"text": {"format": {"type": "json_schema", "name": "x", "schema": {"type": "object"}}}}
         body |= {"input": name, "max_output_tokens": 100}
         return path, body | rng.choice(
-            [*([{}] * 8), {"include_reasoning": False}, {"instructions": "Think."}, {"stop": ["7"]}, schema]
+            [
+                *([{}] * 8),
+                {"include_reasoning": False},
+                {"instructions": "Think."},
+                {"stop": ["7"]},
+                schema,
+                {"coat": {"max_reflections": 1}},
+                {"coat": {"parse": False}},
+                {"coat": {"eta": True}},
+            ]
         )
     if path == MESSAGES:
         body = {"messages": [{"role": "user", "content": f"{name[4:]} + 0"}], "max_tokens": 100}

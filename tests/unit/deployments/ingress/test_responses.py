@@ -84,6 +84,17 @@ async def test_events_are_the_same_whoever_makes_them(ingresses: Clients) -> Non
     assert len(deltas) > 3
 
 
+async def test_a_stored_response_has_its_chain(ingresses: Clients) -> None:
+    """As an unstored one has it, whoever makes it, and with the limits of its request."""
+    limits = {"extra_body": {"coat": {"max_reflections": 0, "max_reasoning_tokens": 1000}}}
+    plain, stored = await ingresses.make(**limits), await ingresses.make(store=True, **limits)
+    assert stored.coat == plain.coat
+    events = await ingresses.events(stored.id)
+    assert events[-1]["response"]["coat"] == plain.coat
+    for request in ingresses.replicas[0].asked[-2:]:
+        assert request.sampling_params.extra_args["coat"]["max_reasoning_tokens"] == 1000
+
+
 async def test_a_stream_in_the_background_begins_queued(ingresses: Clients) -> None:
     events = [event.model_dump() async for event in await ingresses.make(background=True, stream=True)]
     states = [(event["type"], event["response"]["status"]) for event in events if "response" in event]
@@ -224,6 +235,7 @@ async def test_responses_of_another_key_are_not_there(ingresses: Clients) -> Non
         ({"background": True, "store": False}, "background can only be used when `store` is true"),
         ({"store": True, "include": ["message.output_text.logprobs"]}, "include: a response with it cannot be stored"),
         ({"store": True, "max_output_tokens": 10**6}, "max_output_tokens"),
+        ({"store": True, "extra_body": {"coat": {"vote": {}}}}, "coat.vote: a response with it cannot be stored"),
     ],
 )
 async def test_what_cannot_be_stored_is_refused(ingresses: Clients, options: dict[str, Any], words: str) -> None:

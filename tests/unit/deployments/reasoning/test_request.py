@@ -1,11 +1,11 @@
-"""A chat request's extension `coat`: what it may say, and what reaches the engine."""
+"""The extension `coat` of chats and Responses: what it may say, and what reaches the engine."""
 
 import pytest
 from pydantic import ValidationError
 from vllm.sampling_params import RequestOutputKind
 
 from deployments.reasoning.limits import ARGUMENT
-from deployments.reasoning.request import CoatChatRequest
+from deployments.reasoning.request import CoatChatRequest, CoatResponsesRequest
 
 
 def request(**more):
@@ -58,5 +58,7 @@ def test_limits_reach_the_engine():
 
 
 def test_a_vote_asks_for_its_samples():
-    params = request(coat={"vote": {"samples": 5, "temperature": 1.5}}, temperature=0).to_sampling_params(100, {})
-    assert (params.n, params.temperature, params.output_kind) == (5, 1.5, RequestOutputKind.DELTA)
+    asked = {"coat": {"vote": {"samples": 5, "temperature": 1.5}}, "temperature": 0}
+    for made in (request(**asked), CoatResponsesRequest(input="What is 47 × 6 - 100?", **asked)):
+        params = made.to_sampling_params(100, {})
+        assert (params.n, params.temperature, params.output_kind) == (5, 1.5, RequestOutputKind.DELTA)

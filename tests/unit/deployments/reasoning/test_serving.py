@@ -1,5 +1,6 @@
 """What each API says of the same chain: the ingress' real app in this process, on a core that writes the chains of a script."""
 
+import asyncio
 import json
 from typing import Any
 
@@ -12,6 +13,7 @@ from deployments.reasoning import serving
 from deployments.reasoning.answers.comparer import Comparer
 from tests.support.in_process import Server, served
 from tests.support.paths import NANO
+from tests.support.until import until_async
 
 TOKENIZER = AutoTokenizer.from_pretrained(NANO)
 QUESTION = {"role": "user", "content": "What is 47 * 6 - 100?"}
@@ -101,8 +103,8 @@ async def chat(server: Server, body: dict[str, Any], choices: int = 1) -> Read:
     return read
 
 
-async def response(server: Server, body: dict[str, Any]) -> set[Read]:
-    """Ask for a response, whole and streamed."""
+async def response(server: Server, body: dict[str, Any], choices: int = 1) -> set[Read]:
+    """Ask for a response, whole and streamed. Return what it says, and the share of its usage that each of its choices has."""
     asked = {"model": "nano", "input": QUESTION["content"]} | {key: value for key, value in body.items() if key != "max_tokens"}
     asked |= {"max_output_tokens": body["max_tokens"]}
     whole = (await server.http.post("/v1/responses", json=asked)).json()
@@ -112,8 +114,16 @@ async def response(server: Server, body: dict[str, Any]) -> set[Read]:
         texts = {item["type"]: "".join(part["text"] for part in item["content"]) for item in done["output"]}
         used = done["usage"]
         thought = used["output_tokens_details"]["reasoning_tokens"]
-        reads.add((texts.get("reasoning", ""), texts.get("message", ""), thought, used["output_tokens"]))
+        reads.add((texts.get("reasoning", ""), texts.get("message", ""), thought // choices, used["output_tokens"] // choices))
+        assert used["total_tokens"] == used["input_tokens"] + used["output_tokens"]
     return reads
+
+
+async def responses(server: Server, **body: Any) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Ask for a response, and for its events."""
+    asked = {"model": "nano", "input": QUESTION["content"], "max_output_tokens": 400} | body
+    whole = await server.http.post("/v1/responses", json=asked)
+    return whole.json(), await stream(server, "/v1/responses", asked)
 
 
 @pytest.mark.parametrize(
@@ -137,6 +147,7 @@ async def test_a_chain_is_read_alike_by_every_api(options: dict[str, Any], text:
         write(server, text, 1)
         reads = {await chat(server, body), await chat(server, body | {"n": 2}, 2), await chat(server, body | {"coat": vote}, 2)}
         reads |= await response(server, body)
+        reads |= await response(server, body | {"coat": vote}, 2)
         for step in (3, 1000) if "stop" not in options else ():  # an engine goes on after a stop string until the step's end
             write(server, text, step)
             reads.add(await chat(server, body))
@@ -200,6 +211,108 @@ async def test_a_planted_chain_goes_on_as_thought_and_its_actions_count() -> Non
     deltas = [chunk["choices"][0]["delta"] for chunk in chunks if chunk["choices"]]
     assert "".join(delta.get("reasoning") or "" for delta in deltas) == message["reasoning"]
     assert "".join(delta.get("content") or "" for delta in deltas) == message["content"]
+
+
+@pytest.mark.parametrize("direct", [True, False], ids=["direct", "queued"])
+async def test_a_response_tells_of_its_chain_as_a_chat_does(direct: bool) -> None:
+    async with served(ingress__direct_streams=direct) as server:
+        write(server, THOUGHT + ANSWER, 1)
+        message = (await server.chat(QUESTION, max_tokens=400)).json()["choices"][0]["message"]
+        whole, events = await responses(server)
+        hidden, _ = await responses(server, include_reasoning=False)
+    assert whole["coat"] == events[-1]["response"]["coat"] == message["coat"]
+    assert hidden["coat"] == {"answer": "182"}
+    deltas = [event for event in events if event["type"] == "response.reasoning_text.delta"]
+    assert [action for event in deltas for action in event["coat"].get("actions", [])] == ["continue", "reflect", "explore"]
+    indices = [event["coat"]["index"] for event in deltas]
+    assert indices == sorted(indices)
+
+
+async def test_a_response_has_the_limits_and_the_planted_chain_of_its_request() -> None:
+    planted = "<|continue|>47×6<|reflect|>Let me"
+    begun = {"type": "message", "role": "assistant", "status": "in_progress", "id": "msg_1"}
+    begun |= {"content": [{"type": "output_text", "text": planted, "annotations": []}]}
+    async with served() as server:
+        write(server, " check.\n" + ANSWER)
+        whole, _ = await responses(server, input=[QUESTION, begun], coat={"max_reflections": 1}, reasoning={"effort": "minimal"})
+        [asked, streamed] = server.core.requests
+    assert [segment["action"] for segment in whole["coat"]["segments"]] == ["reflect"]  # its own; nothing is echoed
+    for request in (asked, streamed):
+        assert request.sampling_params is not None
+        limits = (request.sampling_params.extra_args or {})["coat"]
+        assert limits["planted"] == tokens(planted)
+        assert (limits["max_reflections"], limits["max_explorations"], limits["max_reasoning_tokens"]) == (1, 0, 200)
+
+
+async def test_a_response_by_vote_tells_its_progress() -> None:
+    async with served() as server:
+        write(server, THOUGHT + ANSWER)
+        whole, events = await responses(server, coat={"vote": {"samples": 3, "stop_when_decided": False}})
+    vote = {"samples": 3, "counted": 3, "votes": [{"answer": "182", "votes": 3}], "decided": True}
+    used = whole["usage"]["output_tokens"]
+    assert whole["coat"]["vote"] == events[-1]["response"]["coat"]["vote"] == vote | {"tokens": used, "tokens_saved": 0}
+    assert [event["sequence_number"] for event in events] == list(range(len(events)))
+    begun = [event["response"] for event in events if event["type"] == "response.in_progress"]
+    told = [response["coat"]["vote"] for response in begun if "coat" in response]
+    assert [progress["counted"] for progress in told] == [1, 2, 3]
+    assert told[-1] == vote
+
+
+async def test_a_vote_over_responses_stops_when_it_is_decided() -> None:
+    async with served() as server:
+        server.core.holds = True
+        asked = {"model": "nano", "input": "1 + 1", "coat": {"vote": {"samples": 3}}}
+        asking = asyncio.create_task(server.http.post("/v1/responses", json=asked))
+        await until_async(lambda: len(server.core.requests) == 3, "three samples to be asked for")
+        write(server, THOUGHT + ANSWER)
+        for request in server.core.requests[:2]:
+            server.core.answer(request)
+        reply = (await asking).json()
+        await until_async(lambda: not server.engine.output_processor.request_states, "the third to be stopped")
+    assert reply["coat"]["vote"]["counted"] == 2
+    assert reply["coat"]["vote"]["votes"] == [{"answer": "182", "votes": 2}]
+
+
+async def test_a_raw_response_has_no_other_special_token_and_its_format_at_once() -> None:
+    async with served() as server:
+        write(server, THOUGHT + ANSWER)
+        whole, events = await responses(server, coat={"parse": False})
+        write(server, '{"x": 1}')
+        schema = {"type": "json_schema", "name": "x", "schema": {"type": "object"}}
+        formatted, _ = await responses(server, coat={"parse": False}, text={"format": schema})
+        [*_, request] = server.core.requests
+    assert [item["type"] for item in whole["output"]] == ["message"]
+    assert whole["output"][0]["content"][0]["text"] == THOUGHT + ANSWER
+    assert "coat" not in whole
+    assert "".join(event["delta"] for event in events if event["type"] == "response.output_text.delta") == THOUGHT + ANSWER
+    assert formatted["output"][0]["content"][0]["text"] == '{"x": 1}'
+    assert request.reasoning_ended
+
+
+@pytest.mark.parametrize(
+    ("coat", "words"),
+    [
+        ({"reflections": 1}, ["coat.reflections", "not permitted"]),
+        ({"vote": {"samples": 1}}, ["coat.vote.samples", "1"]),
+        ({"eta": True}, ["coat.eta is told in a stream"]),
+    ],
+)
+async def test_what_a_response_cannot_have_is_named(coat: dict[str, Any], words: list[str]) -> None:
+    async with served() as server:
+        reply = await server.http.post("/v1/responses", json={"model": "nano", "input": "1 + 1", "coat": coat})
+    assert reply.status_code == 400
+    assert all(word in reply.json()["error"]["message"] for word in words)
+
+
+async def test_a_model_without_chains_has_no_coat() -> None:
+    async with served(engine__reasoning_parser="qwen3") as server:
+        for path, asked in (("/v1/responses", {"input": "1 + 1"}), ("/v1/chat/completions", {"messages": [QUESTION]})):
+            limited, plain = (
+                await server.http.post(path, json={"model": "nano", "coat": coat} | asked) for coat in ({"max_reflections": 1}, {})
+            )
+            assert limited.status_code == 400
+            assert "writes no Chain of Action-Thought; leave coat out" in limited.json()["error"]["message"]
+            assert plain.status_code == 200
 
 
 async def test_every_token_of_a_chain_is_counted_once() -> None:

@@ -8,9 +8,10 @@ import asyncio
 import hashlib
 import itertools
 import json
+import re
 import time
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
 from typing import Any
 
 from fastapi import Depends, FastAPI, Header, Query, Request
@@ -22,10 +23,12 @@ from vllm.v1.engine.exceptions import EngineDeadError
 
 from deployments.access.usage import client_name
 from deployments.errors import AlreadyStoredError, ChatNotFoundError, EngineLostError, SatoriError, error_body
+from deployments.ingress import outlet as outlets
 from deployments.ingress.frontend import BoundedLLM
 from deployments.ingress.middleware.intake import prepared
 from deployments.ingress.responses import BUSY, Responses, Run, beyond, context_of
 from deployments.observability import logs, metrics
+from deployments.observability.record import current as current_record
 from deployments.reasoning.chains import check_coat
 from deployments.reasoning.request import CoatChatRequest
 from deployments.reasoning.serving import PATH
@@ -40,6 +43,8 @@ NAME = "chatcmpl-"
 DONE = "[DONE]"
 ENDING = str(EngineDeadError())
 """What vLLM's stream says where this ingress is shutting down."""
+DATA = "data: "
+ERROR, CREATED, CREATED_BYTES = '{"error":', re.compile(r'"created":\s*\d+,'), re.compile(rb'"created":\s*\d+,')
 EVENT, LAST = "chat.chunk", "chat.completed"
 
 
@@ -73,7 +78,10 @@ class Chats:
             expires_at=now + self._settings.ttl_s,
         )
         # In a context of its own, as all of it: what is stored does not end with its client's request.
-        made = await asyncio.get_running_loop().create_task(self._made(stored), context=context_of(stored))
+        context, client, record = context_of(stored), outlets.of_client(), current_record.get()
+        direct = _Direct(stored, client, record)
+        context.run(outlets.current.set, outlets.StoredOutlet(direct.write))
+        made = await asyncio.get_running_loop().create_task(self._made(stored), context=context)
         if isinstance(made, ErrorResponse):
             return JSONResponse(made.model_dump(), made.error.code)
         self._engine.check_admission(1)
@@ -84,7 +92,8 @@ class Chats:
         prepared()
         run = Run(stored, Chain(store, stored.id, lease))
         run.events = asyncio.Queue()
-        self._stored.begin(run, made)
+        direct.run, direct.stream = run, made
+        self._stored.begin(run, direct)
         return _streamed(self._stored.events_of(run))
 
     async def resume(self, completion_id: str, starting_after: int | None) -> Response:
@@ -110,12 +119,13 @@ class Chats:
         """Return vLLM's stream of a chat, or its refusal."""
         return await self._serving.create_chat_completion(CoatChatRequest.model_validate(json.loads(stored.request)), None)
 
-    async def _events(self, stored: Stored, chain: Chain, made: AsyncIterator[str] | None) -> AsyncGenerator[dict[str, Any], None]:
+    async def _events(self, stored: Stored, chain: Chain, made: AsyncIterable[str] | None) -> AsyncGenerator[dict[str, Any], None]:
         """Yield the events of a chat from its first token on, as they come. The holder of its lease ends it with the last one.
 
         Raises GracefulHTTPError where this ingress is too busy, EngineLostError where it cannot go on.
         """
-        numbers = itertools.count()
+        numbers = made.numbers if isinstance(made, _Direct) else itertools.count()
+        created = _created(stored)
         failure: dict[str, Any] | None = None
         try:
             made = await self._made(stored) if made is None else made
@@ -125,12 +135,10 @@ class Chats:
                 async for data in _data(made):
                     if data == DONE:
                         break
-                    chunk = json.loads(data)
-                    if "error" in chunk:
-                        failure = chunk
+                    if data.startswith(ERROR):
+                        failure = json.loads(data)
                         break
-                    text = json.dumps(chunk | {"created": int(stored.created_at)}, ensure_ascii=False, separators=(",", ":"))
-                    yield {"type": EVENT, "sequence_number": next(numbers), "data": text}
+                    yield {"type": EVENT, "sequence_number": next(numbers), "data": CREATED.sub(created, data, 1)}
         except GracefulHTTPError as error:
             if error.http_status in BUSY:
                 raise
@@ -187,6 +195,41 @@ def mount(app: FastAPI, chats: Chats) -> None:
         return await chats.remove(completion_id)
 
 
+class _Direct:
+    """vLLM's stream of a chat that is stored, for the client that asked for it: most events are written past it, as they come.
+
+    An event goes at once to the client's connection (`client`) if that rests, and else after those that wait. All have `numbers`.
+    """
+
+    run: Run
+    stream: AsyncIterator[str]
+
+    def __init__(self, stored: Stored, client: outlets.Outlet | None, record: Any) -> None:
+        self.numbers = itertools.count()
+        self._client, self._record, self._created = client, record, _created(stored).encode()
+
+    def __aiter__(self) -> AsyncIterator[str]:
+        return self.stream
+
+    def write(self, chunk: bytes, now: float) -> None:
+        """Write the event of a chunk."""
+        run, number = self.run, next(self.numbers)
+        if run.events is None:  # the client has left
+            return
+        event = CREATED_BYTES.sub(self._created, chunk, 1)
+        if self._client is not None and run.rests and run.events.empty() and self._client.ready():
+            run.told = number
+            self._client.write(b"id: %d\n%b" % (number, event), now)
+            if self._record is not None:
+                self._record.sent.append(now)
+        else:
+            run.events.put_nowait({"type": EVENT, "sequence_number": number, "data": event[len(DATA) : -2].decode()})
+
+
+def _created(stored: Stored) -> str:
+    return f'"created":{int(stored.created_at)},'
+
+
 def _wanted(value: str) -> bool:
     if value not in ("0", "1"):
         raise VLLMValidationError(f"{HEADER}: {value!r} is neither 0 nor 1", parameter=HEADER)
@@ -215,12 +258,12 @@ def _id(request_id: str) -> str:
     return f"chat_{hashlib.sha256(json.dumps([client_name(), request_id]).encode()).hexdigest()[:32]}"
 
 
-async def _data(stream: AsyncIterator[str]) -> AsyncGenerator[str, None]:
+async def _data(stream: AsyncIterable[str]) -> AsyncGenerator[str, None]:
     """Yield the data of each event of vLLM's stream."""
     async for written in stream:
         for event in written.split("\n\n"):
-            if event.startswith("data: "):
-                yield event.removeprefix("data: ")
+            if event.startswith(DATA):
+                yield event.removeprefix(DATA)
 
 
 def _streamed(events: AsyncIterator[dict[str, Any]]) -> StreamingResponse:

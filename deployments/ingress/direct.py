@@ -24,7 +24,8 @@ from vllm.v1.engine.detokenizer import FastIncrementalDetokenizer
 from vllm.v1.engine.output_processor import OutputProcessor, RequestOutputCollector
 
 from deployments.ingress import outlet as outlets
-from deployments.ingress.outlet import Outlet
+from deployments.ingress.frontend import Unmerged
+from deployments.ingress.outlet import Outlet, StoredOutlet
 from deployments.observability.record import current as current_record
 from deployments.patching import patch
 from deployments.reasoning.parser import CoatParser
@@ -45,7 +46,11 @@ class DirectStream:
     when the engine has sent its last token: what vLLM makes then comes without a wait.
     """
 
-    def __init__(self, outlet: Outlet) -> None:
+    collector: type[RequestOutputCollector] = RequestOutputCollector
+    """The class of a plain request's collector; that in its place is `outputs`."""
+    outputs: type["Outputs"]
+
+    def __init__(self, outlet: Outlet | StoredOutlet) -> None:
         self._outlet = outlet
         self._record = current_record.get()
         self._state: Any = None
@@ -76,14 +81,14 @@ class DirectStream:
             and probabilities.num_logprobs is None
             and probabilities.num_prompt_logprobs is None
             and (self.parser is None or isinstance(self.parser, CoatParser))
-            and type(state.queue) is RequestOutputCollector
+            and type(state.queue) is self.collector
             and self._outlet.here()
         )
         if plain:
             patch(
                 state.queue,
                 "__class__",
-                Outputs,
+                self.outputs,
                 why="vLLM 0.32.0 makes the collector of a request's outputs itself",
                 until="it takes the class from outside",
             )
@@ -149,7 +154,7 @@ class DirectStream:
 class ChunkStream(DirectStream):
     """A stream of completions, of chats or texts: chunks begin alike, up to the `opening`, as the first shows; `tail` ends them."""
 
-    def __init__(self, outlet: Outlet, opening: str, tail: bytes) -> None:
+    def __init__(self, outlet: Outlet | StoredOutlet, opening: str, tail: bytes) -> None:
         super().__init__(outlet)
         self._head, self._opening, self._tail = b"", opening, tail
 
@@ -194,6 +199,30 @@ class Outputs(RequestOutputCollector):
             return await super().get()
         finally:
             self.waiting = False
+
+
+class SingleOutputs(Outputs, Unmerged):
+    """The same for a stored request, whose outputs stay alone."""
+
+
+class SingleStream(ChunkStream):
+    """A stream that is stored: each token has a chunk of its own, so that others make the same ones again."""
+
+    collector, outputs = Unmerged, SingleOutputs
+
+    def takes(self, output: EngineCoreOutput) -> bool:
+        """Return whether an output took the direct path; nothing is held."""
+        if not super().takes(output):
+            return False
+        self.flush()
+        return True
+
+    def passes(self, chunk: str) -> bool:
+        """Leave vLLM's chunks to whoever reads them."""
+        return False
+
+
+DirectStream.outputs = Outputs
 
 
 class DirectOutputProcessor(OutputProcessor):
@@ -309,7 +338,10 @@ def _is_plain_chat(request: Any, serving: Any) -> bool:
 
 def _streamed(chunks: AsyncGenerator[str, None], opening: str, tail: bytes) -> AsyncGenerator[str, None]:
     outlet = outlets.current.get()
-    return chunks if outlet is None else _beginning(chunks, ChunkStream(outlet, opening, tail))
+    if outlet is None:
+        return chunks
+    kind = SingleStream if isinstance(outlet, StoredOutlet) else ChunkStream
+    return _beginning(chunks, kind(outlet, opening, tail))
 
 
 async def _beginning(chunks: AsyncGenerator[str, None], stream: ChunkStream) -> AsyncGenerator[str, None]:

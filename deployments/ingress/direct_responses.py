@@ -76,7 +76,7 @@ def install(responses: Any) -> None:
         number: Any,
     ) -> AsyncGenerator[Any, None]:
         made = original(request, sampling_params, results, context, model, tokenizer, metadata, created, number)
-        outlet = outlets.current.get()
+        outlet = outlets.of_client()
         plain = (
             type(context) is SimpleContext
             and not (request.background or request.store or request.tools or getattr(request, "tells_eta", False))

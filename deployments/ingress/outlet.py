@@ -9,6 +9,7 @@ There is no outlet where the request came another way, such as through Serve's o
 """
 
 import asyncio
+from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any
 
@@ -55,8 +56,29 @@ class Outlet:
         self.events += 1
 
 
-current: ContextVar[Outlet | None] = ContextVar("current", default=None)
-"""The outlet of the request that is being served."""
+class StoredOutlet:
+    """Where the events of a stored reply go, which may have no client: `write` takes them, each at once."""
+
+    def __init__(self, write: Callable[[bytes, float], None]) -> None:
+        self.write = write
+
+    def here(self) -> bool:
+        """Return that it belongs to the running event loop: stored replies are made in the server's."""
+        return True
+
+    def ready(self) -> bool:
+        """Return that it takes events at any time."""
+        return True
+
+
+current: ContextVar[Outlet | StoredOutlet | None] = ContextVar("current", default=None)
+"""The outlet of the request that is being served, or of the stored reply that is being made."""
+
+
+def of_client() -> Outlet | None:
+    """Return the connection of the request that is being served, if it has an outlet."""
+    outlet = current.get()
+    return outlet if isinstance(outlet, Outlet) else None
 
 
 def last_event(outlet: Outlet | None, sent: float) -> float:

@@ -18,7 +18,7 @@ import socket
 import time
 import uuid
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterator
 from contextvars import ContextVar
 from dataclasses import replace
 from types import ModuleType
@@ -83,16 +83,21 @@ def wanted(request: CoatResponsesRequest) -> bool:
     return bool(request.background) or ("store" in request.model_fields_set and bool(request.store))
 
 
-Make = Callable[[Stored, Chain, AsyncIterator[Any] | None], AsyncGenerator[dict[str, Any], None]]
+Make = Callable[[Stored, Chain, AsyncIterable[Any] | None], AsyncGenerator[dict[str, Any], None]]
 """Makes the events of what is stored: each has a `type` and a `sequence_number`; the type of the last one ends with a status."""
 
 
 class Run:
-    """A response that is being made here. `events` gets each event of it, for the client that asked for it; None ends them."""
+    """A response that is being made here.
+
+    `events` gets each event of it, for the client that asked for it; None ends them. `rests` is set while that client has had all
+    that came before, `told` is the number of its last event.
+    """
 
     def __init__(self, stored: Stored, chain: Chain) -> None:
         self.stored, self.chain = stored, chain
         self.events: asyncio.Queue[dict[str, Any] | None] | None = None
+        self.rests, self.told = False, -1
         self.task: asyncio.Task[None] | None = None
 
 
@@ -311,12 +316,12 @@ class Responses:
             "previous_response_id": json.loads(stored.request).get("previous_response_id"),
         }
 
-    def begin(self, run: Run, made: AsyncIterator[Any] | None = None) -> None:
+    def begin(self, run: Run, made: AsyncIterable[Any] | None = None) -> None:
         """Make what is stored, in a task of its own."""
         self._runs[run.stored.id] = run
         run.task = self._spawn(self._keep_running(run, made), context_of(run.stored))
 
-    async def _keep_running(self, run: Run, made: AsyncIterator[Any] | None) -> None:
+    async def _keep_running(self, run: Run, made: AsyncIterable[Any] | None) -> None:
         try:
             async for event in self._made(run.stored, run.chain, made):
                 if run.events is not None:
@@ -334,13 +339,13 @@ class Responses:
             if run.events is not None:
                 run.events.put_nowait(None)
 
-    def _made(self, stored: Stored, chain: Chain, made: AsyncIterator[Any] | None = None) -> AsyncGenerator[dict[str, Any], None]:
+    def _made(self, stored: Stored, chain: Chain, made: AsyncIterable[Any] | None = None) -> AsyncGenerator[dict[str, Any], None]:
         chains.current.set(chain)
         _ids.set(_ids_of(stored.id))
         return self.makers[stored.id.partition("_")[0]](stored, chain, made)
 
     async def _events(
-        self, stored: Stored, chain: Chain, made: AsyncIterator[Any] | None = None
+        self, stored: Stored, chain: Chain, made: AsyncIterable[Any] | None = None
     ) -> AsyncGenerator[dict[str, Any], None]:
         """Yield the events of a response from its first token on, as they come. The holder of its lease ends it with the last one.
 
@@ -402,16 +407,20 @@ class Responses:
     async def events_of(self, run: Run) -> AsyncGenerator[dict[str, Any], None]:
         """Yield the events of a response that is made here. Where that stops, go on with what another ingress makes of it."""
         assert run.events is not None
-        number = -1
         try:
-            while (event := await run.events.get()) is not None:
-                number = event["sequence_number"]
+            while True:
+                run.rests = True
+                event = await run.events.get()
+                run.rests = False
+                if event is None:
+                    break
+                run.told = event["sequence_number"]
                 yield event
                 if _is_last(event):
                     return
         finally:
             run.events = None
-        async for event in self.follow(run.stored, number):
+        async for event in self.follow(run.stored, run.told):
             yield event
 
     def watch(self, stored: Stored, starting_after: int | None) -> AsyncGenerator[dict[str, Any], None]:

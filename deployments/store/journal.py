@@ -1,4 +1,4 @@
-"""Writes of many responses, a transaction for all that comes within 50 ms or has 64 tokens.
+"""Writes of many responses, a transaction for all that comes within 50 ms or has 64 tokens, or begins a response.
 
 The database works in threads, so a slow disk holds up nothing but stored responses. A write that may wait is repeated until it
 succeeds: while the database is away or its disk is full, the responses that are being written pause, and nothing of them is lost.
@@ -72,11 +72,11 @@ class Journal:
         `operation` may run more than once, each time in a new transaction. A `patient` one waits for a database that is away or
         full; others raise StoreUnavailableError or StoreFullError.
         """
-        return self._add(operation, None, 0, patient)
+        return self._add(operation, None, 0 if patient else GROUP_TOKENS, patient)
 
     def append(self, append: Append) -> "asyncio.Future[bool]":
         """Append tokens in the next transaction, patiently; the result is whether the lease is still held."""
-        return self._add(None, append, len(append.tokens), True)
+        return self._add(None, append, len(append.tokens) if append.start else GROUP_TOKENS, True)
 
     def _add(
         self, operation: Callable[[Connection], Any] | None, append: Append | None, weight: int, patient: bool

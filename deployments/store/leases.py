@@ -11,12 +11,13 @@ from deployments.store.schema import leases
 from deployments.store.values import Lease
 
 EPOCH_BITS = 48
+ADD = insert(leases)
 
 
 def create(connection: Connection, of: str, holder: str, expires_at: float) -> Lease:
     """Add the first lease of a response or batch. Its epoch is none that another one under the same id, since removed, has had."""
     epoch = secrets.randbits(EPOCH_BITS)
-    connection.execute(insert(leases).values(response=of, holder=holder, epoch=epoch, position=0, expires_at=expires_at))
+    connection.execute(ADD, {"response": of, "holder": holder, "epoch": epoch, "position": 0, "expires_at": expires_at})
     return Lease(of, epoch)
 
 

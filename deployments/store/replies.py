@@ -21,20 +21,38 @@ from deployments.store.values import Append, End, Lease, Progress, Stored
 
 EXPIRED_AT_ONCE = 500
 """How many expired responses are removed in one transaction."""
-MOVE = (
-    update(leases)
-    .where(leases.c.response == bindparam("of"), leases.c.epoch == bindparam("under"), leases.c.position == bindparam("start"))
-    .values(position=bindparam("after"), expires_at=bindparam("until"))
-)
-BEGIN = update(responses).where(responses.c.id == bindparam("of"), responses.c.status == "queued").values(status="in_progress")
+MOVE = """
+UPDATE satori_leases SET position = new.column4, expires_at = {mark} FROM (VALUES {rows}) AS new
+WHERE response = new.column1 AND epoch = new.column2 AND position = new.column3
+"""
+WRITE = "INSERT INTO satori_tokens (response, start, tokens) VALUES {rows}"
+"""What most of a transaction is. As one statement for all rows it holds Python's lock once, and not for each row."""
+BEGIN = update(responses).where(responses.c.id.in_(bindparam("all")), responses.c.status == "queued").values(status="in_progress")
 END = update(responses).where(responses.c.id == bindparam("of")).values(ended=bindparam("end"))
+ADD = insert(responses)
+OVER = (
+    select(responses.c.id)
+    .outerjoin(leases, leases.c.response == responses.c.id)
+    .where(
+        responses.c.expires_at <= bindparam("now"),
+        leases.c.response.is_(None) | (leases.c.expires_at < bindparam("now")),
+    )
+)
+OVER_ONE = OVER.where(responses.c.id == bindparam("of"))
+OVER_MANY = OVER.limit(bindparam("most"))
+UNLEASE = delete(leases).where(leases.c.response == bindparam("of"), leases.c.epoch == bindparam("under"))
+FINISH = (
+    update(responses)
+    .where(responses.c.id == bindparam("of"))
+    .values(status=bindparam("now"), result=bindparam("told"), last_event=bindparam("last"))
+)
 
 
 def create(connection: Connection, response: Stored, holder: str, now: float, lease_s: float) -> Lease:
     """Add a response, and its first lease. One with the same id whose time is over goes first."""
-    _remove(connection, _over(connection, now, 1, responses.c.id == response.id))
+    _remove(connection, list(connection.execute(OVER_ONE, {"now": now, "of": response.id}).scalars()))
     lease = held.create(connection, response.id, holder, now + lease_s)
-    connection.execute(insert(responses).values(**asdict(response)))
+    connection.execute(ADD, asdict(response))
     return lease
 
 
@@ -91,12 +109,11 @@ def claim(connection: Connection, response: str, holder: str, now: float, lease_
 
 def finish(connection: Connection, lease: Lease, status: str, result: str, last_event: int) -> bool:
     """End a response, as the holder of its lease; return whether it has this result now."""
-    mine = delete(leases).where(held.by(lease))
-    here = responses.c.id == lease.response
-    if not connection.execute(mine).rowcount:
+    if not connection.execute(UNLEASE, {"of": lease.response, "under": lease.epoch}).rowcount:
+        here = responses.c.id == lease.response
         found = connection.execute(select(responses.c.status, responses.c.result).where(here)).one_or_none()
         return found is not None and tuple(found) == (status, result)
-    connection.execute(update(responses).where(here).values(status=status, result=result, last_event=last_event))
+    connection.execute(FINISH, {"of": lease.response, "now": status, "told": result, "last": last_event})
     return True
 
 
@@ -117,7 +134,7 @@ def remove(connection: Connection, response: str) -> None:
 
 def expire(connection: Connection, now: float, most: int = EXPIRED_AT_ONCE) -> int:
     """Remove responses whose time is over, unless somebody is writing them; return how many."""
-    found = _over(connection, now, most)
+    found = list(connection.execute(OVER_MANY, {"now": now, "most": most}).scalars())
     _remove(connection, found)
     return len(found)
 
@@ -157,14 +174,9 @@ def _little_endian(numbers: Any) -> Any:
     return numbers
 
 
-def _over(connection: Connection, now: float, most: int, *where: Any) -> list[str]:
-    """Return the ids of responses whose time is over and that nobody is writing."""
-    over = select(responses.c.id).outerjoin(leases, leases.c.response == responses.c.id)
-    over = over.where(responses.c.expires_at <= now, leases.c.response.is_(None) | (leases.c.expires_at < now), *where)
-    return list(connection.execute(over.limit(most)).scalars())
-
-
 def _remove(connection: Connection, ids: list[str]) -> None:
+    if not ids:
+        return
     for column in (leases.c.response, tokens.c.response, responses.c.id):
         connection.execute(delete(column.table).where(column.in_(ids)))
 
@@ -174,19 +186,38 @@ class _RefusedError(Exception):
 
 
 def _append_at_once(connection: Connection, appends: Sequence[Append], expires_at: float) -> None:
-    moved = [
-        {"of": one.lease.response, "under": one.lease.epoch, "start": one.start, "after": one.start + len(one.tokens)}
-        for one in appends
-    ]
-    if connection.execute(MOVE, [{**move, "until": expires_at} for move in moved]).rowcount != len(appends):
+    """Do all appends, those of a response as one. Raises _RefusedError, having done some, where one is not accepted."""
+    of_each: dict[Lease, list[Append]] = {}
+    for one in appends:
+        of_each.setdefault(one.lease, []).append(one)
+    moves: list[Any] = []
+    new: list[Any] = []
+    for lease, own in of_each.items():
+        start = after = own[0].start
+        for one in own:
+            if one.start != after:
+                raise _RefusedError
+            after += len(one.tokens)
+        moves += lease.response, lease.epoch, start, after
+        if after > start:
+            new += lease.response, start, packed([token for one in own for token in one.tokens])
+    mark, rows = _marks(connection, len(of_each), 4)
+    moved = connection.exec_driver_sql(MOVE.format(mark=mark, rows=rows), (expires_at, *moves))
+    if moved.rowcount != len(of_each):
         raise _RefusedError
-    written = [{"response": one.lease.response, "start": one.start, "tokens": packed(one.tokens)} for one in appends if one.tokens]
-    if written:
-        connection.execute(insert(tokens), written)
-    if begun := [{"of": one.lease.response} for one in appends if one.start == 0]:
-        connection.execute(BEGIN, begun)
+    if new:
+        connection.exec_driver_sql(WRITE.format(rows=_marks(connection, len(new) // 3, 3)[1]), tuple(new))
+    if begun := [one.lease.response for one in appends if one.start == 0]:
+        connection.execute(BEGIN, {"all": begun})
     if ended := [{"of": one.lease.response, "end": one.end.written()} for one in appends if one.end is not None]:
         connection.execute(END, ended)
+
+
+def _marks(connection: Connection, rows: int, columns: int) -> tuple[str, str]:
+    """Return the mark of a value in the SQL of this database's driver, and those of so many rows of them."""
+    mark = "?" if connection.dialect.paramstyle == "qmark" else "%s"
+    row = f"({', '.join([mark] * columns)})"
+    return mark, ", ".join([row] * rows)
 
 
 def _fence_off(connection: Connection, response: str) -> int | None:

@@ -43,7 +43,7 @@ class _Timed:
 
     def __init__(self, receive: Receive, send: Send, seconds: float) -> None:
         self._receive, self._send, self._seconds = receive, send, seconds
-        self._outlet = outlet.current.get()
+        self._outlet = outlet.of_client()
         self._over = asyncio.Event()
         self._started: str | None = None
         self._finished = False

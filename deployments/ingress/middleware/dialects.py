@@ -106,7 +106,7 @@ class _Responses:
 
     def __init__(self, send: Send, empty: bool) -> None:
         self._send, self._empty = send, empty
-        self._outlet = outlet.current.get()
+        self._outlet = outlet.of_client()
         self._streams = self._ended = False
         self._events = 0  # that were sent as messages
 

@@ -43,7 +43,7 @@ class _Stream:
         self._interval_s = interval_s
         self._loop = asyncio.get_running_loop()
         self._last = 0.0  # when a message was sent, by the monotonic clock
-        self._outlet = outlet.current.get()
+        self._outlet = outlet.of_client()
         self._timer: asyncio.TimerHandle | None = None
         self._comment: asyncio.Task[None] | None = None
 

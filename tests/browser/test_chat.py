@@ -212,7 +212,7 @@ def test_all_chains_of_a_vote_are_opened_by_answer(chat: Chat) -> None:
     expect(steps.nth(0).locator("summary")).not_to_contain_text("parts here")
     expect(chains.locator(".chain[open] .content")).to_contain_text("181")
     groups.nth(2).click()
-    expect(heads.nth(6)).to_contain_text("Attempt 7the same steps · stopped early · 1 step")
+    expect(heads.nth(6)).to_contain_text("Attempt 7the same so far · stopped early · 1 step")
     chat.reload()
     expect(groups).to_have_count(3)
     groups.nth(2).click()

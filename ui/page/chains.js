@@ -71,22 +71,29 @@ export class Chains {
     const won = chain === this.winner;
     const stopped = chain.finish_reason === null;
     const at = won || !this.winner ? null : parting(chain.segments, this.winner.segments, stopped);
-    const compared = won ? t("chains.won") : at === null ? (this.winner && chain.segments.length ? t("chains.same") : "") : t("chains.parts", { step: at + 1 });
     const tokens = chain.segments.reduce((sum, { tokens }) => sum + tokens, 0);
     const end = stopped ? t("chains.stopped") : chain.finish_reason === "length" ? t("chains.cut") : "";
-    const facts = [compared, end, t("unit.steps", { count: chain.segments.length }), t("unit.tokens", { count: tokens })];
+    const facts = [won ? t("chains.won") : this.compared(chain, at, stopped), end, t("unit.steps", { count: chain.segments.length }), t("unit.tokens", { count: tokens })];
+    const words = facts.filter(Boolean).map((fact) => fact.replaceAll(" ", "\u00a0")).join(" · "); // lines break between facts
     const body = h("div", {});
     const details = h("details", { class: won ? "chain won" : "chain" },
-      h("summary", {}, h("span", { class: "word" }, t("chains.attempt", { number: chain.index + 1 })), h("span", { class: "facts" }, facts.filter(Boolean).join(" · "))), body);
+      h("summary", {}, h("span", { class: "word" }, t("chains.attempt", { number: chain.index + 1 })), h("span", { class: "facts" }, words)), body);
     return h("li", {}, lazily(details, body, () => this.open(chain, at, body)));
+  }
+
+  // Returns in words how a chain goes beside the winner's; nothing where there is nothing to compare.
+  compared(chain, at, stopped) {
+    if (at !== null) return t("chains.parts", { step: at + 1 });
+    if (!this.winner || !chain.segments.length) return "";
+    return t(stopped ? "chains.same.yet" : "chains.same");
   }
 
   open(chain, at, body) {
     const steps = this.drawSteps(chain.segments.map((segment) => ({ ...segment, seconds: null })));
-    const content = h("div", { class: "written content" });
+    const content = h("div", { class: "written content", hidden: !chain.content });
     new Prose(content).write(chain.content, false);
-    if (!steps.length && !chain.content) content.textContent = t("chains.empty");
-    body.append(h("ol", {}, steps.map((step) => step.element)), content);
+    const nothing = steps.length || chain.content ? null : h("p", { class: "note" }, t("chains.empty"));
+    body.append(...[nothing, h("ol", {}, steps.map((step) => step.element)), content].filter(Boolean));
     if (at === null) return;
     const mark = h("span", { class: "parts" }, t("chains.here"));
     if (steps[at]) steps[at].details.querySelector("summary .word").after(mark);

@@ -420,6 +420,16 @@ def test_a_streamed_vote_tells_each_chain_once(http: httpx.Client) -> None:
     assert won["segments"] == deltas[-1]["coat"]["segments"]
 
 
+def test_a_response_tells_the_chains_of_its_vote_as_they_end_and_all_in_the_end(http: httpx.Client) -> None:
+    voting = {"vote": {"samples": 6, "temperature": 0.5, "chains": True}}
+    asked = {"model": "nano", "input": QUESTION, "stream": True, "coat": voting}
+    with http.stream("POST", "/v1/responses", json=asked) as response:
+        events = [json.loads(line.removeprefix("data: ")) for line in response.iter_lines() if line.startswith("data: {")]
+    votes = [event["response"]["coat"]["vote"] for event in events if "coat" in (event.get("response") or {})]
+    assert all(len(vote["chains"]) == 1 for vote in votes[:-1])
+    assert [chain["index"] for chain in votes[-1]["chains"]] == list(range(6))
+
+
 SCHEMA = {"type": "object", "properties": {"answer": {"type": "integer"}}, "required": ["answer"], "additionalProperties": False}
 FORMAT = {"response_format": {"type": "json_schema", "json_schema": {"name": "sum", "schema": SCHEMA}}}
 

@@ -71,7 +71,7 @@ class Settings(BaseModel):
         else:
             limits = dict(EFFORTS[self.effort])
         if self.votes > 1:
-            return limits | {"vote": {"samples": self.votes, "temperature": self.temperature or VOTE_TEMPERATURE}}
+            return limits | {"vote": {"samples": self.votes, "temperature": self.temperature or VOTE_TEMPERATURE, "chains": True}}
         return limits | {"eta": True}
 
 

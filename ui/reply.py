@@ -43,6 +43,7 @@ class Reply:
         self._content = ""
         self._coat: dict[str, Any] = {}
         self._vote: dict[str, Any] | None = None
+        self._chains: list[dict[str, Any]] = []  # of the vote, as they ended
         self._usage: dict[str, Any] = {}
         self._finish: str | None = None
         self._eta_s: list[float] | None = None
@@ -89,7 +90,8 @@ class Reply:
         if usage := chunk.get("usage"):
             self._usage = usage
         if vote := (chunk.get("coat") or {}).get("vote"):
-            self._vote, self._phase = vote, "voting"
+            self._add_vote(vote)
+            self._phase = "voting"
         for choice in chunk.get("choices", []):
             self._add_choice(choice)
 
@@ -128,6 +130,7 @@ class Reply:
             "content": self._content,
             "answer": self._coat.get("answer"),
             "vote": self._vote,
+            "chains": self._chains,
             "finish": self._finish,
             "assurance": assurance(self._coat.get("segments"), self._vote, self._finish) if self._phase == "done" else None,
             "stats": self._stats() if self._phase in ("done", "error") else None,
@@ -155,6 +158,11 @@ class Reply:
             self._close_step()
             self._finish = reason
             self._summarize(coat)
+
+    def _add_vote(self, vote: dict[str, Any]) -> None:
+        """Take over a vote, and its chains, of which each comes once."""
+        self._vote = {name: value for name, value in vote.items() if name != "chains"}
+        self._chains = [*self._chains, *vote.get("chains", [])]
 
     def _record_token_time(self) -> None:
         self._last_s = self._elapsed()
@@ -184,7 +192,8 @@ class Reply:
     def _summarize(self, coat: dict[str, Any]) -> None:
         """Take over what the API says of the complete reply: its last chunk may have text of several segments."""
         self._coat = coat
-        self._vote = coat.get("vote", self._vote)
+        if vote := coat.get("vote"):
+            self._add_vote(vote)
         steps = {step.index: step for step in self._steps}
         segments = coat.get("segments")
         if segments is None:

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from vllm.entrypoints.openai.responses.protocol import ResponseUsage
@@ -58,16 +58,26 @@ class Sample:
 class Ballot:
     """Counts the votes of one request's samples. Stops the other samples when the vote is decided, if the request wants that.
 
-    `answers` reads the answers of replies in a format; without it, an answer is what is in the box.
+    `answers` reads the answers of replies in a format; without it, an answer is what is in the box. Where the request wants all
+    chains, those are told without their segments if not `thoughts`.
     """
 
     def __init__(
-        self, vote: "Vote", model: str, comparer: Comparer, vocabulary: Vocabulary, answers: "FormattedAnswers | None" = None
+        self,
+        vote: "Vote",
+        model: str,
+        comparer: Comparer,
+        vocabulary: Vocabulary,
+        answers: "FormattedAnswers | None" = None,
+        *,
+        thoughts: bool = True,
     ) -> None:
         self._stop = vote.stop_when_decided
         self._model, self._vocabulary = model, vocabulary
         self._comparer, self._answers = comparer, answers
         self._keys: dict[str, str] = {}
+        self._tells_chains, self._thoughts = vote.chains, thoughts
+        self._chains: dict[int, dict[str, Any]] = {}  # by index, where they are to be told
         self._samples = [Sample() for _ in range(vote.samples)]
         self._election = Election(vote.samples)
         self._reply: RequestOutput | None = None
@@ -76,6 +86,8 @@ class Ballot:
 
     async def count(self, results: AsyncIterator[RequestOutput]) -> AsyncGenerator[dict[str, Any], None]:
         """Read the results of all samples until the vote is over; yield its progress whenever a sample has ended.
+
+        Where chains are told, each progress has the one that has just ended.
 
         At its end, this closes `results`, which aborts the samples that still run.
         """
@@ -87,8 +99,11 @@ class Ballot:
                     sample = self._samples[output.index]
                     sample.add(output)
                     if output.finish_reason is not None:
-                        await self._add(output.index, self._answer(sample, result.prompt_token_ids or ()))
-                        yield self._election.progress()
+                        reading = self._read(sample, result.prompt_token_ids or ())
+                        answer = self._answer(sample, reading)
+                        await self._add(output.index, answer)
+                        self._keep_chain(output.index, reading, answer)
+                        yield self._progress() | self._told([output.index])
                 if self._stop and self._election.decided:
                     break
         finally:
@@ -106,9 +121,8 @@ class Ballot:
         new = self._answers.reading(prompt) if self._answers else Reading(self._vocabulary, self._vocabulary.planted(prompt))
         return sample.read(new)
 
-    def _answer(self, sample: Sample, prompt: Sequence[int]) -> str | None:
+    def _answer(self, sample: Sample, reading: Reading) -> str | None:
         """Return a finished sample's answer; None without one, or with one in a format that is not complete."""
-        reading = self._read(sample, prompt)
         if self._answers is None:
             return reading.answer
         complete = sample.last is not None and sample.last.finish_reason == "stop"
@@ -142,34 +156,68 @@ class Ballot:
         """Yield one result with one choice: a sample with the winning answer, or the first sample if none has an answer."""
         if self._reply is None:
             return
-        leader = self._election.leader
-        sample = self._samples[leader.sample if leader else 0]
-        self._reply.outputs, self._reply.finished = [sample.whole()], True
+        self._reply.outputs, self._reply.finished = [self._samples[self._winner].whole()], True
         yield self._reply
 
+    @property
+    def _winner(self) -> int:
+        leader = self._election.leader
+        return leader.sample if leader else 0
+
     def result(self) -> dict[str, Any]:
-        """Return the outcome for the client, with the tokens that stopping early saved (an estimate)."""
-        return self._election.progress() | {"tokens": self.tokens, "tokens_saved": self._saved}
+        """Return the outcome for the client, with the tokens that stopping early saved (an estimate).
+
+        Where chains are told, it has all of them, and the winner's index.
+        """
+        told = {"winner": self._winner} if self._tells_chains else {}
+        return self._progress() | {"tokens": self.tokens, "tokens_saved": self._saved} | told | self._told(sorted(self._chains))
+
+    def _progress(self) -> dict[str, Any]:
+        """Return the vote so far; where chains are told, each answer has the indices of those that gave it."""
+        progress = self._election.progress()
+        if self._tells_chains:
+            for entry, group in zip(progress["votes"], self._election.groups, strict=True):
+                entry["indices"] = sorted(group.answers)
+        return progress
+
+    def _told(self, indices: Iterable[int]) -> dict[str, Any]:
+        return {"chains": [self._chains[index] for index in indices]} if self._tells_chains else {}
+
+    def _keep_chain(self, index: int, reading: Reading, answer: str | None) -> None:
+        """Keep what the client gets of a chain that has ended or was stopped."""
+        if not self._tells_chains:
+            return
+        last = self._samples[index].last
+        chain = {"index": index, "finish_reason": last.finish_reason if last else None, "answer": answer}
+        if self._thoughts:
+            chain["segments"] = reading.segments()
+        self._chains[index] = chain | {"content": reading.content}
 
     def _count_tokens(self) -> None:
-        """Count the tokens of all samples, in the metrics too: those of stopped ones were generated."""
+        """Count the tokens of all samples, in the metrics too: those of stopped ones were generated, and their chains are told."""
         prompt = (self._reply.prompt_token_ids if self._reply else None) or ()
         answers = 0
-        for sample in self._samples:
+        for index, sample in enumerate(self._samples):
             reading = self._read(sample, prompt)
+            if not sample.finished:
+                self._keep_chain(index, reading, None)
             answers += count(self._model, reading, complete=sample.finished)
             self._reasoning_tokens += reading.thought_tokens
         if (request := record.current.get()) is not None:
             request.answer_tokens += answers
 
     def with_usage(self, chunk: str) -> str:
-        """Return a chunk of the winner's stream: the last one carries the outcome, and a usage counts the tokens of all samples."""
+        """Return a chunk of the winner's stream: the last one carries the outcome, and a usage counts the tokens of all samples.
+
+        Of the chains, it has those that were stopped: the progress has told the others.
+        """
         if '"finish_reason":null' in chunk or not chunk.startswith("data: {"):
             return chunk
         data = json.loads(chunk.removeprefix("data: "))
         for choice in data["choices"]:
             if choice.get("finish_reason"):
-                choice["delta"].setdefault("coat", {})["vote"] = self.result()
+                stopped = [index for index, sample in enumerate(self._samples) if not sample.finished]
+                choice["delta"].setdefault("coat", {})["vote"] = self.result() | self._told(stopped)
         if data.get("usage"):
             usage = UsageInfo.model_validate(data["usage"])
             self.count_into(usage)

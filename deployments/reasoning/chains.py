@@ -42,7 +42,9 @@ class ChainServing:
         answers = None
         if chains.formats is not None and thinks_first(request):
             answers = FormattedAnswers(chains.formats, request.extract_structured_outputs())
-        return Ballot(request.vote, self.models.model_name(), chains.comparer, chains.vocabulary, answers)
+        return Ballot(
+            request.vote, self.models.model_name(), chains.comparer, chains.vocabulary, answers, thoughts=request.include_reasoning
+        )
 
 
 def check_coat(request: CoatRequest, serving: Any) -> None:

@@ -22,6 +22,7 @@ class Vote(BaseModel):
     samples: Annotated[int, Field(ge=2, le=64, description="How many chains to sample.")] = 8
     temperature: Annotated[float, Field(gt=0, le=2, description="Sampling temperature of the chains.")] = 0.7
     stop_when_decided: Annotated[bool, Field(description="Stop the other chains as soon as they cannot change the outcome.")] = True
+    chains: Annotated[bool, Field(description="Return all chains, also those that were stopped, and who voted for what.")] = False
 
 
 class CoatOptions(BaseModel):
@@ -51,6 +52,8 @@ class CoatOptions(BaseModel):
             raise ValueError(f"min_reflections ({self.min_reflections}) is more than max_reflections ({self.max_reflections})")
         if self.eta and (self.vote or not self.parse):
             raise ValueError("eta is told of one chain that is parsed; leave it out, or vote and parse")
+        if self.vote and self.vote.chains and not self.parse:
+            raise ValueError("the chains of a vote (vote.chains) are parsed; leave vote.chains or parse out")
         return self
 
     @property

@@ -115,7 +115,8 @@ class CoatServing(ChainServing, OpenAIServingChat):
             pass
         response = await super().chat_completion_full_generator(request, ballot.winner(), *args, **kwargs)
         if isinstance(response, ChatCompletionResponse):
-            response.choices[0].message.coat["vote"] = ballot.result()
+            message = response.choices[0].message
+            message.coat = getattr(message, "coat", {}) | {"vote": ballot.result()}  # none there of a raw reply
             ballot.count_into(response.usage)
         return response
 

@@ -61,6 +61,11 @@ def test_every_state(opened: Opened, api: ScriptedApi, look: str) -> None:
     api.gate.open()
     chat.answered(3)
     sound(chat, "voted")
+    for opened_one in (".group", ".chain"):
+        for summary in chat.panel.locator(f".chains {opened_one} > summary").all():
+            summary.click()
+    chat.panel.locator(".chains .parts").first.wait_for()
+    sound(chat, "chains")
     api.trouble = "failed"
     chat.ask()
     chat.panel.get_by_role("alert").wait_for()

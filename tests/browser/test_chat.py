@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from playwright.sync_api import Route, expect
+from playwright.sync_api import Locator, Route, expect
 
 from tests.support.page import QUESTION, Chat, Opened
 from tests.support.scripted_api import Background, ScriptedApi
@@ -175,10 +175,73 @@ def test_settings_reach_the_request(chat: Chat, api: ScriptedApi) -> None:
     [asked] = api.asked
     assert asked["model"] == "nano"
     assert (asked["temperature"], asked["max_tokens"]) == (1.5, 200)
-    assert asked["coat"] == {"max_reasoning_tokens": 50, "vote": {"samples": 3, "temperature": 1.5}}
+    assert asked["coat"] == {"max_reasoning_tokens": 50, "vote": {"samples": 3, "temperature": 1.5, "chains": True}}
     assert api.keys == ["Bearer secret"]
     chat.page.reload()
     expect(chat.button("Settings: Custom · temperature 1.5 · 3 votes · 200 tokens")).to_be_visible()
+
+
+def ask_by_vote(chat: Chat, question: str) -> Locator:
+    """Ask for a vote of eight; return its chains, which are shown with the reply."""
+    chat.page.locator("header .settings").click()
+    chat.page.locator("#chat-votes").fill("8")
+    chat.page.keyboard.press("Escape")
+    chat.ask(question)
+    chat.answered()
+    return chat.panel.locator(".chains")
+
+
+def test_all_chains_of_a_vote_are_opened_by_answer(chat: Chat) -> None:
+    """Nothing of a chain is drawn until it is opened; where it parts from the winner is told in words."""
+    chains = ask_by_vote(chat, f"{QUESTION} You may stop early.")
+    groups = chains.locator(".group > summary")
+    expect(groups).to_have_text(["1825 votes · 83 %", "1811 vote · 17 %", "Without a vote2 attempts"])
+    expect(chains.locator(".chain")).to_have_count(0)
+    groups.nth(0).click()
+    heads = chains.locator(".chain > summary")
+    expect(heads).to_have_count(5)
+    expect(heads.nth(0)).to_contain_text("Attempt 1the reply above · 4 steps")
+    expect(heads.nth(1)).to_contain_text("Attempt 2the same steps · 4 steps")
+    groups.nth(1).click()
+    expect(heads.nth(5)).to_contain_text("Attempt 3parts at step 2 · 2 steps")
+    expect(chains.locator(".step")).to_have_count(0)
+    heads.nth(5).click()
+    steps = chains.locator(".step")
+    expect(steps).to_have_count(2)
+    expect(steps.nth(1).locator("summary")).to_contain_text("Continueparts here")
+    expect(steps.nth(0).locator("summary")).not_to_contain_text("parts here")
+    expect(chains.locator(".chain[open] .content")).to_contain_text("181")
+    groups.nth(2).click()
+    expect(heads.nth(6)).to_contain_text("Attempt 7the same so far · stopped early · 1 step")
+    chat.reload()
+    expect(groups).to_have_count(3)
+    groups.nth(2).click()
+    heads.nth(1).click()
+    expect(steps).to_have_count(1)
+
+
+@pytest.mark.parametrize(
+    ("chain", "stopped", "at"),
+    [
+        ("a b", False, None),
+        ("a c", False, 1),
+        ("a", False, 1),
+        ("", False, 0),
+        ("a", True, None),
+        ("a b c", False, 2),
+        ("a bb", False, 1),
+        ("bb", True, 0),
+        ("", True, None),
+        ("A", True, 0),
+    ],
+)
+def test_where_a_chain_parts(chat: Chat, chain: str, stopped: bool, at: int | None) -> None:
+    """From "a b", a word a step, each behind another blank. One that ends earlier parts where it answers."""
+    script = """async ([chain, stopped]) => {
+        const {parting} = await import(new URL("page/chains.js", location.href).href);
+        const steps = (text, blank) => text.split(" ").filter(Boolean).map((word) => ({action: "continue", text: blank + word}));
+        return parting(steps(chain, " "), steps("a b", "\\n"), stopped); }"""
+    assert chat.page.evaluate(script, [chain, stopped]) == at
 
 
 def test_votes_are_shown_as_they_are_counted(chat: Chat, api: ScriptedApi) -> None:

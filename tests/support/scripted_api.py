@@ -276,10 +276,17 @@ class ScriptedApi:
         coat = body.get("coat") or {}
         vote: dict[str, Any] | None = None
         numbers = itertools.count()
-        for vote in votes(coat["vote"]["samples"], answer) if "vote" in coat else []:
+        for vote in votes(coat["vote"], answer) if "vote" in coat else []:
             await self._turn(next(numbers))
-            yield sse({"choices": [], "coat": {"vote": vote}})
+            index = vote["counted"] - 1
+            last = {"chains": [chain(index, segments, statement, answer)]} if coat["vote"].get("chains") else {}
+            yield sse({"choices": [], "coat": {"vote": vote | last}})
+            if vote["decided"] and "stop early" in question:
+                break
         if vote:  # the winner's whole chain is in one chunk
+            if coat["vote"].get("chains"):
+                left = range(vote["counted"], vote["samples"])
+                vote = vote | {"winner": 0, "chains": [chain(index, segments, "", None) for index in left]}
             summary = [{"action": action, "text": text, "tokens": len(text.split())} for action, text in segments]
             thought = "\n".join(text for _, text in segments)
             told = {"index": len(segments) - 1, "actions": [action for action, _ in segments]}
@@ -336,13 +343,33 @@ async def aenumerate(items: AsyncIterator[str]) -> AsyncIterator[tuple[int, str]
         number += 1
 
 
-def votes(samples: int, answer: str) -> Iterator[dict[str, Any]]:
+def votes(asked: dict[str, Any], answer: str) -> Iterator[dict[str, Any]]:
     """Yield the progress of a vote in which every fourth attempt is wrong."""
-    counts = {answer: 0, "181": 0}
-    for counted in range(1, samples + 1):
-        counts["181" if counted % 4 == 3 else answer] += 1
-        tally = [{"answer": key, "votes": count} for key, count in sorted(counts.items(), key=lambda item: -item[1]) if count]
-        yield {"samples": samples, "counted": counted, "votes": tally, "decided": counts[answer] * 2 > samples}
+    samples, groups = asked["samples"], {answer: list[int](), "181": list[int]()}
+    for index in range(samples):
+        groups["181" if is_wrong(index) else answer].append(index)
+        tally = [
+            {"answer": key, "votes": len(those)} | ({"indices": list(those)} if asked.get("chains") else {})
+            for key, those in sorted(groups.items(), key=lambda item: -len(item[1]))
+            if those
+        ]
+        yield {"samples": samples, "counted": index + 1, "votes": tally, "decided": len(groups[answer]) * 2 > samples}
+
+
+def is_wrong(index: int) -> bool:
+    """Return whether this attempt of a vote is wrong."""
+    return index % 4 == 2
+
+
+def chain(index: int, segments: Segments, statement: str, answer: str | None) -> dict[str, Any]:
+    """Return a chain of a vote. A wrong one leaves the others' way at its second step; one without an answer was stopped there."""
+    if answer is None:
+        segments = segments[:1]
+    elif is_wrong(index):
+        segments, answer, statement = [segments[0], ("continue", "So it is $181$.")], "181", "The final answer is \\boxed{181}."
+    told = [{"action": action, "text": text, "tokens": len(text.split())} for action, text in segments]
+    finish = None if answer is None else "stop"
+    return {"index": index, "finish_reason": finish, "answer": answer, "segments": told, "content": statement}
 
 
 def chunk(delta: dict[str, Any], finish: str | None = None, usage: dict[str, Any] | None = None) -> dict[str, Any]:

@@ -1,5 +1,6 @@
-// A reply on the page: the outline of its thought, the votes, the answer, the measurements. `update` draws only what has changed.
+// A reply on the page: the outline of its thought, the votes and their chains, the answer, the measurements. `update` draws only what has changed.
 
+import { Chains } from "./chains.js";
 import { editor } from "./composer.js";
 import { copyButton, h, icon, setText } from "./dom.js";
 import { Prose, writeAnswer } from "./markup.js";
@@ -204,6 +205,17 @@ class Tools {
   }
 }
 
+// Returns the views of the steps of a thought that is complete.
+function drawSteps(steps) {
+  const tree = treeOf(steps.map((step) => step.action));
+  const views = steps.map((step, at) => new Step(step.action, at + 1, null, (place) => views[place].show()));
+  views.forEach((view, at) => {
+    view.update(steps[at], false, false);
+    view.place(tree[at]);
+  });
+  return views;
+}
+
 // How fast a thought is written, and when it may end, in words. A reply that was kept by an older page has no progress.
 function progress(known) {
   if (!known) return [];
@@ -309,10 +321,11 @@ export class ReplyView {
     this.content = h("div", { class: "written content" });
     this.prose = new Prose(this.content);
     this.answer = h("div", { class: "answer", role: "group", hidden: true, "aria-label": t("answer.title") });
+    this.chains = new Chains(drawSteps);
     this.lost = h("p", { class: "note lost", role: "status" });
     this.end = h("div", { class: "end" });
     this.element = h("article", { class: "reply", "aria-label": t("reply.title") },
-      this.status, this.votes.element, this.thought.element, this.content, this.answer, this.lost, this.end);
+      this.status, this.votes.element, this.thought.element, this.content, this.answer, this.chains.element, this.lost, this.end);
   }
 
   update(reply) {
@@ -353,6 +366,7 @@ export class ReplyView {
 
   finish(reply) {
     this.ended = reply.phase;
+    if (!isRunning(reply)) this.chains.update(reply);
     const parts = [];
     if (reply.phase === "stopped") parts.push(h("p", { class: "note" }, t("state.stopped")));
     if (reply.finish === "length") parts.push(h("p", { class: "note" }, t("state.length")));

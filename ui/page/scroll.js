@@ -3,7 +3,7 @@
 import * as store from "./store.js";
 
 const NEAR_END = 120; // px
-const PARTS = ".question, .step, .content, .answer, .end";
+const PARTS = ".question, .thought .step, .reply > :is(.content, .answer, .chains, .end)";
 
 export class Scroll {
   // `views` are the turns that are seen, by id.

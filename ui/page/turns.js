@@ -13,7 +13,7 @@ export const goesOn = (reply) => unanswered(reply) || (isRunning(reply) && Boole
 export const size = (reply) => reply.steps.reduce((sum, step) => sum + step.text.length, reply.content.length);
 export const hasText = (reply) => Boolean(reply && (reply.steps.length || reply.content));
 
-export const blank = (phase, id) => ({ id, phase, elapsed_s: 0, waiting: null, steps: [], content: "", answer: null, assurance: null, vote: null, finish: null, stats: null, error: null });
+export const blank = (phase, id) => ({ id, phase, elapsed_s: 0, waiting: null, steps: [], content: "", answer: null, assurance: null, vote: null, chains: [], finish: null, stats: null, error: null });
 
 // Returns a reply that nobody writes any more: what had arrived is kept.
 export const ended = (reply) => (isRunning(reply) ? { ...reply, phase: "error", lost: false, error: { kind: "lost", message: "", retry_after_s: null } } : reply);
@@ -63,12 +63,18 @@ const soundThought = (thought) => Array.isArray(thought) && thought.every((step)
 
 function soundVote(vote) {
   return isObject(vote) && [vote.counted, vote.samples].every(Number.isFinite) && Array.isArray(vote.votes) &&
-    vote.votes.every((one) => isObject(one) && isText(one.answer) && Number.isFinite(one.votes));
+    vote.votes.every((one) => isObject(one) && isText(one.answer) && Number.isFinite(one.votes) && orNull(Array.isArray)(one.indices));
 }
+
+function soundChain(chain) {
+  return isObject(chain) && Number.isFinite(chain.index) && isText(chain.content) && orNull(isText)(chain.finish_reason) && Array.isArray(chain.segments) && chain.segments.every(soundStep);
+}
+
+const soundChains = (chains) => Array.isArray(chains) && chains.every(soundChain);
 
 export function soundReply(reply) {
   return isObject(reply) && PHASES.includes(reply.phase) && Array.isArray(reply.steps) && reply.steps.every(soundStep) && isText(reply.content) &&
-    orNull(isText)(reply.answer) && orNull(soundVote)(reply.vote) && orNull(isObject)(reply.stats) && orNull(isObject)(reply.assurance) &&
+    orNull(isText)(reply.answer) && orNull(soundVote)(reply.vote) && orNull(soundChains)(reply.chains) && orNull(isObject)(reply.stats) && orNull(isObject)(reply.assurance) &&
     (reply.phase !== "error" || (isObject(reply.error) && isText(reply.error.kind))) && (reply.phase !== "waiting" || (isObject(reply.waiting) && isText(reply.waiting.kind)));
 }
 

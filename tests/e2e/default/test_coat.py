@@ -335,6 +335,7 @@ def test_limits_in_a_batch_do_not_touch_each_other(http: httpx.Client) -> None:
         ({"reflections": 1}, ["coat.reflections", "not permitted"]),
         ({"min_reflections": 3, "max_reflections": 1}, ["min_reflections (3)", "max_reflections (1)"]),
         ({"vote": {"samples": 1000}}, ["coat.vote.samples", "1000", "less than or equal to 64"]),
+        ({"vote": {"chains": True}, "parse": False}, ["vote.chains", "parse"]),
     ],
 )
 def test_wrong_options_are_named(http: httpx.Client, coat: dict[str, Any], words: list[str]) -> None:
@@ -392,6 +393,41 @@ def test_a_streamed_vote_tells_its_progress(http: httpx.Client) -> None:
     assert deltas[-1]["coat"]["vote"]["votes"][0]["answer"] == deltas[-1]["coat"]["answer"] == "182"
     assert "\\boxed{182}" in "".join(delta.get("content") or "" for delta in deltas)
     assert chunks[-1]["usage"]["completion_tokens"] == deltas[-1]["coat"]["vote"]["tokens"]
+
+
+def test_a_vote_tells_its_chains_if_asked(http: httpx.Client) -> None:
+    vote = {"samples": 6, "temperature": 0.5, "chains": True}
+    message = chat(http, vote=vote)["choices"][0]["message"]
+    outcome = message["coat"]["vote"]
+    assert [chain["index"] for chain in outcome["chains"]] == list(range(6))
+    won = outcome["chains"][outcome["winner"]]
+    assert won["segments"] == message["coat"]["segments"]
+    assert (won["content"], won["answer"], won["finish_reason"]) == (message["content"], "182", "stop")
+    assert outcome["winner"] in outcome["votes"][0]["indices"]
+    assert sum(chain["finish_reason"] is not None for chain in outcome["chains"]) == outcome["counted"]
+
+
+def test_a_streamed_vote_tells_each_chain_once(http: httpx.Client) -> None:
+    chunks = stream(http, vote={"samples": 6, "temperature": 0.5, "chains": True})
+    progress = [chunk["coat"]["vote"] for chunk in chunks if "coat" in chunk]
+    assert all(len(vote["chains"]) == 1 for vote in progress)
+    deltas = [chunk["choices"][0]["delta"] for chunk in chunks if chunk["choices"]]
+    outcome = deltas[-1]["coat"]["vote"]
+    assert all(chain["finish_reason"] is None for chain in outcome["chains"])
+    told = [chain for vote in [*progress, outcome] for chain in vote["chains"]]
+    assert sorted(chain["index"] for chain in told) == list(range(6))
+    [won] = [chain for chain in told if chain["index"] == outcome["winner"]]
+    assert won["segments"] == deltas[-1]["coat"]["segments"]
+
+
+def test_a_response_tells_the_chains_of_its_vote_as_they_end_and_all_in_the_end(http: httpx.Client) -> None:
+    voting = {"vote": {"samples": 6, "temperature": 0.5, "chains": True}}
+    asked = {"model": "nano", "input": QUESTION, "stream": True, "coat": voting}
+    with http.stream("POST", "/v1/responses", json=asked) as response:
+        events = [json.loads(line.removeprefix("data: ")) for line in response.iter_lines() if line.startswith("data: {")]
+    votes = [event["response"]["coat"]["vote"] for event in events if "coat" in (event.get("response") or {})]
+    assert all(len(vote["chains"]) == 1 for vote in votes[:-1])
+    assert [chain["index"] for chain in votes[-1]["chains"]] == list(range(6))
 
 
 SCHEMA = {"type": "object", "properties": {"answer": {"type": "integer"}}, "required": ["answer"], "additionalProperties": False}

@@ -37,6 +37,24 @@ def test_markdown() -> None:
     )
 
 
+def test_the_chains_of_a_vote() -> None:
+    segments = [{"action": "continue", "text": "2 + 2 = 5", "tokens": 5}]
+    kept = conversation()
+    kept["turns"][0]["reply"] |= {
+        "vote": {"samples": 3, "counted": 2, "votes": [], "decided": True, "winner": 0},
+        "chains": [
+            {"index": 2, "finish_reason": None, "answer": None, "segments": segments, "content": ""},
+            {"index": 0, "finish_reason": "stop", "answer": "4", "segments": segments, "content": "It is 4."},
+            {"index": 1, "finish_reason": "stop", "answer": "5", "segments": segments, "content": "It is 5."},
+        ],
+    }
+    assert (
+        "### Attempts\n\n#### Attempt 1\n\n*the reply above*\n\n"
+        "#### Attempt 2\n\n1. **Continue**\n\n   2 + 2 = 5\n\nIt is 5.\n\n"
+        "#### Attempt 3\n\n1. **Continue**\n\n   2 + 2 = 5\n\n*stopped early*\n\n"
+    ) in exported(kept, "en")
+
+
 def test_markdown_in_chinese() -> None:
     assert "## 问题\n\n2 + 2?" in exported(conversation(), "zh")
 

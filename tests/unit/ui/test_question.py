@@ -34,8 +34,8 @@ def test_untouched_settings_leave_all_to_the_server() -> None:
             {"effort": "custom", "max_reasoning_tokens": 50, "max_explorations": 2, "min_reflections": 1},
             {"max_reasoning_tokens": 50, "max_explorations": 2, "min_reflections": 1},
         ),
-        ({"votes": 8}, {"vote": {"samples": 8, "temperature": 0.7}}),
-        ({"votes": 4, "temperature": 1.2}, {"vote": {"samples": 4, "temperature": 1.2}}),
+        ({"votes": 8}, {"vote": {"samples": 8, "temperature": 0.7, "chains": True}}),
+        ({"votes": 4, "temperature": 1.2}, {"vote": {"samples": 4, "temperature": 1.2, "chains": True}}),
     ],
 )
 def test_what_the_chain_is_told(settings: dict[str, Any], coat: dict[str, Any]) -> None:

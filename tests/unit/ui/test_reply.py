@@ -152,6 +152,20 @@ def test_votes_come_before_the_reply() -> None:
     assert reply.state()["assurance"]["level"] == "strong"
 
 
+def test_the_chains_of_a_vote_are_collected_as_they_end() -> None:
+    reply = Reply("q")
+    first, second, stopped = ({"index": index, "finish_reason": end} for index, end in ((1, "stop"), (0, "stop"), (2, None)))
+    vote = {"samples": 3, "counted": 1, "votes": [], "decided": False}
+    reply.add({"choices": [], "coat": {"vote": vote | {"chains": [first]}}})
+    before = reply.state()
+    reply.add({"choices": [], "coat": {"vote": vote | {"counted": 2, "chains": [second]}}})
+    outcome = vote | {"counted": 2, "winner": 1}
+    delta = {"content": "4", "coat": {"answer": "4", "vote": outcome | {"chains": [stopped]}}}
+    reply.add({"choices": [{"delta": delta, "finish_reason": "stop"}]})
+    assert before["chains"] == [first], "a state stays as it was"
+    assert (reply.state()["vote"], reply.state()["chains"]) == (outcome, [first, second, stopped])
+
+
 @pytest.mark.parametrize(("gap_s", "rate"), [(0.0, None), (0.05, None), (0.5, 24.0)])
 def test_no_rate_of_tokens_that_came_at_once(gap_s: float, rate: float | None) -> None:
     clock = Clock(100.0)

@@ -70,8 +70,11 @@ class InProcess(Comparer):
         return key(answer)
 
 
-def ballot(samples: int, stop: bool = True, comparer: Comparer | None = None) -> Ballot:
-    return Ballot(Vote(samples=samples, stop_when_decided=stop), MODEL, comparer or InProcess(), VOCABULARY)
+def ballot(
+    samples: int, stop: bool = True, comparer: Comparer | None = None, *, chains: bool = False, thoughts: bool = True
+) -> Ballot:
+    asked = Vote(samples=samples, stop_when_decided=stop, chains=chains)
+    return Ballot(asked, MODEL, comparer or InProcess(), VOCABULARY, thoughts=thoughts)
 
 
 async def counted(vote: Ballot, results: Results) -> list[dict[str, Any]]:
@@ -206,6 +209,59 @@ async def test_log_probabilities_are_the_winners() -> None:
     first.outputs[0].logprobs, second.outputs[0].logprobs = [{7: "one"}], [{7: "two"}]  # type: ignore[dict-item]
     await counted(vote, Results(first, second))
     assert (await winner(vote)).logprobs == [{7: "one"}, {7: "two"}]
+
+
+def told(index: int, answer: str | None, finish: str | None = "stop") -> dict[str, Any]:
+    """What a client gets of a chain of `ends`, or of one without an answer."""
+    if answer is None:
+        return {"index": index, "finish_reason": finish, "answer": None, "segments": [], "content": "Hm."}
+    segments = [{"action": "continue", "text": "1+1: 2\n", "tokens": 4}]
+    content = f"The final answer is \\boxed{{{answer}}}."
+    return {"index": index, "finish_reason": finish, "answer": answer, "segments": segments, "content": content}
+
+
+async def test_a_vote_tells_each_chain_as_it_ends_and_in_the_end_all_of_them() -> None:
+    vote = ballot(6, chains=True)
+    results = Results(
+        result((4, "<|continue|>1+1", 4, None)),
+        result(ends(3, "1/2"), ends(1, None)),
+        result(ends(0, "7")),
+        result(ends(2, "0.5"), (4, ": 2\nThe answer is \\boxed{1", 12, None)),
+        result((5, "<|continue|>9 is nine", 9, "length")),
+        result(ends(4, "7")),
+    )
+    progress = await counted(vote, results)
+    assert [[chain["index"] for chain in now["chains"]] for now in progress] == [[3], [1], [0], [2], [5]]
+    assert progress[0]["chains"] == [told(3, "1/2")]
+    assert progress[3]["votes"] == [{"answer": "0.5", "votes": 2, "indices": [2, 3]}, {"answer": "7", "votes": 1, "indices": [0]}]
+    outcome = vote.result()
+    assert [chain["index"] for chain in outcome["chains"]] == list(range(6))
+    assert outcome["chains"][:4] == [told(0, "7"), told(1, None), told(2, "0.5"), told(3, "1/2")]
+    cut, stopped = outcome["chains"][5], outcome["chains"][4]
+    assert (cut["finish_reason"], cut["answer"], cut["content"]) == ("length", None, "")
+    assert (stopped["finish_reason"], stopped["answer"]) == (None, None), "it was stopped in its answer"
+    assert (stopped["segments"][0]["text"], stopped["content"]) == ("1+1: 2\n", "The answer is \\boxed{1")
+    won = await winner(vote)
+    assert won.text == ends(outcome["winner"], outcome["votes"][0]["answer"])[1]
+    last = vote.with_usage(chunk(choices=[{"index": 0, "delta": {}, "finish_reason": "stop"}]))
+    [choice] = json.loads(last.removeprefix("data: "))["choices"]
+    assert choice["delta"]["coat"]["vote"] == outcome | {"chains": [stopped]}, "the progress has told the others"
+
+
+async def test_a_sample_without_a_token_is_a_chain_that_was_stopped() -> None:
+    vote = ballot(3, chains=True)
+    await counted(vote, Results(result(ends(0, "4")), result(ends(1, "4"))))
+    assert vote.result()["chains"][2] == {"index": 2, "finish_reason": None, "answer": None, "segments": [], "content": ""}
+
+
+async def test_chains_are_told_only_if_asked_for_and_without_thoughts_where_those_are_not_shown() -> None:
+    steps = [result(ends(0, "4")), result(ends(1, "4"))]
+    plain = ballot(2, stop=False)
+    assert all("chains" not in now and "indices" not in now["votes"][0] for now in await counted(plain, Results(*steps)))
+    assert plain.result().keys() == {"samples", "counted", "votes", "decided", "tokens", "tokens_saved"}
+    vote = ballot(2, stop=False, chains=True, thoughts=False)
+    await counted(vote, Results(*steps))
+    assert [chain.keys() for chain in vote.result()["chains"]] == [{"index", "finish_reason", "answer", "content"}] * 2
 
 
 def chunk(**fields: Any) -> str:

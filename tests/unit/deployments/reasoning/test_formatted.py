@@ -159,10 +159,16 @@ async def test_a_vote_counts_complete_answers_by_their_values() -> None:
 
     comparer: Any = SimpleNamespace(prepare=lambda: None)
     assert FORMATS is not None
-    ballot = Ballot(Vote(samples=4, stop_when_decided=False), "nano", comparer, FORMATS.vocabulary, answers(json={}))
+    vote = Vote(samples=4, stop_when_decided=False, chains=True)
+    ballot = Ballot(vote, "nano", comparer, FORMATS.vocabulary, answers(json={}))
     async for _ in ballot.count(results()):
         pass
-    assert [(group["answer"], group["votes"]) for group in ballot.result()["votes"]] == [('{"a":1,"b":2}', 2), ('{"a":3}', 1)]
+    outcome = ballot.result()
+    assert [(group["answer"], group["votes"]) for group in outcome["votes"]] == [('{"a":1,"b":2}', 2), ('{"a":3}', 1)]
+    assert [(chain["content"], chain["answer"]) for chain in outcome["chains"]] == [
+        (answer, answer if end == "stop" else None) for answer, end in replies
+    ]
+    assert [[segment["action"] for segment in chain["segments"]] for chain in outcome["chains"]] == [["continue", "reflect"]] * 4
 
 
 @pytest.mark.parametrize(

@@ -258,6 +258,45 @@ async def test_a_response_by_vote_tells_its_progress() -> None:
     assert told[-1] == vote
 
 
+@pytest.mark.parametrize("shown", [True, False])
+async def test_a_vote_tells_its_chains_as_the_reply_tells_its_own(shown: bool) -> None:
+    asked = {
+        "model": "nano",
+        "include_reasoning": shown,
+        "coat": {"vote": {"samples": 3, "stop_when_decided": False, "chains": True}},
+    }
+    chat = asked | {"messages": [QUESTION], "max_tokens": 400}
+    async with served() as server:
+        write(server, THOUGHT + ANSWER)
+        message = (await server.http.post("/v1/chat/completions", json=chat)).json()["choices"][0]["message"]
+        chunks = await stream(server, "/v1/chat/completions", chat)
+        response, events = await responses(server, **asked)
+    chains = message["coat"]["vote"]["chains"]
+    own = {name: message["coat"][name] for name in ("answer", "segments") if name in message["coat"]}
+    assert chains == [{"index": index, "finish_reason": "stop", "content": message["content"]} | own for index in range(3)]
+    assert ("segments" in own) == shown
+    assert message["coat"]["vote"]["winner"] == 0
+    assert message["coat"]["vote"]["votes"] == [{"answer": "182", "votes": 3, "indices": [0, 1, 2]}]
+    assert [chain for chunk in chunks if "coat" in chunk for chain in chunk["coat"]["vote"]["chains"]] == chains
+    [last] = [choice for chunk in chunks for choice in chunk["choices"] if choice["finish_reason"]]
+    assert last["delta"]["coat"]["vote"] == message["coat"]["vote"] | {"chains": []}
+    begun = [event["response"] for event in events if event["type"] == "response.in_progress"]
+    assert [chain for told in begun if "coat" in told for chain in told["coat"]["vote"]["chains"]] == chains
+    assert response["coat"]["vote"]["chains"] == events[-1]["response"]["coat"]["vote"]["chains"] == chains
+
+
+async def test_a_raw_reply_may_be_voted_for() -> None:
+    vote = {"samples": 2, "stop_when_decided": False}
+    body = {"model": "nano", "messages": [QUESTION], "max_tokens": 400, "coat": {"parse": False, "vote": vote}}
+    async with served() as server:
+        write(server, THOUGHT + ANSWER)
+        reply = (await server.http.post("/v1/chat/completions", json=body)).json()
+    message = reply["choices"][0]["message"]
+    assert message["content"] == THOUGHT + ANSWER
+    assert message["coat"].keys() == {"vote"}
+    assert message["coat"]["vote"]["votes"] == [{"answer": "182", "votes": 2}]
+
+
 async def test_a_vote_over_responses_stops_when_it_is_decided() -> None:
     async with served() as server:
         server.core.holds = True

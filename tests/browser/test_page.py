@@ -206,6 +206,24 @@ def test_a_reload_before_the_first_word_asks_again(opened: Opened, api: Scripted
     chat.answered()
 
 
+def test_a_page_at_rest_asks_for_no_frames(chat: Chat) -> None:
+    """Gradio's loader does, for ever, if it is let."""
+    chat.context.add_init_script("""{
+        const frames = window.requestAnimationFrame;
+        window.asked = 0;
+        window.requestAnimationFrame = (draw) => { window.asked += 1; return frames.call(window, draw); };
+    }""")
+    chat.page.reload()
+    chat.box.wait_for()
+
+    def rests() -> bool:
+        before = chat.page.evaluate("asked")
+        chat.page.wait_for_timeout(300)
+        return bool(before == chat.page.evaluate("asked") > 0)
+
+    chat.until(rests, "no more frames are asked for")
+
+
 def test_a_draft_survives_a_reload(chat: Chat) -> None:
     chat.box.fill("half typed")
     chat.page.reload()

@@ -38,7 +38,7 @@ import(home + "page/main.js").then((page) => page.start({element, server, home, 
 """
 
 # The loader of Gradio's page (6.31) asks for one frame after the other for ever, also when it has gone, and the browser makes the
-# page anew for each. Who could ask before our page was there gets no more. Goes when Gradio's StatusTracker ends its timer with itself.
+# page anew for each. Who could ask before our page was there gets no more. Goes when Gradio's StatusTracker ends its own timer.
 LOADING_SCRIPT = """<script>{
 const frames = window.requestAnimationFrame;
 let loading = true;

@@ -262,6 +262,41 @@ def test_export(chat: Chat, tmp_path: Path, form: str) -> None:
         assert text.startswith("# What is 47 * 6 - 100?\n\n## Question\n\nWhat is 47 * 6 - 100?\n\n### Reasoning\n")
 
 
+def test_a_conversation_as_a_document(opened: Opened, api: ScriptedApi, tmp_path: Path) -> None:
+    """It shows the version that is seen, in a browser without scripts and without a network."""
+    chat = opened()
+    for number, question in enumerate(("evil", "a hundred steps", "What is 47 * 6 - 100?"), 1):
+        chat.ask(question)
+        chat.answered(number)
+    chat.replies.nth(2).get_by_role("button", name="Try again").click()
+    chat.panel.locator(".versions").get_by_text("2/2").wait_for()
+    chat.answered(3)
+    with chat.page.expect_download() as download:
+        chat.button("HTML").click()
+    path = tmp_path / download.value.suggested_filename
+    download.value.save_as(path)
+    assert path.name == "evil.html"
+    browser = chat.context.browser
+    assert browser is not None
+    reader = browser.new_context(java_script_enabled=False)
+    page, requests = reader.new_page(), []
+    page.on("request", lambda request: requests.append(request.url))
+    page.goto(path.as_uri())
+    expect(page.locator(".bubble")).to_have_text(["evil", "a hundred steps", "What is 47 * 6 - 100?"])
+    expect(page.locator(".answer output").last).to_have_text("182")
+    last = page.locator(".thought").last
+    expect(last.locator(".step").first).to_be_hidden()
+    last.locator("summary").first.click()
+    expect(last.locator(".step")).to_have_count(4)
+    expect(last.locator(".step").first).to_contain_text("First the product")
+    expect(last.locator(".katex-html").first).to_be_visible()
+    expect(last.locator(".katex").first).to_have_css("font-family", re.compile("KaTeX_Main"))
+    expect(last.locator(".katex-mathml").first).to_have_css("position", "absolute")  # for screen readers only
+    expect(page.locator("button, script, img, [onclick], a[href^=javascript]")).to_have_count(0)
+    assert [one for one in requests if not one.startswith(("file:", "data:"))] == []
+    reader.close()
+
+
 def test_compare_streams_side_by_side(chat: Chat, api: ScriptedApi) -> None:
     chat.page.locator("#tab-compare").click()
     chat.page.locator(".side.b .setup > summary").click()

@@ -2,7 +2,7 @@
 
 import { asHtml } from "./document.js";
 import { composing, download, h, icon, keepingFocus } from "./dom.js";
-import { asJson, asSeen } from "./library.js";
+import { NoConversation, asJson, asSeen } from "./library.js";
 import { language, t } from "./words.js";
 
 export class Sidebar {
@@ -136,11 +136,15 @@ export class Sidebar {
     const [file] = this.file.files;
     this.file.value = "";
     if (!file) return;
+    const { name } = file;
     try {
-      this.announce(t("import.done", { count: await this.library.take(await file.text()) }), true);
+      const { added, left, broken } = await this.library.take(await file.text());
+      this.announce([t("import.done", { count: added }), left ? t("import.left", { count: left }) : "",
+        broken.length ? t("import.broken", { name, titles: broken.join(", ") }) : ""].filter((part) => part).join(". "), true);
     } catch (error) {
-      if (!(error instanceof SyntaxError)) throw error;
-      this.announce(t("import.failed", { name: file.name }), true);
+      if (error instanceof SyntaxError) this.announce(t("import.syntax", { name, reason: error.message }), true);
+      else if (error instanceof NoConversation) this.announce(t("import.failed", { name }), true);
+      else throw error;
     }
   }
 }

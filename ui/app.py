@@ -8,6 +8,7 @@ import json
 import os
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from fastapi import FastAPI
 from fastapi.middleware.gzip import GZipMiddleware
 from fastapi.responses import RedirectResponse, Response, StreamingResponse
 from fastapi.staticfiles import StaticFiles
+from gradio.routes import templates
+from jinja2 import ChoiceLoader, DictLoader
 
 from ui.asking import Stops, ask
 from ui.changes import change
@@ -31,8 +34,17 @@ ASSETS = Path(gr.__file__).parent / "templates" / "frontend" / "assets"
 # Gradio runs a component's script with `element` and `server`.
 PAGE_SCRIPT = """
 const home = location.origin + location.pathname.replace(/\\/?$/, "/");
-import(home + "page/main.js").then((page) => page.start({element, server, home, settings: SETTINGS}));
+import(home + "page/main.js").then((page) => page.start({element, server, home, settings: SETTINGS})).then(endLoading);
 """
+
+# The loader of Gradio's page (6.31) asks for one frame after the other for ever, also when it has gone, and the browser makes the
+# page anew for each. Who could ask before our page was there gets no more. Goes when Gradio's StatusTracker ends its own timer.
+LOADING_SCRIPT = """<script>{
+const frames = window.requestAnimationFrame;
+let loading = true;
+window.requestAnimationFrame = (draw) => (loading ? frames.call(window, draw) : 0);
+window.endLoading = () => { loading = false; window.requestAnimationFrame = frames; };
+}</script>"""
 
 
 def asgi(api_url: str, path: str = "/ui") -> FastAPI:
@@ -70,6 +82,7 @@ def asgi(api_url: str, path: str = "/ui") -> FastAPI:
             return Response(status_code=503)
         return Response(status_code=204)
 
+    _prepare_template()
     app.mount(f"{path}/page", GZipMiddleware(StaticFiles(directory=PAGE)))
     font = ["system-ui", "sans-serif"]
     return gr.mount_gradio_app(
@@ -119,6 +132,16 @@ def _build(client: Client) -> gr.Blocks:
     # 0.1, they take 2 % of a core.
     blocks._queue.sleep_when_free, blocks._queue.progress_update_sleep_when_free = 0.05, 1.0
     return blocks
+
+
+@cache
+def _prepare_template() -> None:
+    """Put our script before those of Gradio's page: its own parameter `head` puts it behind them."""
+    environment, name = templates.env, "frontend/index.html"
+    assert environment.loader is not None
+    source = environment.loader.get_source(environment, name)[0]
+    ours = DictLoader({name: source.replace("<head>", f"<head>{LOADING_SCRIPT}", 1)})
+    environment.loader = ChoiceLoader([ours, environment.loader])
 
 
 def _page_settings() -> str:

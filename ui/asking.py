@@ -15,7 +15,7 @@ from ui.errors import ApiError, GoneError, LoadingError, LostError, NotStoredErr
 from ui.question import Question
 from ui.reply import Reply
 
-PACE_S = 0.08
+PACE_S = 0.15
 """Tokens that arrive within this time go to the browser together, so a fast model costs no more than a slow one."""
 BEAT_S = 2.0
 """The browser gets a state at least this often, so it can tell a slow reply from a lost connection."""

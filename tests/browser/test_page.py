@@ -206,6 +206,24 @@ def test_a_reload_before_the_first_word_asks_again(opened: Opened, api: Scripted
     chat.answered()
 
 
+def test_a_page_at_rest_asks_for_no_frames(chat: Chat) -> None:
+    """Gradio's loader does, for ever, if it is let."""
+    chat.context.add_init_script("""{
+        const frames = window.requestAnimationFrame;
+        window.asked = 0;
+        window.requestAnimationFrame = (draw) => { window.asked += 1; return frames.call(window, draw); };
+    }""")
+    chat.page.reload()
+    chat.box.wait_for()
+
+    def rests() -> bool:
+        before = chat.page.evaluate("asked")
+        chat.page.wait_for_timeout(300)
+        return bool(before == chat.page.evaluate("asked") > 0)
+
+    chat.until(rests, "no more frames are asked for")
+
+
 def test_a_draft_survives_a_reload(chat: Chat) -> None:
     chat.box.fill("half typed")
     chat.page.reload()
@@ -242,6 +260,41 @@ def test_export(chat: Chat, tmp_path: Path, form: str) -> None:
     else:
         assert path.name == "What-is-47-6-100.md"
         assert text.startswith("# What is 47 * 6 - 100?\n\n## Question\n\nWhat is 47 * 6 - 100?\n\n### Reasoning\n")
+
+
+def test_a_conversation_as_a_document(opened: Opened, api: ScriptedApi, tmp_path: Path) -> None:
+    """It shows the version that is seen, in a browser without scripts and without a network."""
+    chat = opened()
+    for number, question in enumerate(("evil", "a hundred steps", "What is 47 * 6 - 100?"), 1):
+        chat.ask(question)
+        chat.answered(number)
+    chat.replies.nth(2).get_by_role("button", name="Try again").click()
+    chat.panel.locator(".versions").get_by_text("2/2").wait_for()
+    chat.answered(3)
+    with chat.page.expect_download() as download:
+        chat.button("HTML").click()
+    path = tmp_path / download.value.suggested_filename
+    download.value.save_as(path)
+    assert path.name == "evil.html"
+    browser = chat.context.browser
+    assert browser is not None
+    reader = browser.new_context(java_script_enabled=False)
+    page, requests = reader.new_page(), []
+    page.on("request", lambda request: requests.append(request.url))
+    page.goto(path.as_uri())
+    expect(page.locator(".bubble")).to_have_text(["evil", "a hundred steps", "What is 47 * 6 - 100?"])
+    expect(page.locator(".answer output").last).to_have_text("182")
+    last = page.locator(".thought").last
+    expect(last.locator(".step").first).to_be_hidden()
+    last.locator("summary").first.click()
+    expect(last.locator(".step")).to_have_count(4)
+    expect(last.locator(".step").first).to_contain_text("First the product")
+    expect(last.locator(".katex-html").first).to_be_visible()
+    expect(last.locator(".katex").first).to_have_css("font-family", re.compile("KaTeX_Main"))
+    expect(last.locator(".katex-mathml").first).to_have_css("position", "absolute")  # for screen readers only
+    expect(page.locator("button, script, img, [onclick], a[href^=javascript]")).to_have_count(0)
+    assert [one for one in requests if not one.startswith(("file:", "data:"))] == []
+    reader.close()
 
 
 def test_compare_streams_side_by_side(chat: Chat, api: ScriptedApi) -> None:

@@ -312,6 +312,83 @@ def test_a_backup_is_taken_back(opened: Opened, tmp_path: Path) -> None:
     expect(titles).to_have_count(2)
 
 
+def chatgpt() -> list[dict[str, Any]]:
+    """Return an export of ChatGPT: a second question was edited, and its answer written twice, the first time in two messages."""
+
+    def node(name: str, parent: str | None, role: str, *parts: Any, hidden: bool = False) -> tuple[str, dict[str, Any]]:
+        metadata = {"is_visually_hidden_from_conversation": True} if hidden else {}
+        content = {"content_type": "text", "parts": list(parts)}
+        message = {"author": {"role": role}, "content": content, "recipient": "all", "metadata": metadata}
+        return name, {"id": name, "parent": parent, "children": [], "message": message}
+
+    mapping = dict(
+        [
+            ("root", {"id": "root", "parent": None, "children": [], "message": None}),
+            node("system", "root", "system", "", hidden=True),
+            node("q1", "system", "user", "Half of one?"),
+            node("a1", "q1", "assistant", "It is $\\frac{1}{2}$."),
+            node("q2", "a1", "user", "And a third?"),
+            node("q2b", "a1", "user", {"content_type": "image_asset_pointer"}, "And a quarter?"),
+            node("a2", "q2b", "assistant", "Let me see."),
+            node("a2tool", "a2", "tool", "0.25"),
+            node("a2more", "a2tool", "assistant", "It is 0.25."),
+            node("a2b", "q2b", "assistant", "A quarter is 1/4."),
+            node("a2c", "a2b", "assistant", ""),
+        ]
+    )
+    whole = {"title": "Halves", "create_time": 1700000000.0, "mapping": mapping, "current_node": "a2more"}
+    return [whole, {"title": "Torn", "create_time": 1700000001.0, "mapping": None, "current_node": None}]
+
+
+def open_webui() -> list[dict[str, Any]]:
+    """Return an export of Open WebUI: a conversation with two answers, and an old one, which is a list."""
+    messages = {
+        "q": {"id": "q", "parentId": None, "childrenIds": ["a", "b"], "role": "user", "content": "Two?"},
+        "a": {"id": "a", "parentId": "q", "childrenIds": [], "role": "assistant", "content": "It is **2**."},
+        "b": {"id": "b", "parentId": "q", "childrenIds": [], "role": "assistant", "content": "It is II."},
+    }
+    old = [{"role": "user", "content": "Three?"}, {"role": "assistant", "content": "3"}]
+    return [
+        {"id": "1", "updated_at": 1700000002, "chat": {"title": "Twos", "history": {"messages": messages, "currentId": "a"}}},
+        {"id": "2", "updated_at": 1700000001, "chat": {"title": "Threes", "messages": old}},
+    ]
+
+
+def test_conversations_of_other_programs(chat: Chat, api: ScriptedApi, tmp_path: Path) -> None:
+    notice, titles = chat.page.locator(".notice:not(.storage)"), chat.page.locator("#sidebar .title")
+    bubbles, contents = chat.panel.locator(".bubble"), chat.panel.locator(".content")
+
+    def take(name: str, text: str, told: str) -> None:
+        (tmp_path / name).write_text(text)
+        chat.page.locator("input[type=file]").set_input_files(tmp_path / name)
+        expect(notice).to_contain_text(told)
+
+    take("torn.json", json.dumps(chatgpt())[:-9], "torn.json is not whole, or no JSON")
+    take("other.json", '[{"mapping": {}}, {"name": 1}]', "other.json has no conversations of this page, ChatGPT or Open WebUI")
+    expect(titles).to_have_count(0)
+    take("conversations.json", json.dumps(chatgpt()), "1 conversation added. 1 message without")
+    expect(notice).to_contain_text("What cannot be read in conversations.json: Torn")
+    take("chats.json", json.dumps(open_webui()), "2 conversations added")
+    expect(titles).to_have_text(["Twos", "Threes", "Halves"])
+    titles.nth(0).click()
+    expect(contents).to_have_text("It is 2.")
+    chat.button("Next version").click()
+    expect(contents).to_have_text("It is II.")
+    titles.nth(1).click()
+    expect(contents).to_have_text("3")
+    titles.nth(2).click()
+    expect(bubbles).to_have_text(["Half of one?", "[image_asset_pointer]\n\nAnd a quarter?"])
+    expect(contents.nth(1).locator("p")).to_have_text(["Let me see.", "It is 0.25."])
+    expect(contents.first.locator(".katex")).to_have_count(1)
+    expect(chat.panel.locator(".versions").nth(1)).to_contain_text("2/3")
+    chat.button("Previous version").click()
+    expect(bubbles.nth(1)).to_have_text("And a third?")
+    chat.reload()
+    expect(titles).to_have_text(["Twos", "Threes", "Halves"])
+    chat.ask()
+    chat.answered(2)
+
+
 def test_finding_a_conversation(chat: Chat) -> None:
     chat.ask()
     chat.answered()

@@ -14,7 +14,9 @@ import { t } from "./words.js";
 const FOLLOWED = 2; // replies from before, at a time: browsers have six connections to a server
 const EXAMPLES = ["example.compare", "example.arithmetic", "example.word", "example.equation"]; // even nano answers them
 const SAVE_MS = 1000;
-const DRAW_MS = 150; // between two drawings of a reply that grows: each time, the browser lays it out again
+const DRAW_MS = 100; // between two drawings of a reply that grows, at least: each time, the browser lays it out again
+const DRAW_LONGEST_MS = 500; // and at most
+const DRAW_SHARE = 0.05; // of the time, for drawings
 const TITLE_LENGTH = 48;
 
 export class Chat {
@@ -30,6 +32,8 @@ export class Chat {
     this.withheld = new Map(); // conversations that could not be kept: the ended turns whose claims are held meanwhile
     this.adopting = new Set(); // turns whose replies another tab receives, until it is gone
     this.saved = new WeakMap(); // when, by turn
+    this.undrawn = new Map(); // turns whose replies have changed since they were drawn: the replies as they were then
+    this.drawAt = 0; // when they are drawn, at the earliest
     library.changed = (kept) => this.changed(kept);
     library.removed = (id) => this.forget(id);
     library.stopped = (id) => this.stopTurn(id);
@@ -210,12 +214,9 @@ export class Chat {
     const running = isRunning(reply);
     const news = was?.phase !== reply.phase || Boolean(was.lost) !== Boolean(reply.lost) || Boolean(was.stored) !== Boolean(reply.stored);
     if (this.kept === kept) {
-      if (news) {
-        this.updateTurn(turn);
-        this.refresh();
-        this.scroll.grown();
-      } else this.drawLater(turn);
-      this.speak(was, reply);
+      if (!this.undrawn.has(turn)) this.undrawn.set(turn, was);
+      if (news) this.drawUndrawn();
+      else this.timer ??= setTimeout(() => this.drawUndrawn(), this.drawAt - performance.now());
     }
     if (news || Date.now() - (this.saved.get(turn) ?? 0) >= SAVE_MS) {
       this.saved.set(turn, Date.now());
@@ -228,12 +229,20 @@ export class Chat {
     this.next();
   }
 
-  drawLater(turn) {
-    this.undrawn ??= setTimeout(() => {
-      this.undrawn = null;
+  // Draws what has come since the last drawing.
+  drawUndrawn() {
+    const begun = performance.now();
+    clearTimeout(this.timer);
+    this.timer = null;
+    for (const [turn, was] of this.undrawn) {
       this.updateTurn(turn);
-      this.scroll.grown();
-    }, DRAW_MS);
+      if (was?.phase !== turn.reply.phase) this.refresh();
+      if (this.views.has(turn.id)) this.speak(was, turn.reply);
+    }
+    this.undrawn.clear();
+    this.scroll.grown();
+    const now = performance.now();
+    this.drawAt = now + Math.min(Math.max(DRAW_MS, (now - begun) / DRAW_SHARE), DRAW_LONGEST_MS);
   }
 
   // Keeps a turn, `shown` in place of its other versions. The first question is the conversation's title.

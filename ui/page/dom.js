@@ -58,6 +58,11 @@ export function setText(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }
 
+// Hides an element or shows it; one that is so already is left alone.
+export function setHidden(element, hidden) {
+  if (element.hidden !== hidden) element.hidden = hidden;
+}
+
 // Copies text to the clipboard; through a selection where the browser forbids that (plain http from another host).
 export async function copy(text) {
   if (navigator.clipboard && window.isSecureContext) return navigator.clipboard.writeText(text);

@@ -2,12 +2,15 @@
 // and the other tabs are told. Where nothing can be kept, this tab has them until it is closed.
 
 import { Database } from "./database.js";
+import { foreign } from "./foreign.js";
 import * as store from "./store.js";
 import { isRunning, path, sound } from "./turns.js";
 
 const OLD_INDEX = "satori.conversations"; // where localStorage had them
 const OLD_ENTRY = "satori.conversation.";
 const FORMAT = "satori-conversations";
+
+export class NoConversation extends Error {}
 
 export class Library {
   // `changed(kept)` is called when another tab has changed a conversation that this one has loaded, `listed()` when the list has
@@ -206,13 +209,16 @@ export class Library {
     return `${JSON.stringify({ format: FORMAT, version: 1, conversations, damaged }, null, 2)}\n`;
   }
 
-  // Adds the conversations of a text that `backup` or the export of one has written. Nothing is overwritten: one that is here, and
-  // is another, gets a new id. Returns how many were added; raises SyntaxError where the text is something else.
+  // Adds the conversations of a text that `backup`, the export of one, ChatGPT or Open WebUI has written. Nothing is overwritten: one that
+  // is here, and is another, gets a new id. Returns how many were `added`, and what `foreign` left out. Raises SyntaxError where the text
+  // is no JSON, NoConversation where it is something else.
   async take(text) {
     const value = JSON.parse(text);
     const given = value?.format === FORMAT ? value.conversations : [value];
-    const found = Array.isArray(given) ? given.map((one) => ({ kept: sound(one), updated: Number.isFinite(one?.updated) ? one.updated : Date.now() })) : [];
-    if (!found.length || found.some(({ kept }) => !kept)) throw new SyntaxError("no conversation");
+    const own = Array.isArray(given) ? given.map((one) => ({ kept: sound(one), updated: Number.isFinite(one?.updated) ? one.updated : Date.now() })) : [];
+    const known = own.length && own.every(({ kept }) => kept) ? { found: own, left: 0, broken: [] } : foreign(value);
+    if (!known) throw new NoConversation();
+    const { found, left, broken } = known;
     const here = new Map((await this.all()).map((kept) => [kept.id, JSON.stringify(kept)]));
     let added = 0;
     for (const { kept, updated } of found) {
@@ -223,7 +229,7 @@ export class Library {
       added += 1;
     }
     this.listed();
-    return added;
+    return { added, left, broken };
   }
 
   // Takes over, once, what older pages have kept in localStorage. Where the browser does not let it, this tab has it meanwhile.

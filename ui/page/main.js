@@ -2,7 +2,7 @@
 
 import { Chat } from "./chat.js";
 import { Compare } from "./compare.js";
-import { composing, h, icon, keepingFocus } from "./dom.js";
+import { composing, h, icon, keepingFocus, setHidden, setText } from "./dom.js";
 import { Finder } from "./finder.js";
 import { Library } from "./library.js";
 import * as markup from "./markup.js";
@@ -69,9 +69,9 @@ class Page {
   }
 
   announce(text, seen = false) {
-    this.live.textContent = text;
-    this.notice.textContent = seen ? text : "";
-    this.notice.hidden = !seen;
+    setText(this.live, text);
+    setText(this.notice, seen ? text : "");
+    setHidden(this.notice, !seen);
   }
 
   // What the browser's storage does not do, and how to save what is here.

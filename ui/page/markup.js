@@ -60,30 +60,46 @@ function enclose(element, container) {
   container.append(element);
 }
 
+// Puts `fresh` nodes in the place of the `old` ones, which are the last of `parent`. What is the same stays, and a text that has grown
+// is added to: the browser lays out only what is new. Returns the nodes that are there now.
+function renew(parent, old, fresh) {
+  const now = fresh.map((node, at) => (old[at] ? merged(old[at], node) : parent.appendChild(node)));
+  for (const node of old.slice(fresh.length)) node.remove();
+  return now;
+}
+
+function merged(old, fresh) {
+  if (old.isEqualNode(fresh)) return old;
+  if ([old, fresh].every((node) => node.nodeType === Node.TEXT_NODE)) {
+    if (fresh.data.startsWith(old.data)) old.appendData(fresh.data.slice(old.length));
+    else old.data = fresh.data;
+    return old;
+  }
+  if (old.cloneNode(false).isEqualNode(fresh.cloneNode(false))) {
+    renew(old, [...old.childNodes], [...fresh.childNodes]);
+    return old;
+  }
+  old.replaceWith(fresh);
+  return fresh;
+}
+
 // A model's text within `element`.
 export class Prose {
   constructor(element) {
     this.element = element;
-    this.clear();
-  }
-
-  clear() {
     this.settled = ""; // the text of the blocks that do not change any more
-    this.open = []; // the elements of the others
-    this.element.replaceChildren();
+    this.open = []; // the nodes of the others
   }
 
-  // Writes `text`. While it is `growing`, only its last blocks are read and drawn again; at its end, all of it is.
+  // Writes `text`. While it is `growing`, only its last blocks are read again; at its end, all of it is.
   write(text, growing) {
-    if (!growing || !text.startsWith(this.settled)) this.clear();
+    if (!growing || !text.startsWith(this.settled)) Object.assign(this, { settled: "", open: [...this.element.childNodes] });
     const env = { growing };
     const rest = text.slice(this.settled.length);
     const found = blocks(parser.parse(rest, env));
     const settled = growing ? Math.max(found.length - OPEN, 0) : found.length;
-    for (const node of this.open) node.remove();
     const drawn = found.map((block) => elements(block.tokens, env));
-    this.open = drawn.slice(settled).flat();
-    this.element.append(...drawn.flat());
+    this.open = renew(this.element, this.open, drawn.flat()).slice(drawn.slice(0, settled).flat().length);
     if (settled < found.length) this.settled = text.slice(0, this.settled.length + lineStart(rest, found[settled].line));
   }
 }

@@ -10,11 +10,30 @@ const WORDS = /[A-Za-z]{2,}\s+[A-Za-z]{2,}/;
 const DRAWN = 500; // formulas that are kept, so that those of a growing text are drawn once
 
 let katex = null;
+let style = ""; // the address of its styles
 const drawn = new Map();
 
 export async function begin(home, settings) {
-  document.head.append(h("link", { rel: "stylesheet", href: new URL(settings.katexStyle, home).href }));
+  style = new URL(settings.katexStyle, home).href;
+  document.head.append(h("link", { rel: "stylesheet", href: style }));
   katex = (await import(new URL(settings.katex, home).href)).default;
+}
+
+// Returns KaTeX's styles with its fonts within them.
+export async function styleWithFonts() {
+  const text = await fetch(style).then((response) => response.text());
+  const names = [...new Set(text.match(/[^(]+\.woff2(?=\))/g))];
+  const fonts = new Map(await Promise.all(names.map(async (name) => [name, await asDataUrl(new URL(name, style))])));
+  return text.replace(/\.gradio-container-[\w-]+ /g, "") // Gradio has them for its own page only
+    .replace(/src:url\(([^)]+\.woff2)\)[^;}]*/g, (_, name) => `src:url(${fonts.get(name)})format("woff2")`);
+}
+
+async function asDataUrl(address) {
+  const blob = await fetch(address).then((response) => response.blob());
+  return new Promise((resolve, reject) => {
+    const reader = Object.assign(new FileReader(), { onload: () => resolve(reader.result), onerror: () => reject(reader.error) });
+    reader.readAsDataURL(blob);
+  });
 }
 
 // Draws a formula in `element`; where it is not LaTeX after all, its source.

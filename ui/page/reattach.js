@@ -24,13 +24,14 @@ export function changed(value, change) {
 
 // Yields the states of a reply from the server's events.
 async function* statesOf(response, heard) {
-  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  const reader = response.body.getReader();
+  const decoder = new TextDecoder(); // a stream of its own would cost a task for each piece
   let state = null;
   for (let rest = ""; ; ) {
     const { done, value } = await reader.read();
     if (done) return;
     heard();
-    const events = (rest + value).split("\n\n");
+    const events = (rest + decoder.decode(value, { stream: true })).split("\n\n");
     rest = events.pop();
     for (const event of events) {
       state = changed(state, JSON.parse(event.slice("data: ".length)));

@@ -2,7 +2,7 @@
 
 import { Chains } from "./chains.js";
 import { editor } from "./composer.js";
-import { copyButton, h, icon, setText } from "./dom.js";
+import { copyButton, h, icon, setHidden, setText } from "./dom.js";
 import { Prose, writeAnswer } from "./markup.js";
 import { isRunning, unanswered } from "./turns.js";
 import { t } from "./words.js";
@@ -24,7 +24,7 @@ class Step {
     this.preview = h("span", { class: "preview", dir: "auto" });
     this.facts = h("span", { class: "facts" });
     this.body = h("div", { class: "written" });
-    this.details = h("details", { open: true },
+    this.details = h("details", { open: true, ontoggle: () => this.describe() },
       h("summary", {}, icon(name), this.number, h("span", { class: "word" }, t(`step.${name}`)), this.refuted, this.preview, this.facts), this.body);
     this.element = h("li", { class: `step ${name}` }, this.details);
     this.prose = new Prose(this.body);
@@ -32,6 +32,7 @@ class Step {
 
   // Draws a step; `growing` says that it is still written, `running` that the reply is.
   update(step, growing, running) {
+    if (step === this.step && growing === this.growing && running === this.running) return;
     if (!running && this.goOn && !this.button) {
       this.button = h("button", { type: "button", class: "quiet go-on", onclick: () => this.edit() }, icon("edit"), t("thought.edit"));
       this.details.append(this.button);
@@ -40,10 +41,14 @@ class Step {
     const time = step.seconds === null || given ? "" : seconds(step.seconds);
     const tokens = step.tokens === null || given ? "" : t("unit.tokens", { count: step.tokens });
     setText(this.facts, [time, tokens].filter((fact) => fact).join(" · "));
-    if (step.text === this.text && growing === this.growing) return;
-    Object.assign(this, { text: step.text, growing });
-    this.preview.textContent = step.text.trim().split("\n")[0].replace(/\\[()[\]]|\$/g, "").slice(0, 120);
-    this.prose.write(step.text, growing);
+    if (step.text !== this.step?.text || growing !== this.growing) this.prose.write(step.text, growing);
+    Object.assign(this, { step, growing, running });
+    this.describe();
+  }
+
+  // Shows how the step begins, where it is folded.
+  describe() {
+    if (!this.details.open) setText(this.preview, this.step.text.trim().split("\n")[0].replace(/\\[()[\]]|\$/g, "").slice(0, 120));
   }
 
   // Draws where a step is in the tree of a thought (`treeOf`).
@@ -74,8 +79,8 @@ class Step {
     };
     const cancel = () => { shown(null); this.button.focus({ preventScroll: true }); };
     const submit = (text) => { shown(null); this.goOn(text); };
-    const rows = Math.min(12, this.text.split("\n").length + 1);
-    const [box, actions] = editor({ value: this.text, rows, label: t("thought.text"), word: t("thought.go_on"), submit, cancel });
+    const rows = Math.min(12, this.step.text.split("\n").length + 1);
+    const [box, actions] = editor({ value: this.step.text, rows, label: t("thought.text"), word: t("thought.go_on"), submit, cancel });
     shown(h("div", { class: "question" }, box, actions));
     this.details.append(this.form);
     box.focus({ preventScroll: true });
@@ -180,7 +185,7 @@ class Tools {
     for (const [name, { button }] of this.filters) button.setAttribute("aria-pressed", String(name === this.only));
     for (const { name, element } of this.steps) {
       const hidden = this.only !== null && name !== this.only;
-      if (element.hidden !== hidden) element.hidden = hidden;
+      setHidden(element, hidden);
     }
   }
 
@@ -258,20 +263,19 @@ class Thought {
   update(reply) {
     this.reply = reply;
     const thinking = ["thinking", "voting"].includes(reply.phase);
-    this.details.hidden = !reply.steps.length;
+    setHidden(this.details, !reply.steps.length);
+    let begun = false; // a step
     reply.steps.forEach((step, index) => {
       const drawn = this.steps[index];
       if (drawn?.action !== step.action) {
+        begun = true;
         this.steps[index] = new Step(step.action, index + 1, this.goOn && ((text) => this.goOn(thoughtOf(this.reply.steps.slice(0, index + 1), text))), this.jump);
         if (drawn) drawn.element.replaceWith(this.steps[index].element);
         else this.list.append(this.steps[index].element);
       }
       this.steps[index].update(step, thinking && index === reply.steps.length - 1, isRunning(reply));
     });
-    const tree = treeOf(reply.steps.map((step) => step.action));
-    this.steps.forEach((step, index) => step.place(tree[index]));
-    this.tools.update();
-    this.overview.update(this.steps, tree);
+    if (begun) this.arrange(reply.steps);
     const timed = !reply.vote && reply.steps.every((step) => step.seconds !== null); // not where it was read anew
     const total = timed ? seconds(reply.steps.reduce((sum, step) => sum + step.seconds, 0)) : "";
     const known = reply.steps.every((step) => step.tokens !== null);
@@ -280,6 +284,14 @@ class Thought {
     setText(this.facts, [t("unit.steps", { count: reply.steps.length }), total, tokens, ...(reply.lost ? [] : progress(reply.progress))].filter((fact) => fact).join(" · "));
     this.details.classList.toggle("running", thinking);
     if (!this.chosen && (reply.phase === "answering" || reply.phase === "done")) this.details.open = false;
+  }
+
+  // Draws what depends on which steps there are.
+  arrange(steps) {
+    const tree = treeOf(steps.map((step) => step.action));
+    this.steps.forEach((step, index) => step.place(tree[index]));
+    this.tools.update();
+    this.overview.update(this.steps, tree);
   }
 }
 
@@ -339,15 +351,13 @@ export class ReplyView {
     }
     this.conclude(reply);
     if (this.ended !== reply.phase) this.finish(reply);
-    this.element.dataset.phase = reply.phase;
-    this.element.setAttribute("aria-busy", String(isRunning(reply)));
   }
 
   state(reply) {
     const before = { held: "state.held", sent: "state.sent", voting: "state.voting" }[reply.phase];
     const waits = reply.phase === "waiting" ? `state.waiting.${reply.waiting.kind}` : before;
     setText(this.lost, reply.lost ? t(unanswered(reply) ? "state.unsent" : "state.lost") : "");
-    this.status.hidden = !waits || Boolean(reply.lost);
+    setHidden(this.status, !waits || Boolean(reply.lost));
     if (waits) setText(this.status, `${t(waits)} ${reply.elapsed_s >= 1 ? wholeSeconds(reply.elapsed_s) : ""}`);
   }
 
@@ -366,6 +376,8 @@ export class ReplyView {
 
   finish(reply) {
     this.ended = reply.phase;
+    this.element.dataset.phase = reply.phase;
+    this.element.setAttribute("aria-busy", String(isRunning(reply)));
     if (!isRunning(reply)) this.chains.update(reply);
     const parts = [];
     if (reply.phase === "stopped") parts.push(h("p", { class: "note" }, t("state.stopped")));

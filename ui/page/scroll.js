@@ -21,9 +21,9 @@ export class Scroll {
   // What is read is about to change its height, or is gone.
   save() {
     if (!this.element.clientHeight || !this.element.isConnected) return;
-    const top = this.element.getBoundingClientRect().top;
     const open = Object.fromEntries([...this.views].map(([id, view]) => [id, view.reply.thought.folded]).filter(([, folded]) => folded !== null));
     const place = { id: this.id, following: this.following, open };
+    const top = this.following ? 0 : this.element.getBoundingClientRect().top;
     for (const [turn, view] of this.following ? [] : this.views) { // one who follows is at the end
       const part = [...view.element.querySelectorAll(PARTS)].findIndex((one) => one.offsetHeight && one.getBoundingClientRect().bottom > top);
       if (part < 0) continue;

@@ -1,7 +1,8 @@
 // The list of conversations: new, find, switch, rename, delete, clear, export, backup, import.
 
+import { asHtml } from "./document.js";
 import { composing, download, h, icon, keepingFocus } from "./dom.js";
-import { asJson, asSeen } from "./library.js";
+import { NoConversation, asJson, asSeen } from "./library.js";
 import { language, t } from "./words.js";
 
 export class Sidebar {
@@ -24,7 +25,7 @@ export class Sidebar {
       h("button", { type: "button", class: "new", onclick: () => this.opened(null) }, icon("add"), t("sidebar.new")),
       h("button", { type: "button", class: "find", onclick: () => this.find() }, icon("find"), t("find.title"), h("kbd", {}, "Ctrl K")),
       this.list,
-      h("div", { class: "export one" }, h("h2", {}, t("sidebar.this")), button("save", "Markdown", () => this.export("markdown")), button("save", "JSON", () => this.export("json")), this.clear()),
+      h("div", { class: "export one" }, h("h2", {}, t("sidebar.this")), button("save", "Markdown", () => this.export("markdown")), button("save", "HTML", () => this.export("html")), button("save", "JSON", () => this.export("json")), this.clear()),
       h("div", { class: "export" }, h("h2", {}, t("sidebar.all")), button("save", t("sidebar.backup"), () => this.backup()), button("open", t("sidebar.import"), () => this.file.click()), this.file),
       h("p", { class: "hint" }, t("sidebar.kept")));
     this.refresh();
@@ -123,6 +124,7 @@ export class Sidebar {
     const { kept } = this.chat;
     const name = (kept.title || "conversation").replace(/[^\p{L}\p{N}]+/gu, "-").replace(/^-+|-+$/g, "").slice(0, 40) || "conversation";
     if (form === "json") download(`${name}.json`, asJson(kept), "application/json");
+    else if (form === "html") download(`${name}.html`, await asHtml(kept), "text/html");
     else download(`${name}.md`, await this.server.export({ conversation: asSeen(kept), language }), "text/markdown");
   }
 
@@ -134,11 +136,15 @@ export class Sidebar {
     const [file] = this.file.files;
     this.file.value = "";
     if (!file) return;
+    const { name } = file;
     try {
-      this.announce(t("import.done", { count: await this.library.take(await file.text()) }), true);
+      const { added, left, broken } = await this.library.take(await file.text());
+      this.announce([t("import.done", { count: added }), left ? t("import.left", { count: left }) : "",
+        broken.length ? t("import.broken", { name, titles: broken.join(", ") }) : ""].filter((part) => part).join(". "), true);
     } catch (error) {
-      if (!(error instanceof SyntaxError)) throw error;
-      this.announce(t("import.failed", { name: file.name }), true);
+      if (error instanceof SyntaxError) this.announce(t("import.syntax", { name, reason: error.message }), true);
+      else if (error instanceof NoConversation) this.announce(t("import.failed", { name }), true);
+      else throw error;
     }
   }
 }

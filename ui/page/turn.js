@@ -1,7 +1,7 @@
 // A turn on the page: its question, which can be edited, its versions, and the reply.
 
 import { editor } from "./composer.js";
-import { copyButton, h, icon } from "./dom.js";
+import { copyButton, h, icon, setHidden } from "./dom.js";
 import { ReplyView } from "./reply.js";
 import { t } from "./words.js";
 
@@ -22,7 +22,7 @@ export class TurnView {
 
   // `versions` are all turns in its place, `elsewhere` says that another tab receives the reply.
   update(versions, elsewhere) {
-    this.elsewhere.hidden = !elsewhere;
+    setHidden(this.elsewhere, !elsewhere);
     if (this.turn.reply) this.reply.update(this.turn.reply);
     const drawn = versions.map((one) => one.id).join();
     if (this.drawn === drawn) return;

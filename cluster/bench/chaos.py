@@ -7,9 +7,9 @@ ingresses are killed (`cluster.bench.long_replies`).
 
 With `--stored` the chats can be resumed, two ingresses serve them, and the clients ask for what comes after the last event wherever
 a stream breaks. Then no fault may show: also not the death of both ingresses, of HAProxy, or of `everything`, after which the
-server is started again.
+server is started again. With `--postgresql` the store is a PostgreSQL server, whose crash and new start is a fault, too.
 
-    python -m cluster.bench.chaos [--stored] [--rounds 1] [--seed 1] [--faults engine actor ...] [--long 252] [key=value ...]
+    python -m cluster.bench.chaos [--stored [--postgresql]] [--rounds 1] [--seed 1] [--faults engine ...] [--long 252] [k=v ...]
 """
 
 import argparse
@@ -20,8 +20,8 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import httpx
@@ -29,6 +29,7 @@ import psutil
 
 from cluster.bench import long_replies
 from cluster.bench.chats import STREAMS, Reply, StoredReply, client, question, storable
+from cluster.bench.postgresql import PostgreSQL, folder_of_programs
 from cluster.bench.stack import Stack, command_line, engines, kill, ours, running
 from deployments import settings as settings_module
 from deployments.host.signals import interrupt_by_signals
@@ -41,7 +42,8 @@ ARGUMENTS = ("llm.num_replicas=2", "llm.num_cpus=0.4", "ingress.num_cpus=0.4", "
 class Fault:
     """A signal to some processes of the application. Where it is to be `survived`, no stream may show it; no stored one ever may.
 
-    Where it `ends` the application, that is started again. With `pause_s` all processes are stopped and go on after that time, as
+    Where it `ends` the application, that is started again; with `ends_store`, the database of stored replies crashes, and is back
+    after `STORE_AWAY_S`. With `pause_s` all processes are stopped and go on after that time, as
     on a machine that is suspended: none may be replaced.
     """
 
@@ -50,6 +52,7 @@ class Fault:
     survived: bool = True
     pause_s: float = 0.0
     ends: bool = False
+    ends_store: bool = False
 
     def strike(self, stack: Stack, rng: random.Random) -> None:
         """Send the signals."""
@@ -79,6 +82,7 @@ FAULTS = {
         signal.SIGKILL, lambda stack, rng: [rng.choice(stack.named("ServeReplica:default:Ingress"))], survived=False
     ),
     "everything": Fault(signal.SIGKILL, lambda stack, rng: stack.processes(), survived=False, ends=True),
+    "postgresql": Fault(0, lambda stack, rng: [], survived=False, ends_store=True),
     "pause of 20 s": pause(20),
     "pause of 100 s": pause(100),
     "pause of 600 s": pause(600),
@@ -86,9 +90,10 @@ FAULTS = {
 """`frozen` is an engine that hangs, `engine ended` one that gets SIGTERM, as when a host shuts down."""
 LONG, LONG_S = "long replies", 2.1 * long_replies.HARD_STOP_S
 """Twice as long as a HAProxy that is replaced as Serve does it, and a little."""
-FOR_STORED = ("one ingress", "everything")
+FOR_STORED = ("one ingress", "everything", "postgresql")
 """Faults that only make sense where streams are stored."""
 DEFAULT = [*(name for name in FAULTS if name not in FOR_STORED), LONG]
+STORE_AWAY_S = 5.0
 AFTERMATH_S = 60.0
 """So long after a pause, whoever would take a process for dead has replaced it."""
 
@@ -118,16 +123,27 @@ class Outcome:
 
 @dataclass
 class Application:
-    """A running application. `stored` is whether its streams are; `again` ends what is left of it and starts it anew."""
+    """A running application.
+
+    `stored` is whether its streams are, `database` where, if not in a file. `again` ends what is left of it and starts it anew.
+    """
 
     stack: Stack
     stored: bool = False
     again: Callable[[], Stack] | None = None
+    database: PostgreSQL | None = None
 
     def restart(self) -> None:
         """Start it again."""
         assert self.again is not None
         self.stack = self.again()
+
+    def restart_database(self) -> None:
+        """Have the database crash, and start it again after a while."""
+        assert self.database is not None
+        self.database.stop()
+        time.sleep(STORE_AWAY_S)
+        self.database.start()
 
 
 HEADER = """| fault | streams | lost | wrong | moved | tokens computed again | s until all ended | s until whole | replaced |
@@ -185,6 +201,8 @@ async def strike(app: Application, http: httpx.AsyncClient, name: str, wanted: S
         began += fault.pause_s
         if fault.ends:
             restarting = asyncio.ensure_future(asyncio.to_thread(app.restart))
+        elif fault.ends_store:
+            restarting = asyncio.ensure_future(asyncio.to_thread(app.restart_database))
         else:
             restarting.set_result(None)
 
@@ -224,36 +242,66 @@ async def run(app: Application, faults: Sequence[str], rounds: int, seed: int) -
     return outcomes
 
 
+@contextmanager
+def store(postgresql: bool) -> Iterator[PostgreSQL | None]:
+    """Run the database that stored replies are in, if that is not a file; None if it is."""
+    if not postgresql:
+        yield None
+        return
+    binaries = folder_of_programs()
+    if binaries is None:
+        sys.exit("--postgresql: PostgreSQL is not installed; sudo make programs brings it")
+    database = PostgreSQL(binaries)
+    try:
+        database.start()
+        yield database
+    finally:
+        database.close()
+
+
+def attack(options: argparse.Namespace, database: PostgreSQL | None) -> list[Outcome]:
+    """Start the application, and cause the faults in it."""
+    faults = [name for name in options.faults if name != LONG]
+    if not faults:
+        return []
+    stored = [*(STORED if options.stored else ()), *([f"store.url={database.url}"] if database else ())]
+    arguments = [*ARGUMENTS, *stored, *options.arguments]
+    server = ours("chaos", settings_module.load(dict(word.split("=", 1) for word in arguments)), arguments)
+    with ExitStack() as opened:
+
+        def again() -> Stack:
+            kill(app.stack.processes())
+            opened.close()
+            return opened.enter_context(running(server))
+
+        app = Application(opened.enter_context(running(server)), options.stored, again, database)
+        app.stack.settle()
+        return asyncio.run(run(app, faults, options.rounds, options.seed))
+
+
 def main() -> None:
     """Start the application, cause the faults, print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--stored", action="store_true", help="chats that are stored, and resumed by their clients")
+    parser.add_argument("--postgresql", action="store_true", help="they are stored in a PostgreSQL server")
     parser.add_argument("--faults", nargs="+", choices=[*FAULTS, LONG], help="default: all that make sense")
     parser.add_argument("--long", type=float, default=LONG_S, help="seconds that long replies take")
     parser.add_argument("arguments", nargs="*", help="settings, key=value")
     options = parser.parse_args()
     if options.faults is None:
-        options.faults = [name for name, fault in FAULTS.items() if not fault.pause_s] if options.stored else DEFAULT
+        for_stored = [name for name, fault in FAULTS.items() if not fault.pause_s and (options.postgresql or not fault.ends_store)]
+        options.faults = for_stored if options.stored else DEFAULT
     if strange := not options.stored and [name for name in options.faults if name in FOR_STORED]:
         parser.error(f"argument --faults: {strange[0]}: allowed with --stored only")
+    if options.postgresql and not options.stored:
+        parser.error("argument --postgresql: allowed with --stored only")
+    if "postgresql" in options.faults and not options.postgresql:
+        parser.error("argument --faults: postgresql: allowed with --postgresql only")
     interrupt_by_signals()
-    arguments = [*ARGUMENTS, *(STORED if options.stored else ()), *options.arguments]
-    settings = settings_module.load(dict(word.split("=", 1) for word in arguments))
-    outcomes: list[Outcome] = []
-    if faults := [name for name in options.faults if name != LONG]:
-        server = ours("chaos", settings, arguments)
-        with ExitStack() as opened:
-
-            def again() -> Stack:
-                kill(app.stack.processes())
-                opened.close()
-                return opened.enter_context(running(server))
-
-            app = Application(opened.enter_context(running(server)), options.stored, again)
-            app.stack.settle()
-            outcomes = asyncio.run(run(app, faults, options.rounds, options.seed))
+    with store(options.postgresql) as database:
+        outcomes = attack(options, database)
     cut = LONG in options.faults and not long_replies.see_through(options.long)
     tested = [o for o in outcomes if options.stored or FAULTS[o.fault].survived]
     broken = [o for o in tested if o.lost or o.wrong or (FAULTS[o.fault].pause_s and o.replaced)]

@@ -6,12 +6,13 @@ from collections.abc import Iterator
 
 import pytest
 
+from cluster.bench.postgresql import PostgreSQL, folder_of_programs
 from deployments.errors import StoreFullError, StoreUnavailableError
 from deployments.store.chain import Chain
 from deployments.store.store import Store
 from deployments.store.values import End, Progress, Stored
+from tests.support import programs
 from tests.support.batches import batch
-from tests.support.postgresql import PostgreSQL
 from tests.support.until import until_async
 
 TOKENS = 200
@@ -19,7 +20,10 @@ TOKENS = 200
 
 @pytest.fixture(scope="module")
 def postgresql() -> Iterator[PostgreSQL]:
-    server = PostgreSQL()
+    binaries = folder_of_programs()
+    if binaries is None:
+        pytest.skip(programs.PREFIX + "initdb")
+    server = PostgreSQL(binaries)
     try:
         server.start()
         yield server

@@ -1,4 +1,4 @@
-"""A PostgreSQL server of a test: its own folder, on a Unix socket alone."""
+"""A PostgreSQL server for a test or a bench: its own folder, on a Unix socket alone."""
 
 import os
 import pwd
@@ -7,12 +7,8 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-import pytest
-
-from tests.support import programs
-
 USER = "nobody"
-"""Who runs it where the tests are root's: PostgreSQL refuses to be."""
+"""Who runs it where the caller is root: PostgreSQL refuses to be."""
 
 
 def folder_of_programs() -> Path | None:
@@ -22,12 +18,9 @@ def folder_of_programs() -> Path | None:
 
 
 class PostgreSQL:
-    """A server, once it is started. Skips the test where PostgreSQL is not installed."""
+    """A server, once it is started. `binaries` is where its programs are."""
 
-    def __init__(self) -> None:
-        binaries = folder_of_programs()
-        if binaries is None:
-            pytest.skip(programs.PREFIX + "initdb")
+    def __init__(self, binaries: Path) -> None:
         self._binaries, self.folder = binaries, Path(tempfile.mkdtemp(prefix="postgresql-"))
         self._as: dict[str, str] = {}
         if os.getuid() == 0:

@@ -230,18 +230,26 @@ def test_a_draft_survives_a_reload(chat: Chat) -> None:
     expect(chat.box).to_have_value("half typed")
 
 
-def test_another_conversation_waits_for_the_first(chat: Chat, api: ScriptedApi) -> None:
+def test_several_conversations_are_answered_at_once(chat: Chat, api: ScriptedApi) -> None:
+    """Three of them; within one, a question waits for the reply before it."""
     api.gate.close()
-    api.gate.open(4)
-    chat.ask()
-    chat.steps.first.wait_for()
+    api.gate.open(2)
+    for question in ("half of one", "What is 47 * 6 - 100?", "9.11"):
+        chat.button("New conversation").click()
+        chat.ask(question)
+        chat.steps.first.wait_for()
+    chat.ask("markdown")
+    expect(chat.replies.nth(1)).to_contain_text("Waits until the reply before it has ended")
     chat.button("New conversation").click()
-    chat.ask("half of one")
+    chat.ask("set aside")
     expect(chat.replies).to_contain_text("Waits until the reply before it has ended")
+    assert api.open_streams == 3
     api.gate.open()
     chat.answered()
-    chat.page.locator("#sidebar .title").nth(1).click()
-    expect(chat.panel.locator(".answer output")).to_have_text("182")
+    titles = chat.page.locator("#sidebar .title")
+    for title, answer in (("9.11", "9.9"), ("What is 47 * 6 - 100?", "182")):
+        titles.get_by_text(title, exact=True).click()
+        expect(chat.panel.locator(".answer output").first).to_have_text(answer)
 
 
 @pytest.mark.parametrize("form", ["Markdown", "JSON"])
@@ -355,7 +363,7 @@ def test_a_new_title_stays(chat: Chat, api: ScriptedApi, tmp_path: Path) -> None
     titles = chat.page.locator("#sidebar .title")
     api.gate.close()
     api.gate.open(4)
-    for question in ("half of one", "What is 47 * 6 - 100?", "9.11"):
+    for question in ("first", "second", "half of one", "What is 47 * 6 - 100?", "9.11"):
         chat.button("New conversation").click()
         chat.ask(question)
     for old, new in (("half of one", "Running"), ("What is 47 * 6 - 100?", "Waiting"), ("9.11", "Shown")):
@@ -364,9 +372,11 @@ def test_a_new_title_stays(chat: Chat, api: ScriptedApi, tmp_path: Path) -> None
         chat.page.keyboard.press("Enter")
     api.gate.open()
     chat.answered()
-    expect(titles).to_have_text(["Shown", "Waiting", "Running"])
-    chat.reload()
-    expect(titles).to_have_text(["Shown", "Waiting", "Running"])
+    for _ in range(2):
+        for title in ("Shown", "Waiting", "Running"):
+            expect(titles.get_by_text(title, exact=True)).to_have_count(1)
+        expect(titles).to_have_count(5)
+        chat.reload()
     titles.get_by_text("Running").click()
     expect(chat.panel.locator(".answer output")).to_be_visible()
     with chat.page.expect_download() as download:

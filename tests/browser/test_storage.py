@@ -367,7 +367,7 @@ def test_conversations_of_other_programs(chat: Chat, api: ScriptedApi, tmp_path:
     take("other.json", '[{"mapping": {}}, {"name": 1}]', "other.json has no conversations of this page, ChatGPT or Open WebUI")
     expect(titles).to_have_count(0)
     take("conversations.json", json.dumps(chatgpt()), "1 conversation added. 1 message without")
-    expect(notice).to_contain_text("What cannot be read in conversations.json: Torn")
+    expect(notice).to_contain_text("These conversations in conversations.json cannot be read: Torn")
     take("chats.json", json.dumps(open_webui()), "2 conversations added")
     expect(titles).to_have_text(["Twos", "Threes", "Halves"])
     titles.nth(0).click()

@@ -1,5 +1,5 @@
-// The chat: one conversation at a time on the page. Questions are asked one after the other; replies that go on from before are followed
-// beside that.
+// The chat: one conversation at a time on the page. Its questions are asked one after the other; those of other conversations, and replies
+// that go on from before, beside that.
 
 import { claims } from "./claims.js";
 import { Composer } from "./composer.js";
@@ -11,7 +11,8 @@ import { TurnView } from "./turn.js";
 import { before, blank, choose, ended, goesOn, hasText, isRunning, path, put, versions } from "./turns.js";
 import { t } from "./words.js";
 
-const FOLLOWED = 2; // replies from before, at a time: browsers have six connections to a server
+const RECEIVED = 3; // replies at a time: browsers have six connections to a server, and a comparison takes two
+const FOLLOWED = 2; // of these, replies from before
 const EXAMPLES = ["example.compare", "example.arithmetic", "example.word", "example.equation"]; // even nano answers them
 const SAVE_MS = 1000;
 const DRAW_MS = 100; // between two drawings of a reply that grows, at least: each time, the browser lays it out again
@@ -164,7 +165,7 @@ export class Chat {
     return this.enqueue(kept, turn, fresh);
   }
 
-  // Has a turn's question wait until the turns before it have their replies, and no other question is asked. `release` gives back a
+  // Has a turn's question wait until the turns before it have their replies, and it can be received (`canBegin`). `release` gives back a
   // claim on the turn that this tab has already.
   async enqueue(kept, turn, fresh, release = null) {
     const entry = { kept, turn, ready: false, again: turn.reply.phase !== "held" };
@@ -189,8 +190,9 @@ export class Chat {
   }
 
   canBegin({ kept, turn, ready, again }) {
-    const alike = this.running.filter((one) => one.again === again).length;
-    return ready && alike < (again ? FOLLOWED : 1) && !before(kept, turn).some((one) => isRunning(one.reply));
+    if (!ready || this.running.length >= RECEIVED || before(kept, turn).some((one) => isRunning(one.reply))) return false;
+    if (again) return this.running.filter((one) => one.again).length < FOLLOWED;
+    return !this.running.some((one) => !one.again && one.kept === kept);
   }
 
   begin(entry) {

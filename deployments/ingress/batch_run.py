@@ -201,6 +201,7 @@ class Run:
                 pause_s = min(2 * pause_s, AGAIN_AT_MOST_S)
                 self._running[line.number] = await pace.enter()
             if not self._gone.is_set():  # else it was ended by us
+                pace.leave(self._running.pop(line.number))  # another one may run while this one is written
                 await self._write(line, answer)
         except Exception as failure:  # the store's: `_answer` has none
             self._failure = failure

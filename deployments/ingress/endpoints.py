@@ -75,7 +75,7 @@ def check_responses_early(engine: BoundedLLM, responses: Any) -> None:
     """Have vLLM's server for `/v1/responses` check a request before its stream begins."""
 
     def generate(*, engine_input: Any, sampling_params: Any, **options: Any) -> Any:
-        parser = options["context"].response_parser
+        parser = getattr(options.get("context"), "response_parser", None)
         if isinstance(parser, CoatParser) and parser.coat.off and has_format(sampling_params.structured_outputs):
             options["reasoning_parser_kwargs"] = None  # a raw reply has the format from its first token on, as in a chat
         engine.check(engine_input, sampling_params, **options)

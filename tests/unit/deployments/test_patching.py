@@ -60,7 +60,7 @@ PATCHES = {
     ("launch/driver.py", "patch", "services", "start_api_server"),
     ("launch/driver.py", "patch", "services", "start_ray_process"),
     ("observability/vllm_metrics.py", "patched", "loggers", "unregister_vllm_metrics"),
-    ("reasoning/serving.py", "patch", "serving", "__class__"),
+    ("reasoning/serving.py", "patch", "server", "__class__"),
 }
 """All changes to the insides of libraries: file, how, owner as it is written there, and name. Look at each with a new version."""
 OTHER_CHANGES = {

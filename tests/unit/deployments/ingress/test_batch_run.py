@@ -114,6 +114,26 @@ async def test_a_line_that_cannot_be_asked_for_fails_alone(ingress: Ingress, mon
     assert ingress.pace.running == 0
 
 
+async def test_a_line_that_is_written_holds_no_place(ingress: Ingress, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else each line that is refused at once would wait for a transaction: the pace does not grow by them."""
+    await ingress.make(6)
+    record, written = ingress.store.batches.record, asyncio.Event()
+
+    async def later(*arguments: Any) -> bool:
+        await written.wait()
+        return await record(*arguments)
+
+    monkeypatch.setattr(ingress.store.batches, "record", later)
+    ingress.inner.answer = lambda _: Answer("req_1", 400, b"{}")
+    running = asyncio.create_task((await ingress.claim()).run())
+    assert ingress.pace.limit == 1
+    await until_async(lambda: len(ingress.inner.asked), "all lines to be asked for", holds=lambda asked: asked == 6)
+    written.set()
+    await running
+    assert {line["response"]["status_code"] for line in (await ingress.results()).values()} == {400}
+    assert ingress.pace.running == 0
+
+
 async def test_a_fault_of_the_store_leaves_the_batch_after_a_pause(ingress: Ingress, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batch_run, "AWAY_S", 600.0)
     await ingress.make(1)

@@ -346,9 +346,9 @@ async def test_what_a_response_cannot_have_is_named(coat: dict[str, Any], words:
 async def test_a_model_without_chains_has_no_coat() -> None:
     async with served(engine__reasoning_parser="qwen3") as server:
         for path, asked in (("/v1/responses", {"input": "1 + 1"}), ("/v1/chat/completions", {"messages": [QUESTION]})):
-            limited, plain = (
+            limited, plain = [
                 await server.http.post(path, json={"model": "nano", "coat": coat} | asked) for coat in ({"max_reflections": 1}, {})
-            )
+            ]
             assert limited.status_code == 400
             assert "writes no Chain of Action-Thought; leave coat out" in limited.json()["error"]["message"]
             assert plain.status_code == 200

@@ -88,6 +88,30 @@ def test_two_tabs_have_one_conversation(prepared: Callable[[str], Chat], api: Sc
     chat.answered(2)
 
 
+def test_a_title_is_written_while_the_list_changes(chat: Chat) -> None:
+    """A conversation that moves up in the list keeps the title that is being written."""
+    chat.ask("half of one")
+    chat.answered()
+    chat.button("New conversation").click()
+    chat.ask()
+    chat.answered()
+    chat.all_kept()
+    titles = chat.page.locator("#sidebar .title")
+    expect(titles.last).to_have_text("half of one")
+    other = Tab(chat)
+    chat.on_row("half of one", "Rename")
+    title = chat.page.get_by_role("textbox", name="Rename")
+    title.fill("Mi")
+    other.page.locator("#sidebar .title").get_by_text("half of one", exact=True).click()
+    other.ask("9.11")
+    other.answered(2)
+    expect(other.page.locator("#sidebar .title").first).to_have_text("half of one")
+    chat.all_kept()
+    title.fill("Mine")
+    title.press("Enter")
+    expect(titles).to_have_text(["Mine", "What is 47 * 6 - 100?"])
+
+
 def test_a_tab_stops_what_another_one_receives(chat: Chat, api: ScriptedApi) -> None:
     api.gate.close()
     api.gate.open(4)

@@ -31,7 +31,8 @@ export class Sidebar {
     this.refresh();
   }
 
-  // Draws the entries that have changed. One that is being renamed or deleted stays as it is.
+  // Draws the entries that have changed. One that is being renamed or deleted stays as it is, and meanwhile none moves: it would lose
+  // the focus, which ends that.
   refresh() {
     const current = this.chat.kept.id;
     const kept = this.library.list();
@@ -41,8 +42,10 @@ export class Sidebar {
         element.remove();
         this.items.delete(id);
       }
+      const busy = [...this.items.values()].some((item) => item.busy);
       kept.forEach((entry, place) => {
         const item = this.item(entry, entry.id === current);
+        if (busy && item.isConnected) return;
         if (this.list.children[place] !== item) this.list.insertBefore(item, this.list.children[place] ?? null);
       });
     });

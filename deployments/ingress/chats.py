@@ -202,14 +202,16 @@ class _Direct:
     """
 
     run: Run
-    stream: AsyncIterator[str]
+    stream: AsyncIterator[str] | None
 
     def __init__(self, stored: Stored, client: outlets.Outlet | None, record: Any) -> None:
         self.numbers = itertools.count()
         self._client, self._record, self._created = client, record, _created(stored).encode()
 
     def __aiter__(self) -> AsyncIterator[str]:
-        return self.stream
+        stream, self.stream = self.stream, None  # the stream has this, too: a cycle would keep all of it
+        assert stream is not None
+        return stream
 
     def write(self, chunk: bytes, now: float) -> None:
         """Write the event of a chunk."""

@@ -80,7 +80,12 @@ class BoundedLLM(AsyncLLM):
         )
 
     def check(self, prompt: Any, sampling_params: Any, **options: Any) -> None:
-        """Raise vLLM's VLLMValidationError when an engine cannot run a rendered request. `options` are those of `generate`."""
+        """Raise vLLM's VLLMValidationError when an engine cannot run a rendered request. `options` are those of `generate`.
+
+        Raises GracefulHTTPError where its samples exceed a bound of the queue: those of a vote are known here first.
+        """
+        if (samples := getattr(sampling_params, "n", 1)) > 1:
+            self.check_admission(samples)
         if isinstance(prompt, dict):
             if (asked := sampling_params.structured_outputs) is not None and asked.json is not None:
                 asked.json = exact(json.loads(asked.json) if isinstance(asked.json, str) else asked.json)

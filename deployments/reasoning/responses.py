@@ -79,12 +79,13 @@ class CoatResponses(ChainServing, OpenAIServingResponses):
             result_generator = context.winner()
         response = await super().responses_full_generator(request, sampling_params, result_generator, context, *args, **kwargs)
         parser = getattr(context, "response_parser", None)
-        if isinstance(response, ResponsesResponse) and parser is not None and not parser.coat.off:
-            coat = parser.summary()
+        if isinstance(response, ResponsesResponse) and parser is not None:
+            coat = {} if parser.coat.off else parser.summary()
             if isinstance(context, Voted):
                 coat["vote"] = context.ballot.result()
                 context.ballot.count_into_response(response.usage)
-            response.coat = coat  # an extra field
+            if coat:
+                response.coat = coat  # an extra field
         return response
 
 

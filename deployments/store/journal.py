@@ -129,7 +129,8 @@ class Journal:
                 await asyncio.sleep(AGAIN_S)
             elif (rest := GROUP_S - (loop.time() - began)) > 0:
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._heavy.wait(), rest)
+                    async with asyncio.timeout(rest):
+                        await self._heavy.wait()
 
     async def _commit(self, group: list[_Write]) -> list[_Write]:
         """Run a group in one transaction; return the writes to repeat."""

@@ -73,7 +73,8 @@ def append(
     mine = held.by(lease)
     moved = update(leases).where(mine, leases.c.position == start).values(position=after, expires_at=now + lease_s)
     if not connection.execute(moved).rowcount:
-        return connection.execute(select(leases.c.position).where(mine)).scalar_one_or_none() == after
+        there = connection.execute(select(leases.c.position).where(mine)).scalar_one_or_none()
+        return there is not None and there >= after  # under this epoch nobody else has written
     if new:
         connection.execute(insert(tokens).values(response=lease.response, start=start, tokens=packed(new)))
     here = responses.c.id == lease.response

@@ -312,6 +312,35 @@ async def test_a_vote_over_responses_stops_when_it_is_decided() -> None:
     assert reply["coat"]["vote"]["votes"] == [{"answer": "182", "votes": 2}]
 
 
+@pytest.mark.parametrize("path", ["/v1/responses", "/v1/chat/completions"])
+async def test_a_raw_vote_counts_all_its_samples(path: str) -> None:
+    asked = {"model": "nano", "coat": {"parse": False, "vote": {"samples": 2, "stop_when_decided": False}}}
+    asked |= {"input": QUESTION["content"]} if path == "/v1/responses" else {"messages": [QUESTION]}
+    async with served() as server:
+        write(server, THOUGHT + ANSWER)
+        reply = (await server.http.post(path, json=asked)).json()
+    coat = reply["coat"] if path == "/v1/responses" else reply["choices"][0]["message"]["coat"]
+    used = reply["usage"]
+    assert coat.keys() == {"vote"}
+    assert coat["vote"]["votes"] == [{"answer": "182", "votes": 2}]
+    assert (
+        used.get("output_tokens", used.get("completion_tokens")) == coat["vote"]["tokens"] == 2 * len(tokens(THOUGHT + ANSWER)) + 2
+    )
+
+
+@pytest.mark.parametrize("streamed", [False, True], ids=["whole", "streamed"])
+async def test_a_vote_for_which_there_is_no_room_is_refused(streamed: bool) -> None:
+    """Before its stream begins, so that clients ask again."""
+    asked = {"model": "nano", "stream": streamed, "coat": {"vote": {"samples": 3}}}
+    async with served() as server:
+        write(server, THOUGHT + ANSWER)
+        server.engine.scheduler_config.max_num_queued_reqs = 2
+        for path, more in (("/v1/responses", {"input": "1 + 1"}), ("/v1/chat/completions", {"messages": [QUESTION]})):
+            reply = await server.http.post(path, json=asked | more)
+            assert (reply.status_code, reply.json()["error"]["code"]) == (429, 429)
+            assert "the queue is full (engine.max_num_queued_reqs=2)" in reply.json()["error"]["message"]
+
+
 async def test_a_raw_response_has_no_other_special_token_and_its_format_at_once() -> None:
     async with served() as server:
         write(server, THOUGHT + ANSWER)

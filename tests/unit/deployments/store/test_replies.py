@@ -149,6 +149,19 @@ def made(engine: Engine, **changes: Any) -> tuple[Stored, Lease]:
         return stored, replies.create(connection, stored, "a", 0.0, LEASE_S)
 
 
+def test_a_transaction_whose_confirmation_was_lost_is_repeated(engine: Engine) -> None:
+    """Its writes are there, several of a response among them, so all count as accepted; a later holder has fenced them off."""
+    _, lease = made(engine, id="resp_twice")
+    group = [Append(lease, start, [start], None) for start in range(3)]
+    for _ in range(2):
+        with engine.begin() as connection:
+            assert replies.append_all(connection, group, 0.0, LEASE_S) == [True] * 3
+    with engine.begin() as connection:
+        assert replies.read_tokens(connection, "resp_twice", 0) == [0, 1, 2]
+        assert replies.claim(connection, "resp_twice", "b", LEASE_S + 1, LEASE_S) is not None
+        assert replies.append_all(connection, group, LEASE_S + 1, LEASE_S) == [False] * 3
+
+
 def test_a_response_is_read_back_by_its_owner_alone(engine: Engine) -> None:
     stored, lease = made(engine, id="resp_read", expires_at=50.0)
     end = End("length", 3)

@@ -64,6 +64,7 @@ def test_every_state(opened: Opened, api: ScriptedApi, look: str) -> None:
     for opened_one in (".group", ".chain"):
         for summary in chat.panel.locator(f".chains {opened_one} > summary").all():
             summary.click()
+            summary.locator("xpath=following-sibling::*/*").first.wait_for(state="attached")  # drawn when it is opened
     chat.panel.locator(".chains .parts").first.wait_for()
     sound(chat, "chains")
     api.trouble = "failed"

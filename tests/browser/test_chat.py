@@ -186,6 +186,7 @@ def ask_by_vote(chat: Chat, question: str) -> Locator:
     chat.page.locator("header .settings").click()
     chat.page.locator("#chat-votes").fill("8")
     chat.page.keyboard.press("Escape")
+    expect(chat.button("Settings: Normal · 8 votes")).to_be_visible()  # which have a temperature of their own
     chat.ask(question)
     chat.answered()
     return chat.panel.locator(".chains")

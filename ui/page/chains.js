@@ -73,7 +73,8 @@ export class Chains {
     const at = won || !this.winner ? null : parting(chain.segments, this.winner.segments, stopped);
     const tokens = chain.segments.reduce((sum, { tokens }) => sum + tokens, 0);
     const end = stopped ? t("chains.stopped") : chain.finish_reason === "length" ? t("chains.cut") : "";
-    const facts = [won ? t("chains.won") : this.compared(chain, at, stopped), end, t("unit.steps", { count: chain.segments.length }), t("unit.tokens", { count: tokens })];
+    const size = chain.segments.length ? [t("unit.steps", { count: chain.segments.length }), t("unit.tokens", { count: tokens })] : [];
+    const facts = [won ? t("chains.won") : this.compared(chain, at, stopped), end, ...size];
     const words = facts.filter(Boolean).map((fact) => fact.replaceAll(" ", "\u00a0")).join(" · "); // lines break between facts
     const body = h("div", {});
     const details = h("details", { class: won ? "chain won" : "chain" },

@@ -34,7 +34,8 @@ export function forRequest({ history, ...values }) {
 
 export function summary(values, models) {
   const parts = [models.length > 1 ? values.model : "", t(`effort.${values.effort}`)];
-  parts.push(values.temperature ? t("summary.temperature", { value: values.temperature }) : t("summary.greedy"));
+  if (values.temperature) parts.push(t("summary.temperature", { value: values.temperature }));
+  else if (values.votes <= 1) parts.push(t("summary.greedy")); // a vote has a temperature of its own then
   if (values.votes > 1) parts.push(t("summary.votes", { count: values.votes }));
   if (values.max_tokens) parts.push(t("unit.tokens", { count: values.max_tokens }));
   return parts.filter((part) => part).join(" · ");

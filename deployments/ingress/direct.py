@@ -39,6 +39,27 @@ COMPLETION_OPENING = '"choices":[{"index":0,"text":'
 COMPLETION_TAIL = b',"logprobs":null,"finish_reason":null,"stop_reason":null,"prompt_token_ids":null,"token_ids":null}]}\n\n'
 
 
+class Outputs(RequestOutputCollector):
+    """vLLM's collector of a request's outputs, which also says whether its stream waits for the next one."""
+
+    stream: "DirectStream"
+    waiting = False
+
+    def put(self, output: Any) -> None:
+        """Add an output, or the error that ends the stream."""
+        if not isinstance(output, Exception):
+            self.stream.complete(output)
+        super().put(output)
+
+    async def get(self) -> Any:
+        """Return the next output. The stream asks for it when all that came before has been sent."""
+        self.waiting = True
+        try:
+            return await super().get()
+        finally:
+            self.waiting = False
+
+
 class DirectStream:
     """A stream whose tokens may take the direct path.
 
@@ -48,7 +69,7 @@ class DirectStream:
 
     collector: type[RequestOutputCollector] = RequestOutputCollector
     """The class of a plain request's collector; that in its place is `outputs`."""
-    outputs: type["Outputs"]
+    outputs: type[Outputs] = Outputs
 
     def __init__(self, outlet: Outlet | StoredOutlet) -> None:
         self._outlet = outlet
@@ -180,27 +201,6 @@ class ChunkStream(DirectStream):
         return None if delta is None else b"".join((self._head, delta, self._tail))
 
 
-class Outputs(RequestOutputCollector):
-    """vLLM's collector of a request's outputs, which also says whether its stream waits for the next one."""
-
-    stream: DirectStream
-    waiting = False
-
-    def put(self, output: Any) -> None:
-        """Add an output, or the error that ends the stream."""
-        if not isinstance(output, Exception):
-            self.stream.complete(output)
-        super().put(output)
-
-    async def get(self) -> Any:
-        """Return the next output. The stream asks for it when all that came before has been sent."""
-        self.waiting = True
-        try:
-            return await super().get()
-        finally:
-            self.waiting = False
-
-
 class SingleOutputs(Outputs, Unmerged):
     """The same for a stored request, whose outputs stay alone."""
 
@@ -220,9 +220,6 @@ class SingleStream(ChunkStream):
     def passes(self, chunk: str) -> bool:
         """Leave vLLM's chunks to whoever reads them."""
         return False
-
-
-DirectStream.outputs = Outputs
 
 
 class DirectOutputProcessor(OutputProcessor):

@@ -58,6 +58,16 @@ async def events(reply: Reply, count: int | None = None) -> list[bytes]:
     return [written(event) for event in await reply.read(count) if event != keepalive.COMMENT]
 
 
+async def begun(streams: Streams, name: str) -> Reply:
+    """Return a reply whose first token its client has."""
+    streams.core.script = lambda asked: Script([[token] for token in TOKENS])
+    reply = await ask(streams, name)
+    await streams.opened()
+    await streams.core.step()
+    await until_async(lambda: reply.read(2), "the first token", holds=lambda found: len(found) == 2)
+    return reply
+
+
 def numbers(found: list[bytes]) -> list[int]:
     return [int(event.partition(b"\n")[0].removeprefix(b"id: ")) for event in found]
 
@@ -84,11 +94,7 @@ async def test_events_are_the_same_to_the_byte(both: dict[bool, Streams], taken:
 async def test_a_client_that_stops_reading_gets_each_event_later(both: dict[bool, Streams], direct: bool) -> None:
     """None is joined to another, as others make them from the tokens alone."""
     streams = both[direct]
-    streams.core.script = lambda asked: Script([[token] for token in TOKENS])
-    reply = await ask(streams, "slow")
-    await streams.opened()
-    await streams.core.step()
-    await until_async(lambda: reply.read(2), "the first token", holds=lambda found: len(found) == 2)
+    reply = await begun(streams, "slow")
     [connection] = await until_async(streams.connections, "one connection", holds=lambda found: len(found) == 1)
     connection.pause_writing()
     for _ in range(4):
@@ -105,11 +111,7 @@ async def test_a_client_that_stops_reading_gets_each_event_later(both: dict[bool
 @pytest.mark.parametrize("direct", [True, False], ids=["direct", "queued"])
 async def test_a_client_that_leaves_ends_nothing(both: dict[bool, Streams], direct: bool) -> None:
     streams = both[direct]
-    streams.core.script = lambda asked: Script([[token] for token in TOKENS])
-    reply = await ask(streams, "left")
-    await streams.opened()
-    await streams.core.step()
-    await until_async(lambda: reply.read(2), "the first token", holds=lambda found: len(found) == 2)
+    await begun(streams, "left")
     [run] = streams.server.responses._runs.values()
     await streams.close()
     await until_async(lambda: run.events, "the client to have left", holds=lambda left: left is None)
